@@ -1,0 +1,33 @@
+"""Data sets: one reader a file, all with the same two classes, found by name through :func:`open_dataset`."""
+
+from xeval.data import (  # noqa: F401  (they register themselves)
+    cifar,
+    digits,
+    folder,
+    imagenet_s,
+    photo10,
+    shapes,
+    tiny_imagenet,
+)
+from xeval.data.base import Dataset, DatasetInfo, Split, normalize, unreadable
+from xeval.data.manage import check, get, listing
+from xeval.data.sources import READERS, Reader, Source, data_root, open_dataset
+from xeval.data.subsets import holdout, stratified
+
+__all__ = [
+    "READERS",
+    "Dataset",
+    "DatasetInfo",
+    "Reader",
+    "Source",
+    "Split",
+    "check",
+    "data_root",
+    "get",
+    "holdout",
+    "listing",
+    "normalize",
+    "open_dataset",
+    "stratified",
+    "unreadable",
+]

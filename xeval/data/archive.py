@@ -1,0 +1,286 @@
+"""Archives are untrusted: verified downloads, and a reader of tar and zip that never follows what a member claims.
+
+Only regular files with plain relative names are read, within fixed limits; links, devices, absolute and parent paths
+are refused. Files are created by this module alone, never by the archive library, in a directory that appears under
+its final name only when it is complete.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import shutil
+import tarfile
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, BinaryIO, cast
+
+from xeval.errors import CheckpointError, ResourceError, UsageError
+
+MAX_MEMBERS = 300_000
+MAX_NAME = 1024
+MAX_BYTES = 2**30  # unpacked, all members together; the CIFAR archives hold 185 MB
+CHUNK = 2**20
+MARKER = ".complete"
+TEMPORARY = ".xeval-tmp-"
+DAMAGE = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    gzip.BadGzipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """An official archive: its file name, where it is published, its md5, and the folder it unpacks to (or none)."""
+
+    file: str
+    url: str
+    md5: str
+    folder: str | None = None
+
+
+def md5_of(path: Path) -> str:
+    """The md5 of a file as hex: an identity check against the publisher's figure, no protection by itself."""
+    return _hash(path, "md5")
+
+
+def verify(path: Path, archive: Archive) -> None:
+    """Raise a CheckpointError with both checksums unless the file is the official one."""
+    actual = md5_of(path)
+    if actual != archive.md5:
+        raise CheckpointError(
+            f"{path} has the wrong checksum: md5 {actual}, expected {archive.md5}",
+            f"delete it and fetch it again from {archive.url}",
+        )
+
+
+def download(archive: Archive, root: Path) -> Path:
+    """Fetch an official archive into ``root`` and verify it before it gets its name.
+
+    A download that was cut is kept as ``<file>.part`` and continued next time; one with a wrong checksum becomes
+    ``<file>.bad``.
+
+    Raises:
+        ResourceError: no connection, or a connection cut on the way.
+        CheckpointError: the checksum is not the published one.
+    """
+    target, part = root / archive.file, root / f"{archive.file}.part"
+    try:
+        _fetch(archive.url, part)
+    except (OSError, urllib.error.URLError) as fault:
+        raise ResourceError(
+            f"{archive.url} could not be fetched ({fault})", f"run the command again, or put the file into {root}"
+        ) from fault
+    try:
+        verify(part, archive)
+    except CheckpointError as fault:
+        bad = root / f"{archive.file}.bad"
+        part.replace(bad)
+        raise CheckpointError(fault.problem.replace(str(part), str(bad)), "run the command again") from None
+    part.replace(target)
+    return target
+
+
+def _fetch(url: str, part: Path) -> None:
+    done = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=60)
+    except urllib.error.HTTPError as fault:
+        if fault.code == 416 and done:  # nothing left to fetch: the checksum decides
+            return
+        raise
+    with response:
+        resumed = getattr(response, "status", None) == 206
+        expected = int(response.headers.get("Content-Length") or 0) + (done if resumed else 0)
+        with part.open("ab" if resumed else "wb") as sink:
+            shutil.copyfileobj(response, sink, CHUNK)
+    if part.stat().st_size < expected:
+        raise OSError(f"the connection was cut after {part.stat().st_size:,} of {expected:,} bytes")
+
+
+def extract(path: Path, root: Path, folder: str) -> Path:
+    """Unpack ``folder`` of a tar or zip file to ``root/folder``; nothing is visible there until all of it is.
+
+    Raises:
+        CheckpointError: a member that is refused, or a damaged archive; nothing is left behind.
+    """
+    target = root / folder
+    _remove_stale(root)
+    temporary = root / f"{TEMPORARY}{os.getpid()}"
+    temporary.mkdir()
+    try:
+        count = 0
+        for name, source in members(path):
+            _write(temporary, name, source)
+            count += 1
+        if not (temporary / folder).is_dir():
+            raise CheckpointError(f"{path} holds no folder {folder!r}", "fetch the official archive")
+        marker = {"archive": path.name, "sha256": _hash(path, "sha256"), "files": count}
+        (temporary / folder / MARKER).write_text(json.dumps(marker), encoding="utf-8")
+        with suppress(OSError):  # another process was faster: its folder is complete
+            (temporary / folder).rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    if not target.is_dir():
+        raise ResourceError(f"{target} could not be created", "check the permissions and the space on the disk")
+    return target
+
+
+def read_members(path: Path, wanted: set[str]) -> dict[str, bytes]:
+    """The contents of the wanted members of a tar or zip file, in memory; names that are missing are left out."""
+    return {name: source.read() for name, source in members(path) if name in wanted}
+
+
+def members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """All regular files of a tar or zip file as (name, open stream), in order, each checked before it is read."""
+    with _damage_named(path):
+        yield from _zip_members(path) if zipfile.is_zipfile(path) else _tar_members(path)
+
+
+def check_name(name: str, path: Path) -> str:
+    """The member name in normal form; CheckpointError for one that could leave the folder or harm a terminal."""
+    parts = PurePosixPath(name).parts
+    reasons = {
+        "an absolute path": name.startswith("/") or name[1:2] == ":",
+        "a path to a parent": ".." in parts,
+        "a backslash": "\\" in name,
+        "unprintable characters": not name.isprintable(),
+        "an over-long name": len(name) > MAX_NAME or any(len(part.encode()) > 255 for part in parts),
+        "an empty name": not parts,
+    }
+    for reason, applies in reasons.items():
+        if applies:
+            raise _refused(path, name, reason)
+    return "/".join(parts)
+
+
+def check_size(path: Path, count: int, total: int) -> None:
+    """Refuse an archive with too many members or too much in them."""
+    if count > MAX_MEMBERS:
+        raise CheckpointError(f"{path} has more than {MAX_MEMBERS:,} members", "fetch the official archive")
+    if total > MAX_BYTES:
+        raise CheckpointError(f"{path} declares more than {MAX_BYTES:,} bytes unpacked", "fetch the official archive")
+
+
+def _tar_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    count = total = 0
+    with _Limited(path) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
+        for member in tar:
+            name = check_name(member.name, path)
+            count, total = count + 1, total + member.size
+            check_size(path, count, total)
+            if member.isdir():
+                continue
+            content = tar.extractfile(member) if member.isreg() else None
+            if content is None:
+                raise _refused(path, member.name, "a link or a device")
+            yield name, content
+
+
+def _zip_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        check_size(path, len(entries), sum(entry.file_size for entry in entries))
+        for entry in entries:
+            name = check_name(entry.filename, path)
+            if (entry.external_attr >> 28) not in (0, 0o10, 0o04):  # Unix file type: unset, regular or directory
+                raise _refused(path, entry.filename, "a link or a device")
+            if not entry.is_dir():
+                with archive.open(entry) as stream:
+                    yield name, stream
+
+
+class _Limited(io.RawIOBase):
+    """The decompressed bytes of a tar file of any compression, refused beyond MAX_BYTES."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._left = MAX_BYTES + MAX_MEMBERS * tarfile.BLOCKSIZE * 2
+        self._source = _decompressed(path)
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._source.read(size)
+        self._left -= len(data)
+        if self._left < 0:
+            raise CheckpointError(
+                f"{self._path} unpacks to more than {MAX_BYTES:,} bytes", "fetch the official archive"
+            )
+        return data
+
+    def close(self) -> None:
+        self._source.close()
+        super().close()
+
+
+def _decompressed(path: Path) -> BinaryIO:
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    return cast(BinaryIO, gzip.open(path)) if packed else path.open("rb")
+
+
+def _write(folder: Path, name: str, source: IO[bytes]) -> None:
+    """Create one file below ``folder``; an existing one (a name that comes twice) is refused."""
+    target = folder / name
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.resolve().is_relative_to(folder.resolve()):
+            raise _refused(folder, name, "a path out of the folder")
+        with target.open("xb") as sink:
+            shutil.copyfileobj(source, sink, CHUNK)
+    except (FileExistsError, NotADirectoryError):
+        raise _refused(folder, name, "a name that comes twice") from None
+
+
+def _remove_stale(root: Path) -> None:
+    """Remove what killed extractions left behind."""
+    for left in root.glob(f"{TEMPORARY}*"):
+        process = left.name.removeprefix(TEMPORARY)
+        if process.isdigit() and not _runs_elsewhere(int(process)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _runs_elsewhere(process: int) -> bool:
+    """Whether another live process has this number; where that cannot be asked, suppose so."""
+    if os.name != "posix" or process == os.getpid():
+        return os.name != "posix"
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _refused(path: Path, name: str, reason: str) -> CheckpointError:
+    return CheckpointError(f"{path}: member {name[:200]!r} is refused ({reason})", "fetch the official archive")
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    if not path.is_file():
+        raise UsageError(f"{path} is not a regular file", "give an archive")
+    try:
+        yield
+    except DAMAGE as fault:
+        raise CheckpointError(f"{path} is damaged or no archive ({fault})", "fetch it again") from fault
+
+
+def _hash(path: Path, algorithm: str) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()

@@ -1,0 +1,202 @@
+"""What a data set is: a few facts, and splits that read uint8 images by position."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xeval.errors import DataError, UsageError, unknown
+
+if TYPE_CHECKING:
+    import torch
+
+Ints = NDArray[np.int64]
+Pixels = NDArray[np.uint8]
+Index = Sequence[int] | np.ndarray
+CHUNK = 512
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a model and a report need to know about a data set; ``mean`` and ``std`` are of images scaled to [0, 1]."""
+
+    name: str
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    channels: int
+    size: int
+
+
+class Split(ABC):
+    """One split, read lazily: labels and ids are in memory, images come through :meth:`read`."""
+
+    def __init__(self, info: DatasetInfo, name: str, labels: np.ndarray, ids: Sequence[str]) -> None:
+        self.info = info
+        self.name = name
+        self.labels = np.asarray(labels, dtype=np.int64)
+        self.ids = tuple(ids)
+        _check_rows(self)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, index: Index) -> torch.Tensor:
+        """Images at these positions, uint8 (n, C, H, W).
+
+        Raises:
+            UsageError: a position outside the split.
+            DataError: an image that cannot be decoded; the message names its file.
+        """
+        import torch
+
+        images = self._images(self._positions(index))
+        return torch.from_numpy(np.ascontiguousarray(images))
+
+    @abstractmethod
+    def _images(self, positions: Ints) -> Pixels:
+        """uint8 (n, C, H, W) for valid positions, int64 (n,)."""
+
+    def boxes(self, index: Index) -> torch.Tensor | None:
+        """Object boxes int64 (n, 4): x0, y0, x1, y1, inclusive, in pixels of the image as read; None without boxes."""
+        self._positions(index)
+        return None
+
+    def masks(self, index: Index) -> torch.Tensor | None:
+        """Exact object masks, bool (n, 1, H, W); None where the data set has none."""
+        self._positions(index)
+        return None
+
+    def manifest(self) -> str:
+        """The sha256 (hex) of the image shape, the labels and the pixels as read, in order; computed once."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        shape = (len(self), self.info.channels, self.info.size, self.info.size)
+        digest = hashlib.sha256(repr(shape).encode())
+        digest.update(self.labels.astype("<i8").tobytes())
+        for start in range(0, len(self), CHUNK):
+            positions = np.arange(start, min(start + CHUNK, len(self)))
+            digest.update(np.ascontiguousarray(self._images(positions)).data)
+        return digest.hexdigest()
+
+    def _positions(self, index: Index) -> Ints:
+        positions = np.asarray(index, dtype=np.int64).reshape(-1)
+        outside = positions[(positions < 0) | (positions >= len(self))]
+        if len(outside):
+            raise UsageError(
+                f"{self.info.name}/{self.name} has no image number {outside[0]}",
+                f"use positions from 0 to {len(self) - 1}",
+            )
+        return positions
+
+
+def _check_rows(split: Split) -> None:
+    where = f"{split.info.name}/{split.name}"
+    if not len(split.labels):
+        raise DataError(f"{where} has no images", "check the folder, or run `xeval data check`")
+    if len(split.labels) != len(split.ids):
+        raise DataError(f"{where} has {len(split.labels)} labels for {len(split.ids)} images", "check the label file")
+    lowest, highest, classes = split.labels.min(), split.labels.max(), len(split.info.classes)
+    if lowest < 0 or highest >= classes:
+        raise DataError(
+            f"{where} has labels from {lowest} to {highest} for {classes} classes",
+            "check the label file and the class names",
+        )
+    broken = [name for name in split.ids if not name.isascii() and name != name.encode(errors="replace").decode()]
+    if broken:
+        raise DataError(f"{where} has file names that are no Unicode text, first {broken[0]!a}", "rename the files")
+    if len(set(split.ids)) < len(split.ids):
+        twice = [name for name, count in Counter(split.ids).items() if count > 1]
+        raise DataError(f"{where} has duplicate image ids: {', '.join(twice[:5])}", "remove or rename the duplicates")
+
+
+class ArraySplit(Split):
+    """A split whose images lie in one uint8 array (N, C, H, W), in memory or memory-mapped, resized when read."""
+
+    def __init__(self, info: DatasetInfo, name: str, images: Pixels, labels: np.ndarray, ids: Sequence[str]) -> None:
+        super().__init__(info, name, labels, ids)
+        self._array = images
+
+    def _images(self, positions: Ints) -> Pixels:
+        return resized(self._array[positions], self.info.size)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set that has been found and understood; its splits are opened on demand."""
+
+    info: DatasetInfo
+    splits: Mapping[str, Callable[[], Split]]
+
+    def split(self, name: str) -> Split:
+        """The split called ``name``; an unknown name is a UsageError with the names there are."""
+        if name not in self.splits:
+            raise unknown("split", name, self.splits)
+        return self.splits[name]()
+
+
+def normalize(images: torch.Tensor, info: DatasetInfo) -> torch.Tensor:
+    """Images as the network sees them: (x − mean) / std per channel.
+
+    Args:
+        images: (n, C, H, W), uint8 in [0, 255] or floating point in [0, 1].
+        info: the constants.
+
+    Returns:
+        float32, same shape and device.
+    """
+    import torch
+
+    scaled = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+    constants: dict[str, Any] = {"dtype": torch.float32, "device": images.device}
+    mean, std = torch.tensor(info.mean, **constants), torch.tensor(info.std, **constants)
+    return (scaled - mean[:, None, None]) / std[:, None, None]
+
+
+def resized(images: Pixels, side: int) -> Pixels:
+    """uint8 images (N, C, H, W) at side × side pixels: bilinear, with antialiasing where it shrinks."""
+    import torch
+
+    if images.shape[2:] == (side, side):
+        return images
+    pixels = torch.from_numpy(np.ascontiguousarray(images)).float()
+    small = torch.nn.functional.interpolate(pixels, (side, side), mode="bilinear", antialias=side < images.shape[2])
+    result: Pixels = small.round().to(torch.uint8).numpy()
+    return result
+
+
+def unreadable(split: Split, index: Index) -> dict[int, str]:
+    """Position → problem for those images that cannot be decoded; empty when all is well."""
+    positions = [int(position) for position in index]
+    problems: dict[int, str] = {}
+    for start in range(0, len(positions), CHUNK):
+        chunk = positions[start : start + CHUNK]
+        if _problem(split, chunk):
+            each = {position: _problem(split, [position]) for position in chunk}
+            problems |= {position: problem for position, problem in each.items() if problem}
+    return problems
+
+
+def _problem(split: Split, positions: list[int]) -> str | None:
+    try:
+        split.read(positions)
+    except DataError as fault:
+        return fault.problem
+    return None
+
+
+def moments(images: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of uint8 images (N, C, H, W) scaled to [0, 1], to four decimals."""
+    scaled = images.astype(np.float64) / 255
+    mean, std = scaled.mean(axis=(0, 2, 3)), scaled.std(axis=(0, 2, 3))
+    return tuple(mean.round(4).tolist()), tuple(std.clip(min=1e-4).round(4).tolist())

@@ -1,0 +1,225 @@
+"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009): the binary distribution first, the Python one as well.
+
+A binary record is the label bytes (CIFAR-100: coarse, then fine) and 3,072 bytes, red, green and blue planes in rows.
+Folders are memory-mapped or read once; a tar.gz is read in memory, nothing is unpacked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xeval.data.archive import Archive, read_members
+from xeval.data.base import ArraySplit, Dataset, DatasetInfo, Ints, Pixels
+from xeval.data.files import FolderTree
+from xeval.data.sources import READERS, Source, missing
+from xeval.data.unpickler import load_arrays
+from xeval.errors import DataError
+
+HOST = "https://www.cs.toronto.edu/~kriz/"
+SIDE, PIXELS = 32, 3 * 32 * 32
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One distribution of one of the two data sets: where its parts lie."""
+
+    archive: Archive
+    parts: dict[str, tuple[str, ...]]
+    names: str
+    labels: int | str  # binary: number of label bytes, the last one counts; Python: the key of the labels
+
+    @property
+    def folder(self) -> str:
+        """The folder in the archive."""
+        return str(self.archive.folder)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All files that are read."""
+        return (self.names, *(file for files in self.parts.values() for file in files))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A data set of the family."""
+
+    name: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    layouts: tuple[Layout, ...]
+
+
+def _archive(file: str, md5: str, folder: str) -> Archive:
+    return Archive(file, HOST + file, md5, folder)
+
+
+BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
+CIFAR10 = Variant(
+    "cifar10",
+    (0.4914, 0.4822, 0.4465),
+    (0.2470, 0.2435, 0.2616),
+    (
+        Layout(
+            _archive("cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530", "cifar-10-batches-bin"),
+            {"train": tuple(f"{name}.bin" for name in BATCHES), "test": ("test_batch.bin",)},
+            "batches.meta.txt",
+            1,
+        ),
+        Layout(
+            _archive("cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a", "cifar-10-batches-py"),
+            {"train": BATCHES, "test": ("test_batch",)},
+            "batches.meta",
+            "labels",
+        ),
+    ),
+)
+CIFAR100 = Variant(
+    "cifar100",
+    (0.5071, 0.4867, 0.4408),
+    (0.2675, 0.2565, 0.2761),
+    (
+        Layout(
+            _archive("cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8", "cifar-100-binary"),
+            {"train": ("train.bin",), "test": ("test.bin",)},
+            "fine_label_names.txt",
+            2,
+        ),
+        Layout(
+            _archive("cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85", "cifar-100-python"),
+            {"train": ("train",), "test": ("test",)},
+            "meta",
+            "fine_labels",
+        ),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of a layout, in a folder or in a tar.gz."""
+
+    place: Path
+    layout: Layout
+
+    def describe(self, file: str) -> str:
+        """Where a file lies, for messages."""
+        return str(self.place / file) if self.place.is_dir() else f"{self.place}:{self.layout.folder}/{file}"
+
+    def read(self, file: str) -> bytes:
+        """All bytes of a file."""
+        if self.place.is_dir():
+            return FolderTree(self.place, limit=2**28).read(file)
+        if file not in self._members:
+            raise DataError(f"{self.describe(file)} is missing", "fetch the archive again")
+        return self._members[file]
+
+    @cached_property
+    def _members(self) -> dict[str, bytes]:
+        start = f"{self.layout.folder}/"
+        wanted = {start + file for file in self.layout.files}
+        return {name.removeprefix(start): data for name, data in read_members(self.place, wanted).items()}
+
+    def records(self, split: str) -> tuple[Pixels, Ints]:
+        """Images uint8 (N, 3, 32, 32) and labels (N,) of a split."""
+        parse = _binary if isinstance(self.layout.labels, int) else _python
+        parts = [parse(self, file) for file in self.layout.parts[split]]
+        images = parts[0][0] if len(parts) == 1 else np.concatenate([images for images, _ in parts])
+        return images, np.concatenate([labels for _, labels in parts])
+
+    def class_names(self) -> tuple[str, ...]:
+        """The class names in label order."""
+        data = self.read(self.layout.names)
+        if isinstance(self.layout.labels, int):
+            return tuple(
+                line.strip() for line in data.decode("utf-8-sig", errors="replace").splitlines() if line.strip()
+            )
+        key = self.layout.labels.replace("labels", "label_names")
+        return tuple(
+            map(str, _entry(load_arrays(data, self.describe(self.layout.names)), key, self, self.layout.names))
+        )
+
+
+def _binary(files: Files, file: str) -> tuple[Pixels, Ints]:
+    label_bytes = int(files.layout.labels)
+    width = label_bytes + PIXELS
+    path = files.place / file
+    data: Pixels
+    if files.place.is_dir() and path.is_file() and path.stat().st_size:
+        data = np.memmap(path, dtype=np.uint8, mode="r")
+    else:
+        data = np.frombuffer(files.read(file), dtype=np.uint8)
+    if not len(data) or len(data) % width:
+        raise DataError(
+            f"{files.describe(file)} has {len(data):,} bytes, no multiple of {width:,}", "fetch the data set again"
+        )
+    records = data.reshape(-1, width)
+    return records[:, label_bytes:].reshape(-1, 3, SIDE, SIDE), records[:, label_bytes - 1].astype(np.int64)
+
+
+def _python(files: Files, file: str) -> tuple[Pixels, Ints]:
+    content = load_arrays(files.read(file), files.describe(file))
+    images = np.asarray(_entry(content, "data", files, file))
+    labels = np.asarray(_entry(content, str(files.layout.labels), files, file))
+    if images.dtype != np.uint8 or images.shape != (len(labels), PIXELS) or labels.dtype.kind not in "iu":
+        raise DataError(
+            f"{files.describe(file)} holds {images.dtype} {images.shape} for {len(labels)} labels, not uint8 (N, 3072)",
+            "fetch the data set again",
+        )
+    return images.reshape(-1, 3, SIDE, SIDE), labels.astype(np.int64)
+
+
+def _entry(content: dict[str, Any], key: str, files: Files, file: str) -> Any:
+    if key not in content:
+        raise DataError(f"{files.describe(file)} has no entry {key!r}", "fetch the data set again")
+    return content[key]
+
+
+def find(variant: Variant, root: Path) -> Files | None:
+    """The first distribution there is: ``root`` itself, or a folder or archive under its official name in it."""
+    for layout in variant.layouts:
+        if root.name == layout.archive.file and root.is_file():
+            return Files(root, layout)
+        for place in (root, root / layout.folder):
+            if all((place / file).is_file() for file in layout.files):
+                return Files(place, layout)
+        if (root / layout.archive.file).is_file():
+            return Files(root / layout.archive.file, layout)
+    return None
+
+
+def _reader(variant: Variant) -> Callable[[Path, int | None], Dataset]:
+    def read(root: Path, size: int | None) -> Dataset:
+        files = find(variant, root)
+        if files is None:
+            raise missing(variant.name, " or ".join(_places(variant)), root)
+        info = DatasetInfo(variant.name, files.class_names(), variant.mean, variant.std, channels=3, size=size or SIDE)
+        return Dataset(info, {name: partial(_split, info, files, name) for name in ("train", "test")})
+
+    return read
+
+
+def _places(variant: Variant) -> list[str]:
+    return [place for layout in variant.layouts for place in (f"{layout.folder}/", layout.archive.file)]
+
+
+def _split(info: DatasetInfo, files: Files, name: str) -> ArraySplit:
+    images, labels = files.records(name)
+    return ArraySplit(info, name, images, labels, [f"{name}/{row:05d}" for row in range(len(labels))])
+
+
+def _source(variant: Variant, description: str) -> Source:
+    def locate(root: Path) -> Path | None:
+        files = find(variant, root)
+        return files.place if files else None
+
+    return Source(_reader(variant), description, tuple(layout.archive for layout in variant.layouts), locate)
+
+
+READERS.add("cifar10", _source(CIFAR10, "60,000 photographs of 10 classes, 32 px, colour"), __file__)
+READERS.add("cifar100", _source(CIFAR100, "60,000 photographs of 100 fine classes, 32 px, colour"), __file__)

@@ -1,0 +1,107 @@
+"""``folder:PATH``: your own images in one folder a class (the layout of torchvision's ImageFolder).
+
+PATH/train/<class>/… and PATH/test/<class>/… (or PATH/val) are the two splits, each with the same class folders. A PATH
+that holds the class folders directly is one split called ``test``: it can be scored, and cannot be trained on by
+mistake. Image files at any depth below a class folder count; files with other endings are passed over.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from xeval.data.base import Dataset, DatasetInfo, Ints, Pixels, moments
+from xeval.data.files import FolderTree
+from xeval.data.images import FileSplit, decode, is_image_name, square
+from xeval.data.sources import READERS, Source
+from xeval.data.subsets import stratified
+from xeval.errors import DataError
+
+SAMPLE, SAMPLE_SEED = 256, 0
+SIDE = 224
+
+
+def read(path: Path, size: int | None) -> Dataset:
+    """Classes are the sorted folder names; mean and standard deviation come from the training images.
+
+    They are measured on the sound ones of a seeded, stratified sample of 256, at the size that is read. Without
+    ``size`` that is the images' own side where the whole sample is square and of one size, else 224.
+    """
+    if not path.is_dir():
+        raise DataError(f"the folder {path} does not exist", "write folder:PATH with the path of a folder")
+    tree = FolderTree(path)
+    folders = _splits(tree)
+    listed = {name: _list(tree, folder) for name, folder in folders.items()}
+    classes = _classes(tree, folders)
+    ids, labels = listed.get("train", listed["test"] if "test" in listed else ([], np.empty(0, np.int64)))
+    side, mean, std = _measure(tree, ids, labels, size)
+    info = DatasetInfo(f"folder:{path}", classes, mean, std, channels=3, size=side)
+    return Dataset(info, {name: partial(FileSplit, info, name, tree, *rows) for name, rows in listed.items()})
+
+
+def _splits(tree: FolderTree) -> dict[str, str]:
+    """Split name → its folder, relative to the tree."""
+    present = set(tree.folders(""))
+    test = next((folder for folder in ("test", "val") if folder in present), None)
+    found = {"train": "train" if "train" in present else None, "test": test}
+    return {name: folder for name, folder in found.items() if folder} or {"test": ""}
+
+
+def _classes(tree: FolderTree, folders: dict[str, str]) -> tuple[str, ...]:
+    names = {name: tree.folders(folder) for name, folder in folders.items()}
+    train, test = set(names.get("train", names.get("test", []))), set(names.get("test", names.get("train", [])))
+    if train != test:
+        raise DataError(
+            f"{tree.root}: the class folders differ; only in train: {', '.join(sorted(train - test)) or 'none'}; "
+            f"only in test: {', '.join(sorted(test - train)) or 'none'}",
+            "give both splits the same class folders",
+        )
+    return tuple(sorted(train))
+
+
+def _list(tree: FolderTree, folder: str) -> tuple[list[str], Ints]:
+    """All images below the class folders, sorted, and their labels; an empty class is a DataError."""
+    start = f"{folder}/" if folder else ""
+    ids: list[str] = []
+    labels: list[int] = []
+    for label, name in enumerate(tree.folders(folder)):
+        images = [file for file in tree.below(f"{start}{name}") if is_image_name(file)]
+        if not images:
+            raise DataError(f"the class folder {tree.describe(start + name)} holds no images", "fill or remove it")
+        ids += images
+        labels += [label] * len(images)
+    if not ids:
+        raise DataError(f"{tree.describe(folder)} holds no class folders", "put the images of each class in a folder")
+    return ids, np.array(labels, dtype=np.int64)
+
+
+def _measure(
+    tree: FolderTree, ids: list[str], labels: Ints, size: int | None
+) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
+    """Side, mean and standard deviation from the sample."""
+    images = _decoded(tree, [ids[row] for row in stratified(labels, SAMPLE, SAMPLE_SEED)])
+    sizes = {image.size for image in images}
+    width, height = next(iter(sizes))
+    side = size or (width if len(sizes) == 1 and width == height else SIDE)
+    pixels: Pixels = np.stack([np.asarray(square(image, side)).transpose(2, 0, 1) for image in images])
+    return side, *moments(pixels)
+
+
+def _decoded(tree: FolderTree, names: list[str]) -> list[Image.Image]:
+    """Those of the images that are sound; a damaged one is named when it is read."""
+    images: list[Image.Image] = []
+    problems: list[DataError] = []
+    for name in names:
+        try:
+            images.append(decode(tree.read(name), tree.describe(name)))
+        except DataError as fault:
+            problems.append(fault)
+    if not images:
+        raise DataError(f"none of the images can be read; {problems[0].problem}", problems[0].remedy)
+    return images
+
+
+READERS.add("folder", Source(read, "folder:PATH, your images in one folder a class"), __file__)

@@ -1,0 +1,95 @@
+"""What the command line does with data sets: list them, fetch the official archives, check what is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from xeval.data.archive import MARKER, Archive, download, extract, verify
+from xeval.data.base import Split, unreadable
+from xeval.data.sources import READERS, data_root, open_dataset
+from xeval.errors import DataError, ResourceError, UsageError
+
+
+def listing(root: Path | None = None) -> list[dict[str, str]]:
+    """One row a data set: name, what it is, and where it was found or how to get it."""
+    return [
+        {"name": name, "description": source.description, "state": _state(name, data_root(root))}
+        for name, source in READERS.items()
+    ]
+
+
+def get(name: str, root: Path | None = None) -> Path:
+    """Fetch, verify and (CIFAR) unpack the official archive below ``root``; what is already there is kept.
+
+    Raises:
+        UsageError: a data set without an archive.
+        CheckpointError: a wrong checksum or a refused member.
+        ResourceError: no connection, no space, no permission; running it again continues.
+    """
+    source = READERS[name]
+    if not source.archives:
+        raise UsageError(f"{name} has nothing to download", source.remedy or "use it as it is")
+    archive, folder = source.archives[0], data_root(root)
+    unpacked = folder / archive.folder if archive.folder else None
+    if unpacked and (unpacked / MARKER).is_file():
+        return unpacked
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / archive.file
+        if path.exists():
+            verify(path, archive)
+        else:
+            download(archive, folder)
+        return extract(path, folder, unpacked.name) if unpacked and not unpacked.exists() else unpacked or path
+    except OSError as fault:
+        raise ResourceError(f"{folder} cannot be written ({fault})", "check permissions and free space") from fault
+
+
+def check(name: str, root: Path | None = None) -> dict[str, Any]:
+    """Verify a data set: checksum of an archive under its official name, then every image and label.
+
+    Returns a report: name, place, checksum ("official", "none to compare"), classes, and for every split its number of
+    images, its manifest and the images that cannot be read.
+
+    Raises:
+        CheckpointError: an archive under an official name with another checksum.
+        DataError: the data set is missing or its lists are wrong.
+    """
+    kind, _, path = name.partition(":")
+    source, where = READERS[kind], data_root(root)
+    official = [archive for archive in source.archives if _verified(archive, where)]
+    dataset = open_dataset(name, root)
+    return {
+        "name": name,
+        "place": path or str(source.locate(where) or "built in"),
+        "checksum": "official" if official else "none to compare",
+        "classes": len(dataset.info.classes),
+        "splits": {split: _audit(dataset.split(split)) for split in dataset.splits},
+    }
+
+
+def _verified(archive: Archive, root: Path) -> bool:
+    """Whether the archive is there under its official name; raises if it is another file."""
+    path = root if root.name == archive.file else root / archive.file
+    if not path.is_file():
+        return False
+    verify(path, archive)
+    return True
+
+
+def _audit(split: Split) -> dict[str, Any]:
+    damaged = unreadable(split, range(len(split)))
+    problems = [damaged[position] for position in sorted(damaged)]
+    return {"images": len(split), "manifest": None if damaged else split.manifest(), "damaged": problems}
+
+
+def _state(name: str, root: Path) -> str:
+    source = READERS[name]
+    if not source.archives and not source.remedy:
+        return "your own images" if name == "folder" else "built in"
+    try:
+        place = source.locate(root)
+    except DataError as fault:
+        return fault.problem
+    return str(place) if place else f"not here: {source.remedy or f'xeval data get {name}'}"

@@ -1,0 +1,179 @@
+"""Tiny ImageNet (Stanford CS231n, 2015) or any subset in its layout, from the zip file or the folder, left untouched.
+
+train/<wnid>/images/*.JPEG with boxes in train/<wnid>/<wnid>_boxes.txt; val/images/*.JPEG with labels and boxes in
+val/val_annotations.txt. The official test images have no labels: the split ``test`` is the official val.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from xeval.data.archive import Archive
+from xeval.data.base import Dataset, DatasetInfo, Index, Ints
+from xeval.data.files import FolderTree, Tree, ZipTree, text_lines
+from xeval.data.images import FileSplit, is_image_name, size_of
+from xeval.data.sources import READERS, Source, missing
+from xeval.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
+
+MEAN = (0.4802, 0.4481, 0.3975)
+STD = (0.2302, 0.2265, 0.2262)  # as published: the mean of the images' own deviations; over all pixels it is .28
+OFFICIAL = Archive(
+    "tiny-imagenet-200.zip", "https://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"
+)
+ANNOTATIONS = "val/val_annotations.txt"
+
+
+class BoxedSplit(FileSplit):
+    """Image files with one box each, given in pixels of the file and returned in pixels of the image as read."""
+
+    def __init__(
+        self, info: DatasetInfo, name: str, tree: Tree, ids: list[str], labels: Ints, *, boxes: Ints, native: int
+    ) -> None:
+        super().__init__(info, name, tree, ids, labels, native=native)
+        self._boxes = scale_boxes(boxes, native, info.size)
+
+    def boxes(self, index: Index) -> torch.Tensor | None:
+        """Boxes int64 (n, 4), inclusive."""
+        import torch
+
+        return torch.from_numpy(self._boxes[self._positions(index)])
+
+
+def scale_boxes(boxes: Ints, native: int, side: int) -> Ints:
+    """Inclusive boxes after resizing: every pixel that the old box touches, ⌊x0·s⌋ to ⌈(x1 + 1)·s⌉ - 1."""
+    low = boxes[:, :2] * side // native
+    high = -(-(boxes[:, 2:] + 1) * side // native) - 1
+    return np.concatenate([low, high], axis=1).clip(0, side - 1)
+
+
+def read(root: Path, size: int | None) -> Dataset:
+    """Classes in the order of their sorted WordNet ids, named by the first word of words.txt; grey files become RGB."""
+    place = locate(root)
+    if place is None:
+        raise missing("tiny-imagenet", f"{OFFICIAL.file} or a folder with wnids.txt", root)
+    tree = open_tree(place)
+    wnids = sorted(line.strip() for line in text_lines(tree, "wnids.txt") if line.strip())
+    native = _native_side(tree)
+    info = DatasetInfo("tiny-imagenet", _class_names(tree, wnids), MEAN, STD, channels=3, size=size or native)
+    return Dataset(
+        info, {"train": partial(_train, info, tree, wnids, native), "test": partial(_test, info, tree, wnids, native)}
+    )
+
+
+def locate(root: Path) -> Path | None:
+    """The zip file or folder: ``root`` itself, the official names in it, else the one ``tiny-imagenet*`` there is."""
+    if root.is_file() or (root / "wnids.txt").is_file():
+        return root
+    for name in ("tiny-imagenet-200", OFFICIAL.file):
+        if (root / name).exists():
+            return root / name
+    others = sorted(
+        path for path in root.glob("tiny-imagenet*") if path.suffix == ".zip" or (path / "wnids.txt").is_file()
+    )
+    if len(others) > 1:
+        names = ", ".join(path.name for path in others)
+        raise DataError(f"{root} holds several subsets of Tiny ImageNet: {names}", "give one of them as --data")
+    return others[0] if others else None
+
+
+def open_tree(place: Path) -> Tree:
+    """The files of a folder or a zip file, named from the folder that holds wnids.txt."""
+    return FolderTree(place) if place.is_dir() else ZipTree.around(place, "wnids.txt")
+
+
+def _train(info: DatasetInfo, tree: Tree, wnids: list[str], native: int) -> BoxedSplit:
+    _same_names(tree.describe("train"), set(wnids), set(tree.folders("train")))
+    ids: list[str] = []
+    labels: list[int] = []
+    boxes: list[list[int]] = []
+    for label, wnid in enumerate(wnids):
+        table = _boxes_of(tree, f"train/{wnid}/{wnid}_boxes.txt", native)
+        names = [name for name in tree.below(f"train/{wnid}/images") if is_image_name(name)]
+        _same_names(tree.describe(f"train/{wnid}"), set(table), {name.rpartition("/")[2] for name in names})
+        ids += names
+        labels += [label] * len(names)
+        boxes += [table[name.rpartition("/")[2]] for name in names]
+    return BoxedSplit(info, "train", tree, ids, np.array(labels), boxes=np.array(boxes), native=native)
+
+
+def _boxes_of(tree: Tree, name: str, native: int) -> dict[str, list[int]]:
+    rows = (_fields(tree, name, number, line, 5) for number, line in enumerate(text_lines(tree, name), start=1))
+    return {row[0]: _box(tree, name, number, row[1:], native) for number, row in enumerate(rows, start=1)}
+
+
+def _test(info: DatasetInfo, tree: Tree, wnids: list[str], native: int) -> BoxedSplit:
+    label_of = {wnid: label for label, wnid in enumerate(wnids)}
+    ids: list[str] = []
+    labels: list[int] = []
+    boxes: list[list[int]] = []
+    for number, line in enumerate(text_lines(tree, ANNOTATIONS), start=1):
+        file, wnid, *corners = _fields(tree, ANNOTATIONS, number, line, 6)
+        if wnid not in label_of:
+            raise _bad_row(tree, ANNOTATIONS, number, f"the class {wnid!r} is not in wnids.txt")
+        ids.append(f"val/images/{file}")
+        labels.append(label_of[wnid])
+        boxes.append(_box(tree, ANNOTATIONS, number, corners, native))
+    present = {name for name in tree.below("val/images") if is_image_name(name)}
+    _same_names(tree.describe("val/images"), set(ids), present)
+    return BoxedSplit(info, "test", tree, ids, np.array(labels), boxes=np.array(boxes), native=native)
+
+
+def _fields(tree: Tree, name: str, number: int, line: str, count: int) -> list[str]:
+    fields = line.split("\t")
+    if len(fields) != count:
+        raise _bad_row(tree, name, number, f"{len(fields)} fields instead of {count}")
+    return fields
+
+
+def _box(tree: Tree, name: str, number: int, corners: list[str], native: int) -> list[int]:
+    """x0, y0, x1, y1; a corner at the far edge, one past the last pixel, counts as the last pixel."""
+    try:
+        x0, y0, x1, y1 = (min(int(corner), native - 1) for corner in corners)
+    except ValueError:
+        raise _bad_row(tree, name, number, f"the box {corners} is not four whole numbers") from None
+    if not (0 <= x0 <= x1 and 0 <= y0 <= y1):
+        raise _bad_row(tree, name, number, f"the box {corners} is empty or outside the image")
+    return [x0, y0, x1, y1]
+
+
+def _bad_row(tree: Tree, name: str, number: int, problem: str) -> DataError:
+    return DataError(f"{tree.describe(name)}, line {number}: {problem}", "correct or replace the file")
+
+
+def _same_names(where: str, expected: set[str], found: set[str]) -> None:
+    """Raise where files or folders are missing or too many, naming the first five of each."""
+    if expected == found:
+        return
+    lists = {"missing": sorted(expected - found), "not listed": sorted(found - expected)}
+    text = "; ".join(f"{len(names)} {kind}: {', '.join(names[:5])}" for kind, names in lists.items() if names)
+    raise DataError(f"{where} does not match its lists ({text})", "fetch the data set again or correct the lists")
+
+
+def _native_side(tree: Tree) -> int:
+    """The side of the images, from the first of val, else of train."""
+    names = tree.below("val/images") or tree.below("train")
+    first = next((name for name in names if is_image_name(name)), None)
+    if first is None:
+        raise DataError(f"{tree.describe('')} holds no images", "give Tiny ImageNet or a subset in its layout")
+    return min(size_of(tree.read(first), tree.describe(first)))
+
+
+def _class_names(tree: Tree, wnids: list[str]) -> tuple[str, ...]:
+    """First name of every class; a name that two classes share gets the WordNet id."""
+    rows = (line.partition("\t") for line in text_lines(tree, "words.txt"))
+    words = {wnid: text.split(",")[0].strip() for wnid, _, text in rows}
+    names = [words.get(wnid) or wnid for wnid in wnids]
+    shared = Counter(names)
+    return tuple(name if shared[name] == 1 else f"{name} ({wnid})" for name, wnid in zip(names, wnids, strict=True))
+
+
+DESCRIPTION = "Tiny ImageNet or a subset in its layout, 64 px, colour, with boxes"
+READERS.add("tiny-imagenet", Source(read, DESCRIPTION, (OFFICIAL,), locate), __file__)

@@ -1,0 +1,44 @@
+"""The pickles of the Python CIFAR files, read without running anything that they ask for."""
+
+from __future__ import annotations
+
+import io
+import pickle  # noqa: TID251  (the one place: find_class below admits arrays and nothing else)
+from typing import Any
+
+from xeval.errors import CheckpointError, DataError
+
+ALLOWED = {
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("_codecs", "encode"),  # how protocol 2 spells bytes
+}
+
+
+class _ArraysOnly(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        module = module.replace("numpy.core.", "numpy._core.")  # its name before NumPy 2
+        if (module, name) not in ALLOWED:
+            raise CheckpointError(
+                f"the pickle holds refused globals: {module}.{name}", "use the binary CIFAR files: `xeval data get`"
+            )
+        return super().find_class(module, name)
+
+
+def load_arrays(data: bytes, name: str) -> dict[str, Any]:
+    """The dictionary of arrays and lists in a CIFAR pickle, keys as text.
+
+    Raises:
+        CheckpointError: the pickle names any class or function beyond NumPy's arrays; nothing of it has run.
+        DataError: damaged bytes, or no dictionary.
+    """
+    try:
+        content = _ArraysOnly(io.BytesIO(data), encoding="latin1").load()
+    except CheckpointError as fault:
+        raise CheckpointError(f"{name}: {fault.problem}", fault.remedy) from None
+    except Exception as fault:  # the unpickler raises anything on damaged bytes
+        raise DataError(f"{name} is damaged ({fault})", "fetch the data set again") from fault
+    if not isinstance(content, dict):
+        raise DataError(f"{name} holds no dictionary", "fetch the data set again")
+    return {key.decode("latin1") if isinstance(key, bytes) else str(key): value for key, value in content.items()}
