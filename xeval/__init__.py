@@ -1,0 +1,20 @@
+"""xeval: how good are a vision model's explanations, and how sure may you be?
+
+The functions below load nothing until they are called, so that ``import xeval`` stays cheap.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["compare", "explain", "load", "results", "score"]
+
+if TYPE_CHECKING:
+    from xeval.api import compare, explain, load, results, score
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from importlib import import_module
+
+        return getattr(import_module("xeval.api"), name)
+    raise AttributeError(f"module 'xeval' has no attribute {name!r}")

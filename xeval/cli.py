@@ -1,0 +1,378 @@
+"""The command line: parse, call, print. Heavy packages are imported by the commands that need them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+import xeval
+from xeval.errors import UsageError, XevalError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def part(name: str) -> Any:
+    """``training.…`` or ``reports.…``: installed as ``xeval.<name>``, in a bare checkout found as ``<name>``."""
+    room = f"xeval.{name.split('.', maxsplit=1)[0]}"
+    try:
+        return import_module(f"xeval.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != room:
+            raise
+        return import_module(name)
+
+
+def main() -> NoReturn:
+    """Run a command; every user's mistake ends in one line on stderr and the exit code of its kind."""
+    try:
+        cli.main(standalone_mode=False)
+    except XevalError as error:
+        _leave(error.exit_code, error.code, str(error))
+    except click.ClickException as error:
+        _leave(2, "E200", f"{error.format_message().rstrip('.')} — see: {_command(error)} --help")
+    except (click.Abort, KeyboardInterrupt):
+        _leave(130, "E130", "interrupted — run the same command again to go on")
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    except MemoryError:
+        _leave(5, "E500", "out of memory — use a smaller --batch-size or --limit")
+    except Exception:  # the last resort: a bug is reported with its traceback in a file, not on the screen
+        with tempfile.NamedTemporaryFile("w", prefix="xeval-traceback-", suffix=".txt", delete=False) as file:
+            traceback.print_exc(file=file)
+        _leave(1, "E100", f"internal error, {_last_line()} — please report it with {file.name}")
+    sys.exit(0)
+
+
+def _leave(status: int, code: str, text: str) -> NoReturn:
+    print(f"xeval: error[{code}]: {' '.join(_printable(text).split())}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _printable(text: str) -> str:
+    """Names come from outside: control characters do not reach the terminal."""
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
+def _command(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    return context.command_path if context else "xeval"
+
+
+def _last_line() -> str:
+    kind, value, _ = sys.exc_info()
+    return f"{kind.__name__ if kind else 'Exception'}: {value}"[:200]
+
+
+def options_of(model: str) -> Callable[[F], F]:
+    """Click options made from the fields of a pydantic model, named ``module:Class``."""
+    module, name = model.split(":")
+    fields = getattr(import_module(module), name).model_fields
+
+    def decorate(function: F) -> F:
+        for field, about in reversed(fields.items()):
+            flag = f"--{field.replace('_', '-')}"
+            if about.annotation is bool:
+                function = click.option(flag, is_flag=True, help=about.description)(function)
+            else:
+                shown = about.default is not None
+                function = click.option(
+                    flag, default=about.default, show_default=shown, type=_kind(about), help=about.description
+                )(function)
+        return function
+
+    return decorate
+
+
+def _kind(about: Any) -> Any:
+    """The click type of a field: paths and numbers as such, everything else as text that the model validates."""
+    text = str(about.annotation)
+    if "Path" in text:
+        return click.Path(path_type=Path)
+    if "int" in text and "tuple" not in text and "Literal" not in text:
+        return int
+    return str
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(xeval.__version__, prog_name="xeval")
+def cli() -> None:
+    """How good are a vision model's explanations, and how sure may you be?
+
+    \b
+    xeval demo                          the whole chain on real digits, a few minutes
+    xeval train digits --method excon   train a checkpoint from a recipe
+    xeval score runs/* --limit 500      score checkpoints
+    xeval compare runs/                 tables, figures and one HTML page
+    """
+
+
+@cli.command()
+@click.argument("recipe")
+@click.option("--method", help="ce, triplet, simclr, supcon-ori, supcon, excon or exconb [default: the recipe's]")
+@click.option("--seed", default=0, show_default=True, help="seed of everything random")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="replace a key of the recipe, such as epochs=5"
+)
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="folder of the data [default: $XEVAL_DATA, else the user cache]"
+)
+@click.option(
+    "--out", default=Path("runs"), show_default=True, type=click.Path(path_type=Path), help="folder of the runs"
+)
+@click.option("--export", type=click.Path(path_type=Path), help="also write the best weights as one file")
+@click.option("--device", default="auto", show_default=True, help="torch device")
+def train(recipe: str, out: Path, export: Path | None, **options: Any) -> None:
+    """Train a checkpoint from RECIPE, a name (xeval list recipes) or a TOML file.
+
+    An interrupted run goes on where its last epoch ended: type the same command again.
+
+    Example: xeval train digits --method excon --seed 0 --export ckpt.pt
+    """
+    from xeval.progress import for_terminal
+
+    run = train_recipe(recipe, out=out, progress=for_terminal(), **options)
+    if export is not None:
+        from xeval import checkpoints
+
+        checkpoints.export(run, export)
+        click.echo(str(export))
+    click.echo(str(run))
+
+
+def train_recipe(
+    recipe: str,
+    *,
+    method: str | None,
+    seed: int,
+    overrides: Sequence[str],
+    out: Path,
+    progress: Any,
+    data: Path | None = None,
+    device: str = "auto",
+) -> Path:
+    """Train one run of a recipe below ``out``; returns its directory."""
+    from xeval.runs import writable_directory
+
+    wanted = part("training.recipe").load_recipe(recipe, method, overrides)
+    run: Path = part("training.loop").train(
+        wanted, seed=seed, out=writable_directory(out), data_root=data, device=device, progress=progress
+    )
+    return run
+
+
+def train_digits(method: str, seed: int, out: Path, overrides: Sequence[str], progress: Any) -> Path:
+    """One run of the demo; at the top level of the module, so that another process can call it."""
+    return train_recipe("digits", method=method, seed=seed, overrides=overrides, out=out, progress=progress)
+
+
+@cli.command()
+@click.argument("encoder", type=click.Path(path_type=Path))
+@click.option("--dataset", required=True, help="data set whose training split the head is fitted on")
+@click.option("--data", "data_root", type=click.Path(path_type=Path), help="folder of the data")
+@click.option("--head", type=click.Choice(["linear", "centroid", "knn"]), default="linear", show_default=True)
+@click.option("--normalize", "normalize_features", is_flag=True, help="the head sees features of unit length")
+@click.option("--weight-decay", default=1e-4, show_default=True, help="of the linear head")
+@click.option("--arch", help="architecture of the encoder [default: the one whose shapes fit]")
+@click.option("--size", "image_size", type=int, help="side of the images in pixels [default: the data set's]")
+@click.option("--method", help="name in the tables [default: the file's]")
+@click.option("--seed", default=0, show_default=True, help="seed of the held-out images")
+@click.option(
+    "--out", default=Path("runs"), show_default=True, type=click.Path(path_type=Path), help="folder of the runs"
+)
+@click.option("--device", default="auto", show_default=True, help="torch device")
+def probe(encoder: Path, dataset: str, **options: Any) -> None:
+    """Fit a head on an encoder without one and write a run that can be scored.
+
+    Example: xeval probe encoder.safetensors --dataset cifar100 --method moco
+    """
+    click.echo(str(part("training.encoder").probe_encoder(encoder, dataset, **options)))
+
+
+@cli.command()
+@click.argument("checkpoints", metavar="CKPT...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@options_of("xeval.options:ScoreOptions")
+@click.option("--markdown", is_flag=True, help="print a Markdown table with a spread")
+@click.option(
+    "--spread",
+    type=click.Choice(["interval", "std"]),
+    default="interval",
+    show_default=True,
+    help="what --markdown puts behind ±: a 95 % interval over images, or their standard deviation",
+)
+@click.option("--json", "as_json", is_flag=True, help="print scores.json instead of the table")
+def score(checkpoints: Sequence[Path], as_json: bool, markdown: bool, spread: str, **given: Any) -> None:
+    """Score checkpoints: run directories, exported files or plain state dicts.
+
+    What is already scored is not scored again. Scores go beside each checkpoint, or to --out.
+
+    Example: xeval score ckpt.pt --dataset cifar100 --thresholds 0.15,0.3,0.45
+    """
+    from xeval.options import names, parse_thresholds, validated
+
+    if given["thresholds"] is not None:
+        given["thresholds"] = parse_thresholds(given["thresholds"])
+    for key in ("explainers", "metrics"):
+        if given[key] is not None:
+            given[key] = names(given[key])
+    options = validated(**given)
+    if options.out is not None and len(checkpoints) > 1:
+        raise UsageError("--out holds the scores of one checkpoint", "leave it out: scores go beside each checkpoint")
+    from xeval.progress import for_terminal
+    from xeval.scoring import SCORES, run
+
+    for checkpoint in checkpoints:
+        out = run(checkpoint, options, for_terminal())
+        summary = json.loads((out / SCORES).read_text(encoding="utf-8"))
+        click.echo(
+            json.dumps(summary, indent=1) if as_json else _score_table(summary, out, spread if markdown else None)
+        )
+
+
+def _score_table(summary: dict[str, Any], out: Path, spread: str | None) -> str:
+    from xeval.terminal import markdown_table, score_table
+
+    return markdown_table(summary, spread) if spread else f"{score_table(summary)}\n\nscores in {out}"
+
+
+@cli.command()
+@click.argument("runs", type=click.Path(path_type=Path))
+@click.option("--reference", help="method the others are compared with [default: supcon, else the first]")
+@click.option("--primary", help="columns of the verdict [default: drop.mag@0.45,infidelity.skill,deletion.gain]")
+@click.option("--rows", type=click.Choice(["methods", "explainers"]), default="methods", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), help="folder of the report [default: RUNS/report]")
+@click.option("--json", "as_json", is_flag=True, help="print results.json instead of the table")
+def compare(runs: Path, reference: str | None, primary: str | None, rows: str, out: Path | None, as_json: bool) -> None:
+    """Compare all scored runs below RUNS: tables (tex, md, csv), figures and one HTML page.
+
+    Example: xeval compare runs/ --reference supcon
+    """
+    _compare(runs, out or runs / "report", as_json, reference=reference, primary=primary, rows=rows)
+
+
+def _compare(runs: Path, out: Path, as_json: bool = False, *, primary: str | None = None, **options: Any) -> None:
+    from xeval.options import names
+
+    chosen = {} if primary is None else {"primary": names(primary)}
+    found = part("reports.compare").compare(runs, out, **chosen, **options)
+    if as_json:
+        click.echo((out / "results.json").read_text(encoding="utf-8"))
+        return
+    click.echo(f"{found.terminal_table}\n{found.verdict}\n\nreport: {out / 'report.html'}")
+
+
+@cli.command()
+@click.option("--quick", is_flag=True, help="one seed, six epochs, 100 images: under 90 s")
+@click.option("--out", default=Path("xeval-demo"), show_default=True, type=click.Path(path_type=Path), help="folder")
+@click.option("--open", "show", is_flag=True, help="open the report in the browser")
+def demo(quick: bool, out: Path, show: bool) -> None:
+    """Train ce, supcon, excon and exconb on real digits, score, compare and write a report.
+
+    Example: xeval demo --quick
+    """
+    from xeval.demo import train_and_score
+    from xeval.progress import for_terminal
+
+    runs = train_and_score(out, train_digits, for_terminal(), quick=quick)
+    _compare(runs, out)
+    if show:
+        click.launch(str(out / "report.html"))
+
+
+@cli.command()
+@click.argument("checkpoint", metavar="CKPT", type=click.Path(path_type=Path))
+@click.option("--n", default=64, show_default=True, type=click.IntRange(min=1), help="images to compare on")
+@click.option("--dataset", help="data set of a file that does not describe itself")
+@click.option("--data", type=click.Path(path_type=Path), help="folder of the data")
+@click.option("--arch", help="architecture of a bare state dict [default: the one whose shapes fit]")
+@click.option("--layer", help="explained layer [default: the last convolutional stage]")
+@click.option("--device", default="auto", show_default=True, help="torch device")
+@click.option("--json", "as_json", is_flag=True, help="print the rows as JSON instead of the table")
+def verify(checkpoint: Path, n: int, as_json: bool, **options: Any) -> None:
+    """Compare xeval with Quantus, captum, pytorch-grad-cam and torch-cam on your own checkpoint.
+
+    Both sides get the same images, maps and random draws. Exit code 3 where a difference exceeds its tolerance.
+
+    Example: xeval verify ckpt.pt --n 64
+    """
+    from xeval import verify as parity
+    from xeval.progress import for_terminal
+
+    rows = parity.verify(checkpoint, for_terminal(), n=n, **options)
+    shown = [json.dumps(parity.as_json(rows), indent=1)] if as_json else [*parity.table(rows), "", parity.versions()]
+    click.echo("\n".join(shown))
+    parity.demand(rows)
+
+
+@cli.group(name="data")
+def data_group() -> None:
+    """Data sets: list them, fetch the official archives, check what is there."""
+
+
+_ROOT = click.option("--data", "root", type=click.Path(path_type=Path), help="folder of the data")
+
+
+@data_group.command(name="list")
+@_ROOT
+def data_list(root: Path | None) -> None:
+    """Every data set and where it was found.
+
+    Example: xeval data list
+    """
+    from xeval.data import listing
+
+    for row in listing(root):
+        click.echo(f"{row['name']:<14} {row['description']} [{row['state']}]")
+
+
+@data_group.command(name="get")
+@click.argument("name")
+@_ROOT
+def data_get(name: str, root: Path | None) -> None:
+    """Download an official archive and verify its checksum before anything is unpacked.
+
+    Example: xeval data get cifar100
+    """
+    from xeval.data import get
+
+    click.echo(str(get(name, root)))
+
+
+@data_group.command(name="check")
+@click.argument("name")
+@_ROOT
+def data_check(name: str, root: Path | None) -> None:
+    """Read every image of a data set and print what was found.
+
+    Example: xeval data check tiny-imagenet
+    """
+    from xeval.data import check
+
+    click.echo(json.dumps(check(name, root), indent=1, default=str))
+
+
+KINDS = ("explainers", "metrics", "quantus", "protocols", "methods", "recipes", "models", "datasets")
+
+
+@cli.command(name="list")
+@click.argument("kind", type=click.Choice(KINDS))
+def list_things(kind: str) -> None:
+    """What can be named on the command line.
+
+    Example: xeval list metrics
+    """
+    if kind in ("methods", "recipes"):
+        lines = part("training.catalogue").lines(kind)
+    else:
+        from xeval.terminal import catalogue
+
+        lines = catalogue(kind)
+    click.echo("\n".join(lines))

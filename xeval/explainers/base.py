@@ -1,0 +1,75 @@
+"""What an explainer is, and the two registries: real explainers and controls.
+
+An explainer is a function ``(model, layer, images, targets) -> maps``; a control is drawn without a model,
+``(images, reference, keys, draw) -> maps``, or derived from the reference explainer. Maps are N×1×h×w on the
+explainer's own grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from torch import Tensor, nn
+
+from xeval.registry import Registry
+
+Explain: TypeAlias = Callable[[nn.Module, str, Tensor, Tensor], Tensor]
+Draw: TypeAlias = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+Units: TypeAlias = Literal["gradient", "location"]
+
+
+@dataclass(frozen=True)
+class Explainer:
+    """An attribution method.
+
+    ``units`` says what a value means: ``gradient``, the change of the score per unit of input; ``location``, how much
+    a place matters (metrics of the infidelity family need to know).
+    """
+
+    name: str
+    explain: Explain
+    units: Units
+    citation: str
+
+
+@dataclass(frozen=True)
+class Control:
+    """A reference row: what a map that knows nothing (or the wrong thing) would have got.
+
+    ``draws`` maps are scored and their scores averaged; ``symmetric`` says that the reversed ranking has the same
+    distribution, so one set of passes serves the keep curve and the deletion curve. A control without ``draw`` is
+    derived from the reference explainer by the scorer: its map turned round, of another image, or of another network.
+    """
+
+    name: str
+    about: str
+    draw: Draw | None = None
+    draws: int = 1
+    symmetric: bool = False
+
+
+EXPLAINERS: Registry[Explainer] = Registry("explainer")
+CONTROLS: Registry[Control] = Registry("control")
+
+
+def explainer(name: str, *, units: Units, citation: str) -> Callable[[Explain], Explain]:
+    """Register an attribution method under ``name``."""
+
+    def decorate(function: Explain) -> Explain:
+        EXPLAINERS.add(name, Explainer(name, function, units, citation), function.__code__.co_filename)
+        return function
+
+    return decorate
+
+
+def control(name: str, *, draws: int = 1, symmetric: bool = False) -> Callable[[Draw], Draw]:
+    """Register a control under ``name``."""
+
+    def decorate(function: Draw) -> Draw:
+        about = (function.__doc__ or name).strip().splitlines()[0]
+        CONTROLS.add(name, Control(name, about, function, draws, symmetric), function.__code__.co_filename)
+        return function
+
+    return decorate

@@ -1,0 +1,121 @@
+"""Class activation maps from one hook.
+
+Grad-CAM: Selvaraju et al., "Grad-CAM: Visual explanations from deep networks via gradient-based localization", 2017.
+CAM: Zhou et al., "Learning deep features for discriminative localization", CVPR 2016.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from xeval.errors import UsageError
+from xeval.explainers.base import explainer
+from xeval.models import Classifier
+
+
+@dataclass
+class Captured:
+    """The activations of the last forward pass through the captured layer."""
+
+    value: Tensor | None = None
+
+    def activations(self) -> Tensor:
+        """N×K×h×w; raises :class:`UsageError` where the layer gave no spatial map."""
+        if self.value is None or self.value.ndim != 4:
+            raise UsageError(
+                "the explained layer gives no N×K×h×w feature map", "name a convolutional layer with --layer"
+            )
+        return self.value
+
+
+def find_layer(model: nn.Module, layer: str) -> nn.Module:
+    """The module called ``layer``; raises :class:`UsageError` with the names that exist."""
+    modules: dict[str, nn.Module] = dict(model.named_modules())
+    if layer not in modules:
+        from xeval.errors import unknown
+
+        raise unknown("layer", layer, [name for name in modules if name])
+    return modules[layer]
+
+
+@contextmanager
+def capture(model: nn.Module, layer: str, *, leaf: bool = False) -> Iterator[Captured]:
+    """Record what leaves ``layer``; with ``leaf`` cut the graph there, so a backward pass ends at the layer."""
+    captured = Captured()
+
+    def hook(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor | None:
+        captured.value = output.detach().requires_grad_() if leaf else output
+        # A clone goes on, so that an in-place activation behind the layer leaves the captured tensor alone.
+        return captured.value.clone() if leaf else None
+
+    handle = find_layer(model, layer).register_forward_hook(hook)
+    try:
+        yield captured
+    finally:
+        handle.remove()
+
+
+def activations_and_gradient(model: nn.Module, layer: str, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """What leaves ``layer``, A, and ∂ logit / ∂ A, both N×K×h×w; the gradients of the model itself are left alone."""
+    with torch.enable_grad(), capture(model, layer, leaf=True) as captured:
+        score = model(images).gather(1, targets[:, None]).sum()
+    activations = captured.activations()
+    (gradient,) = torch.autograd.grad(score, activations)
+    return activations.detach(), gradient
+
+
+def closed_form_applies(model: nn.Module, layer: str) -> bool:
+    """Whether the head is linear on the un-normalised average of ``layer``'s output, so that Grad-CAM = CAM / (h·w)."""
+    linear = isinstance(model, Classifier) and isinstance(model.head, nn.Linear)
+    return linear and not model.normalize_features and layer == model.pooled_layer
+
+
+def closed_form(activations: Tensor, head_weight: Tensor, targets: Tensor) -> Tensor:
+    """Grad-CAM of the logit without a backward pass: Σ_k w_ck A_k / (h·w), N×1×h×w.
+
+    ``activations`` N×K×h×w (the input of global average pooling), ``head_weight`` classes×K, ``targets`` (N,).
+    """
+    cells = activations.shape[-2] * activations.shape[-1]
+    return torch.einsum("nkhw,nk->nhw", activations, head_weight[targets]).unsqueeze(1) / cells
+
+
+def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear interpolation (align_corners False) of N×1×h×w maps to N×1×H×W.
+
+    Written as a + w·(b − a), so that equal neighbours give exactly their value: borders and flat parts of a map stay
+    exact ties, which the seeded tie-break then orders in the same way whatever the batch.
+    """
+    if maps.shape[-2:] == size:
+        return maps
+    return _stretch(_stretch(maps, size[0], -2), size[1], -1)
+
+
+def _stretch(maps: Tensor, size: int, dim: int) -> Tensor:
+    """Linear interpolation along one axis, pixel centres at half-integers, clamped at the borders."""
+    cells = maps.shape[dim]
+    place = (torch.arange(size, device=maps.device, dtype=maps.dtype) + 0.5) * (cells / size) - 0.5
+    place = place.clamp(0, cells - 1)
+    low = place.floor().long()
+    weight = place - low
+    a, b = maps.index_select(dim, low), maps.index_select(dim, (low + 1).clamp_max(cells - 1))
+    return torch.lerp(a, b, weight.unsqueeze(-1) if dim == -2 else weight)
+
+
+@explainer("grad-cam", units="location", citation="Selvaraju et al., ICCV 2017")
+def grad_cam(model: nn.Module, layer: str, images: Tensor, targets: Tensor) -> Tensor:
+    """Grad-CAM of the target's logit, signed (no ReLU), on the layer's own grid: N×1×h×w.
+
+    A = Σ_k α_k A_k with α_k = mean over positions of ∂ logit_c / ∂ A_k. One forward pass where the closed form holds,
+    one forward and one backward to the layer otherwise. The model's gradients are left untouched.
+    """
+    if closed_form_applies(model, layer) and isinstance(model, Classifier):
+        with torch.no_grad():
+            return closed_form(model.stages(images), model.linear.weight, targets)
+    activations, gradient = activations_and_gradient(model, layer, images, targets)
+    weights = gradient.mean((-2, -1), keepdim=True)
+    return (weights * activations).sum(1, keepdim=True)

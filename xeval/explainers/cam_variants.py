@@ -1,0 +1,105 @@
+"""Relatives of Grad-CAM on the same hook: other weights for the channels of one layer, or none.
+
+Like :mod:`xeval.explainers.cam` they return signed maps N×1×h×w on the layer's own grid, and read nothing back to the
+host. pytorch-grad-cam clips its maps at 0 and scales them to [0, 1]; up to that the numbers are the same.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from xeval.explainers import chunks
+from xeval.explainers.base import explainer
+from xeval.explainers.cam import activations_and_gradient, capture, upsample
+
+STABILISER = 1e-6
+
+
+@explainer("grad-cam++", units="location", citation="Chattopadhyay et al., WACV 2018")
+def grad_cam_plus_plus(model: nn.Module, layer: str, images: Tensor, targets: Tensor) -> Tensor:
+    """Grad-CAM++: Σ_k w_k A_k with w_k = Σ_ij α_ij ReLU(g_ij) and α = g² / (2 g² + g³ Σ A_k), g = ∂ logit / ∂ A_k.
+
+    The paper's score exp(logit) only multiplies each map by a positive number, so it is left out. The denominator
+    carries pytorch-grad-cam's 1e-6: where gradients are below about 1e-3 it is felt, and every published number of
+    that library contains it.
+    """
+    activations, g = activations_and_gradient(model, layer, images, targets)
+    total = activations.sum((-2, -1), keepdim=True)
+    alpha = g**2 / (2 * g**2 + total * g**3 + STABILISER)
+    weights = (alpha * g.clamp_min(0)).sum((-2, -1), keepdim=True)
+    return (weights * activations).sum(1, keepdim=True)
+
+
+@explainer("layer-cam", units="location", citation="Jiang et al., IEEE TIP 2021")
+def layer_cam(model: nn.Module, layer: str, images: Tensor, targets: Tensor) -> Tensor:
+    """Layer-CAM: Σ_k ReLU(g_k) A_k, each position weighted with its own positive gradient."""
+    activations, gradient = activations_and_gradient(model, layer, images, targets)
+    return (gradient.clamp_min(0) * activations).sum(1, keepdim=True)
+
+
+@explainer("eigen-cam", units="location", citation="Muhammad and Yeasin, IJCNN 2020")
+def eigen_cam(model: nn.Module, layer: str, images: Tensor, _targets: Tensor) -> Tensor:
+    """Eigen-CAM: the activations projected on their first principal component; the same for every class.
+
+    Positions are the observations and channels the variables, centred as in pytorch-grad-cam (the paper does not
+    centre). The sign is the one that the singular value decomposition happens to leave, so it differs between linear
+    algebra libraries (numpy's, which pytorch-grad-cam uses, and torch's) and a map may well be upside down:
+    ``eigen-cam-signed`` is the corrected version.
+    """
+    return first_component(_activations(model, layer, images))
+
+
+@explainer("eigen-cam-signed", units="location", citation="Muhammad and Yeasin, IJCNN 2020; sign corrected")
+def eigen_cam_signed(model: nn.Module, layer: str, images: Tensor, _targets: Tensor) -> Tensor:
+    """Eigen-CAM with the sign that correlates positively, over positions, with the mean activation of the channels."""
+    activations = _activations(model, layer, images)
+    projection = first_component(activations)
+    mean = activations.mean(1, keepdim=True)
+    agreement = (projection * (mean - mean.mean((-2, -1), keepdim=True))).sum((-2, -1), keepdim=True)
+    return torch.where(agreement < 0, -projection, projection)
+
+
+def first_component(activations: Tensor) -> Tensor:
+    """Projection of N×K×h×w activations on the first principal component over channels, N×1×h×w."""
+    table = activations.flatten(2).transpose(1, 2)
+    centred = table - table.mean(1, keepdim=True)
+    _, _, components = torch.linalg.svd(centred, full_matrices=False)
+    projection: Tensor = centred @ components[:, 0, :, None]
+    return projection.reshape(len(activations), 1, *activations.shape[-2:])
+
+
+@explainer("score-cam", units="location", citation="Wang et al., CVPR Workshops 2020")
+def score_cam(model: nn.Module, layer: str, images: Tensor, targets: Tensor) -> Tensor:
+    """Score-CAM: Σ_k softmax_k(S_k) A_k, S_k the logit of the image seen through channel k.
+
+    Channel k is upsampled (bilinear, align_corners False), min-max scaled to [0, 1] on its own (a constant channel
+    becomes 0) and multiplied with the normalised image, so what it hides fades to the data set's mean colour. The
+    paper subtracts the logit of a baseline image from every S_k; the softmax over channels cancels it. Costs K forward
+    passes an image, in chunks of channels.
+    """
+    activations = _activations(model, layer, images)
+    channels = max(1, chunks.at_once(images, chunks.FORWARD_PIXELS) // len(images))
+    parts = [_channel_scores(model, part, images, targets) for part in torch.split(activations, channels, dim=1)]
+    weights = torch.cat(parts, 1).softmax(1)
+    return torch.einsum("nk,nkhw->nhw", weights, activations).unsqueeze(1)
+
+
+def _channel_scores(model: nn.Module, activations: Tensor, images: Tensor, targets: Tensor) -> Tensor:
+    """Logits (N, k) of the targets on each image multiplied with each of its k scaled channels."""
+    count, channels = activations.shape[:2]
+    size = (images.shape[-2], images.shape[-1])
+    masks = upsample(activations.flatten(0, 1).unsqueeze(1), size)
+    low, high = masks.amin((-2, -1), keepdim=True), masks.amax((-2, -1), keepdim=True)
+    masks = (masks - low) / (high - low + 1e-8)
+    seen = images.repeat_interleave(channels, 0) * masks
+    with torch.no_grad():
+        logits: Tensor = model(seen).gather(1, targets.repeat_interleave(channels)[:, None])
+    return logits.reshape(count, channels)
+
+
+def _activations(model: nn.Module, layer: str, images: Tensor) -> Tensor:
+    """What leaves ``layer``, N×K×h×w."""
+    with torch.no_grad(), capture(model, layer, leaf=True) as captured:
+        model(images)
+    return captured.activations().detach()

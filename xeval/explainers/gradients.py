@@ -1,0 +1,198 @@
+"""Gradients of the target's logit with respect to the image, and methods that sum them up, through captum.
+
+All maps are N×1×H×W. Methods that share out the score among the input values (input×gradient, integrated gradients,
+DeepLift) are summed over the colour channels, so that what they promise about sums stays true, and their unit is
+``location``. Methods that give a rate of change (saliency, SmoothGrad, guided backpropagation) are reduced to the
+largest absolute value over the channels, as Simonyan et al. do, and their unit is ``gradient``. Guided
+backpropagation belongs there: its rule changes which paths count, but the values stay score per unit of input and were
+never multiplied with the input. The baseline is 0, the data set's mean colour.
+
+The methods look at the input only: ``layer`` is ignored. Source of the implementations: Kokhlikyan et al., "Captum: A
+unified and generic model interpretability library for PyTorch", 2020.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+from torch.nn.modules.utils import _pair
+
+from xeval.errors import UsageError
+from xeval.explainers import chunks
+from xeval.explainers.base import explainer
+from xeval.explainers.graph import INSTEAD, check_calls, check_modules, check_used_once, trace
+from xeval.perturb import normal
+
+INTEGRATION_STEPS = 50
+SMOOTHGRAD_DRAWS = 32
+SMOOTHGRAD_SIGMA = 0.15
+
+RELUS = (nn.ReLU, nn.MaxPool2d)
+RESCALED = (nn.ReLU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.MaxPool2d)
+
+
+def in_chunks(images: Tensor, targets: Tensor, attribute: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """``attribute(images, targets)``, as many images at a time as a backward pass may hold.
+
+    Every chunk is a copy that asks for gradients: neither the caller's tensor nor the model's gradients are touched.
+    """
+    size = chunks.at_once(images, chunks.BACKWARD_PIXELS)
+    parts = zip(torch.split(images, size), torch.split(targets, size), strict=True)
+    with quiet():
+        return torch.cat([attribute(x.detach().clone().requires_grad_(), y).detach() for x, y in parts])
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """captum announces every hook it sets; it also removes them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="captum")
+        warnings.filterwarnings("ignore", message="Setting (forward, )?backward hooks")
+        yield
+
+
+def largest(attributions: Tensor) -> Tensor:
+    """The largest absolute value over the channels, N×1×H×W."""
+    return attributions.abs().amax(1, keepdim=True)
+
+
+def summed(attributions: Tensor) -> Tensor:
+    """The sum over the channels, N×1×H×W."""
+    return attributions.sum(1, keepdim=True)
+
+
+@explainer("saliency", units="gradient", citation="Simonyan et al., ICLR Workshop 2014")
+def saliency(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) -> Tensor:
+    """max over channels of |∂ logit / ∂ x|."""
+    from captum.attr import Saliency
+
+    method = Saliency(model)
+    return in_chunks(images, targets, lambda x, y: largest(method.attribute(x, y)))
+
+
+@explainer("input-x-gradient", units="location", citation="Shrikumar et al., 2016")
+def input_x_gradient(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) -> Tensor:
+    """Σ over channels of x · ∂ logit / ∂ x, signed."""
+    from captum.attr import InputXGradient
+
+    method = InputXGradient(model)
+    return in_chunks(images, targets, lambda x, y: summed(method.attribute(x, y)))
+
+
+@explainer("integrated-gradients", units="location", citation="Sundararajan et al., ICML 2017")
+def integrated_gradients(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) -> Tensor:
+    """Σ over channels of x · mean gradient on the straight line from 0 to x: 50 Gauss-Legendre points.
+
+    The map adds up to logit(x) − logit(0), up to the error of the integration.
+    """
+    from captum.attr import IntegratedGradients
+
+    method = IntegratedGradients(model)
+
+    def attribute(x: Tensor, y: Tensor) -> Tensor:
+        size = chunks.at_once(x, chunks.BACKWARD_PIXELS)
+        return summed(method.attribute(x, target=y, n_steps=INTEGRATION_STEPS, internal_batch_size=size))
+
+    return in_chunks(images, targets, attribute)
+
+
+@explainer("smoothgrad", units="gradient", citation="Smilkov et al., 2017")
+def smoothgrad(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) -> Tensor:
+    """max over channels of |mean of ∂ logit / ∂ x over 32 noisy copies of x|.
+
+    The noise is N(0, σ²) with σ = 0.15 · (max x − min x), as the authors recommend. Draw j is the same field of noise
+    for every image: an image's map then depends on nothing else, and the map of a perturbed image differs by the
+    perturbation alone.
+    """
+    from captum.attr import Saliency
+
+    method = Saliency(model)
+    key = torch.zeros(1, dtype=torch.int64, device=images.device)
+    fields = normal(0, "smoothgrad", key, SMOOTHGRAD_DRAWS, images[0].numel())[0]
+
+    def attribute(x: Tensor, y: Tensor) -> Tensor:
+        sigma = SMOOTHGRAD_SIGMA * (x.amax((1, 2, 3), keepdim=True) - x.amin((1, 2, 3), keepdim=True)).detach()
+        total = torch.zeros_like(x)
+        for field in fields:
+            noisy = (x.detach() + sigma * field.reshape(x.shape[1:])).requires_grad_()
+            total += method.attribute(noisy, y, abs=False)
+        return largest(total / SMOOTHGRAD_DRAWS)
+
+    return in_chunks(images, targets, attribute)
+
+
+@explainer("guided-backprop", units="gradient", citation="Springenberg et al., ICLR Workshop 2015")
+def guided_backprop(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) -> Tensor:
+    """max over channels of |gradient through ReLUs that let only positive gradients pass|.
+
+    Raises :class:`~xeval.errors.UsageError` for networks with other activations, or with ReLUs that are no modules:
+    there the rule would silently not apply.
+    """
+    from captum.attr import GuidedBackprop
+
+    graph = trace(model, "guided-backprop")
+    check_modules(model, graph, "guided-backprop", RELUS)
+    check_calls(graph, "guided-backprop")
+    method = GuidedBackprop(model)
+    return in_chunks(images, targets, lambda x, y: largest(method.attribute(x, y)))
+
+
+@explainer("deep-lift", units="location", citation="Shrikumar et al., ICML 2017 (rescale rule)")
+def deep_lift(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) -> Tensor:
+    """DeepLIFT's contributions with the rescale rule, baseline 0, summed over channels: Σ A = logit(x) − logit(0).
+
+    Raises :class:`~xeval.errors.UsageError` for networks that use an activation module twice (torchvision's ResNets)
+    or compute something non-linear that the rule does not know.
+    """
+    from captum.attr import DeepLift
+
+    method = DeepLift(separated(model))
+    return in_chunks(images, targets, lambda x, y: summed(method.attribute(x, baselines=0, target=y)))
+
+
+def separated(model: nn.Module) -> fx.GraphModule:
+    """The same network, on the same parameters, rebuilt so that captum's rules take effect.
+
+    Two modules with rules that share a tensor (a pooling right behind an activation) undo each other: the one below
+    reads the gradient before the one above has replaced it. So each gets its input as a copy. And the rule of max
+    pooling keeps one contribution for every position, so overlapping windows are laid side by side. The checks for
+    :func:`deep_lift` are made here.
+    """
+    graph = trace(model, "deep-lift")
+    check_modules(model, graph, "deep-lift", RESCALED)
+    check_calls(graph, "deep-lift")
+    check_used_once(model, graph, "deep-lift", RESCALED)
+    pools: dict[str, nn.MaxPool2d] = {}
+    for node in [node for node in graph.nodes if node.op == "call_module"]:
+        module = model.get_submodule(node.target)
+        if isinstance(module, RESCALED):
+            with graph.inserting_before(node):
+                node.args = (graph.call_method("clone", (node.args[0],)),)
+        if isinstance(module, nn.MaxPool2d):
+            pools[node.target] = module
+    network = fx.GraphModule(model, graph)
+    for name, pool in pools.items():
+        network.add_submodule(name, nn.Sequential(Windows(pool), nn.MaxPool2d(pool.kernel_size)))
+    return network
+
+
+class Windows(nn.Module):
+    """N×C×H×W → N×C×(h·k)×(w·k): the h×w windows of a max-pooling layer, laid side by side."""
+
+    def __init__(self, pool: nn.MaxPool2d) -> None:
+        super().__init__()
+        if _pair(pool.dilation) != (1, 1) or pool.ceil_mode:
+            raise UsageError("deep-lift has no rule for max pooling with dilation or ceil_mode", INSTEAD)
+        self.kernel, self.stride, self.padding = _pair(pool.kernel_size), _pair(pool.stride), _pair(pool.padding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Padding never wins: it is the lowest finite number."""
+        (height, width), (down, right) = self.padding, self.stride
+        padded = F.pad(x, (width, width, height, height), value=torch.finfo(x.dtype).min)
+        windows = padded.unfold(2, self.kernel[0], down).unfold(3, self.kernel[1], right)
+        return windows.transpose(3, 4).flatten(4, 5).flatten(2, 3)

@@ -1,0 +1,161 @@
+"""Layer-wise relevance propagation through captum, on a copy of the network in which its rules hold.
+
+Bach et al., "On pixel-wise explanations for non-linear classifier decisions by layer-wise relevance propagation", 2015;
+the composite of rules is EpsilonPlusFlat (Montavon et al., "Layer-wise relevance propagation: an overview", 2019).
+captum's own default, the ε-rule everywhere, is input×gradient in networks of ReLUs, and it counts relevance twice at
+residual sums that are no modules.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from xeval.errors import UsageError
+from xeval.explainers.base import explainer
+from xeval.explainers.gradients import in_chunks, summed
+from xeval.explainers.graph import INSTEAD, SHAPES, called, check_calls, check_modules, trace
+
+POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+SUMS, RELUS = frozenset({"add", "iadd", "add_"}), frozenset({"relu", "relu_"})
+KNOWN = SHAPES | SUMS | RELUS | {"mean", "adaptive_avg_pool2d"}
+
+
+@explainer("lrp", units="location", citation="Bach et al., PLOS ONE 2015; Montavon et al., 2019")
+def lrp(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) -> Tensor:
+    """Relevance of the target's logit, summed over channels, N×1×H×W.
+
+    BatchNorm is folded into the convolutions; linear layers, sums and pooling share relevance in proportion to their
+    inputs' contributions (ε = 1e-9), convolutions in proportion to the positive contributions (z⁺), the first
+    convolution evenly over its window (flat). With one linear layer, Σ A = logit − its bias. Raises
+    :class:`~xeval.errors.UsageError` for networks with operations that have no rule here.
+    """
+    from captum.attr import LRP
+
+    network = canonical(model)
+
+    def attribute(x: Tensor, y: Tensor) -> Tensor:
+        attach_rules(network)
+        return summed(LRP(network).attribute(x, y))
+
+    return in_chunks(images, targets, attribute)
+
+
+def canonical(model: nn.Module) -> fx.GraphModule:
+    """A copy in which BatchNorm is folded and every sum, pooling and activation is a module that is used once."""
+    graph, root = trace(model, "lrp"), nn.Module()
+    check_modules(model, graph, "lrp", (nn.ReLU, nn.MaxPool2d))
+    check_calls(graph, "lrp", KNOWN)
+    for node in list(graph.nodes):
+        if node.op == "call_module":
+            _own_module(node, model.get_submodule(node.target), root)
+        elif node.op in ("call_function", "call_method"):
+            _own_call(node, root)
+    return fx.GraphModule(root, graph)
+
+
+def _own_module(node: fx.Node, module: nn.Module, root: nn.Module) -> None:
+    """Give the call of a module a copy of that module, or take the call out of the graph."""
+    if isinstance(module, nn.Dropout | nn.Identity):
+        _replace(node, node.args[0])
+    elif isinstance(module, nn.Flatten):
+        with node.graph.inserting_before(node):
+            axes = (int(module.start_dim), int(module.end_dim))
+            _replace(node, node.graph.call_function(torch.flatten, (node.args[0], *axes)))
+    elif isinstance(module, nn.BatchNorm2d):
+        _fold(node, module, root)
+    elif isinstance(module, nn.ReLU):
+        _call(node, nn.ReLU(), root)
+    else:
+        _call(node, copy.deepcopy(module), root)
+
+
+def _own_call(node: fx.Node, root: nn.Module) -> None:
+    """Turn the call of a function or method into the call of a module."""
+    from captum.attr._utils.custom_modules import Addition_Module
+
+    name = called(node)
+    if name in SUMS and len(node.all_input_nodes) == 2:
+        _call(node, Addition_Module(), root)
+    elif name in RELUS:
+        _call(node, nn.ReLU(), root)
+    elif name == "adaptive_avg_pool2d":
+        _call(node, nn.AdaptiveAvgPool2d(node.args[1]), root)  # type: ignore[arg-type]
+    elif name == "mean" and _spatial(node):
+        pooled = _call(node, nn.AdaptiveAvgPool2d(1), root)
+        with node.graph.inserting_after(pooled):
+            flat = node.graph.call_function(torch.flatten, (pooled, 1))
+        pooled.replace_all_uses_with(flat, delete_user_cb=lambda user: user is not flat)
+    elif name not in SHAPES:
+        raise UsageError(f"lrp has no rule for this use of {name!r}: {node.format_node()}", INSTEAD)
+
+
+def _spatial(node: fx.Node) -> bool:
+    """Whether a call of ``mean`` averages exactly the last two of four axes away."""
+    given: dict[str, Any] = dict(zip(("input", "dim", "keepdim"), node.args, strict=False)) | dict(node.kwargs)
+    dims = given.get("dim")
+    return isinstance(dims, tuple | list) and sorted(d % 4 for d in dims) == [2, 3] and not given.get("keepdim")
+
+
+def _call(node: fx.Node, module: nn.Module, root: nn.Module) -> fx.Node:
+    """Put a call of ``module``, with the node's tensors as its inputs, in the node's place."""
+    root.add_module(node.name, module)
+    inputs = tuple(part for part in node.args if isinstance(part, fx.Node))
+    with node.graph.inserting_before(node):
+        fresh = node.graph.call_module(node.name, inputs)
+    _replace(node, fresh)
+    return fresh
+
+
+def _replace(node: fx.Node, by: Any) -> None:
+    node.replace_all_uses_with(by)
+    node.graph.erase_node(node)
+
+
+def _fold(node: fx.Node, norm: nn.BatchNorm2d, root: nn.Module) -> None:
+    """Fold a BatchNorm into the convolution before it."""
+    before = node.args[0]
+    conv = getattr(root, str(before.target), None) if isinstance(before, fx.Node) else None
+    if not isinstance(before, fx.Node) or not isinstance(conv, nn.Conv2d) or len(before.users) > 1:
+        raise UsageError(f"lrp cannot fold {node.target}, which does not follow a convolution", INSTEAD)
+    setattr(root, str(before.target), fuse_conv_bn_eval(conv, norm))
+    _replace(node, before)
+
+
+def attach_rules(network: fx.GraphModule) -> None:
+    """Name the rule of every convolution; captum's default, ε, is right for the other layers."""
+    from captum.attr._utils.lrp_rules import Alpha1_Beta0_Rule
+
+    for node in network.graph.nodes:
+        module = network.get_submodule(node.target) if node.op == "call_module" else None
+        if isinstance(module, nn.Conv2d):
+            first = node.args[0].op == "placeholder"
+            if not first and not _positive(network, node.args[0]):
+                raise UsageError(f"lrp has no rule for {node.target}, whose input may be negative", INSTEAD)
+            module.rule = _flat_rule() if first else Alpha1_Beta0_Rule(set_bias_to_zero=True)
+
+
+def _positive(network: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether the value of a node is a ReLU's, pooled or not."""
+    module = network.get_submodule(str(node.target)) if node.op == "call_module" else None
+    if isinstance(module, POOLS):
+        return _positive(network, node.all_input_nodes[0])
+    return isinstance(module, nn.ReLU)
+
+
+def _flat_rule() -> Any:
+    """The rule of the first layer: relevance goes evenly to all values of the window, whatever they are."""
+    from captum.attr._utils.lrp_rules import EpsilonRule
+
+    class Flat(EpsilonRule):  # type: ignore[misc]
+        def _manipulate_weights(self, module: Any, inputs: tuple[Tensor, ...], _outputs: Tensor) -> None:
+            module.weight.data = torch.ones_like(module.weight)
+            if module.bias is not None:
+                module.bias.data = torch.zeros_like(module.bias)
+            module.activations[inputs[0].device] = (torch.ones_like(inputs[0]),)
+
+    return Flat()

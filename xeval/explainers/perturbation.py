@@ -1,0 +1,101 @@
+"""Methods that watch the logit while parts of the image are hidden, through captum: occlusion, LIME, KernelSHAP.
+
+What is hidden becomes 0, the data set's mean colour. The methods look at the input only: ``layer`` is ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xeval.explainers import chunks
+from xeval.explainers.base import explainer
+from xeval.explainers.gradients import quiet
+
+GRID = 8
+SAMPLES = 512
+SEED = 0
+
+
+@explainer("occlusion", units="location", citation="Zeiler and Fergus, ECCV 2014")
+def occlusion(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) -> Tensor:
+    """logit(x) − logit(x with a window hidden), averaged over the windows that cover a pixel, N×1×H×W.
+
+    Windows have the side round(H/8) and step by half of it. About 225 forward passes an image.
+    """
+    from captum.attr import Occlusion
+
+    side = max(1, round(images.shape[-2] / 8))
+    step = max(1, side // 2)
+    method = Occlusion(model)
+    with torch.no_grad():
+        found: Tensor = method.attribute(
+            images,
+            sliding_window_shapes=(images.shape[1], side, side),
+            strides=(images.shape[1], step, step),
+            baselines=0,
+            target=targets,
+            perturbations_per_eval=max(1, chunks.at_once(images, chunks.FORWARD_PIXELS) // len(images)),
+        )
+    return found[:, :1].clone()
+
+
+@explainer("lime", units="location", citation="Ribeiro et al., KDD 2016")
+def lime(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) -> Tensor:
+    """Weights of a linear model of the logit on which cells of an 8×8 grid are shown: N×1×8×8.
+
+    512 samples, each cell shown with probability ½; ridge regression (α = 1, as in the authors' code for images) under
+    captum's kernel exp(−d²/2), d the cosine distance to the image. The same samples for every image.
+    """
+    from captum._utils.models.linear_model import SkLearnRidge
+    from captum.attr import Lime
+
+    return _on_grid(lambda: Lime(model, interpretable_model=SkLearnRidge(alpha=1.0)), images, targets)
+
+
+@explainer("kernel-shap", units="location", citation="Lundberg and Lee, NeurIPS 2017")
+def kernel_shap(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) -> Tensor:
+    """Shapley values of the cells of an 8×8 grid, estimated by weighted regression on 512 coalitions: N×1×8×8.
+
+    The values add up to logit(x) − logit(0). The same coalitions for every image.
+    """
+    from captum.attr import KernelShap
+
+    return _on_grid(lambda: KernelShap(model), images, targets)
+
+
+def cells(height: int, width: int) -> Tensor:
+    """The number of the grid cell of every pixel, int64 H×W; images below 8 pixels have a cell for each pixel."""
+    rows, columns = min(GRID, height), min(GRID, width)
+    y, x = torch.arange(height) * rows // height, torch.arange(width) * columns // width
+    return y[:, None] * columns + x[None, :]
+
+
+def _on_grid(method: Callable[[], Any], images: Tensor, targets: Tensor) -> Tensor:
+    """One regression an image, each from the same seed: a map depends on its image alone."""
+    height, width = images.shape[-2:]
+    mask = cells(height, width).to(images.device)[None, None]
+    options = {
+        "baselines": 0,
+        "feature_mask": mask,
+        "n_samples": SAMPLES,
+        "perturbations_per_eval": min(SAMPLES, chunks.at_once(images, chunks.FORWARD_PIXELS)),
+        "return_input_shape": False,
+    }
+    found = []
+    for image, target in zip(torch.split(images, 1), torch.split(targets, 1), strict=True):
+        with quiet(), seeded(), torch.no_grad():
+            found.append(method().attribute(image, target=target, **options).reshape(-1))
+    return torch.stack(found).reshape(len(images), 1, min(GRID, height), min(GRID, width)).to(images)
+
+
+@contextmanager
+def seeded() -> Iterator[None]:
+    """captum draws on the host from torch's global generator: seeded inside, outside as if nothing had been drawn."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(SEED)
+        yield

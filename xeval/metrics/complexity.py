@@ -1,0 +1,68 @@
+"""Complexity: over how many pixels is a map spread?
+
+Entropy: U. Bhatt, A. Weller, J. M. F. Moura, "Evaluating and aggregating feature-based model explanations", IJCAI 2020.
+Gini index (sparseness): P. Chalasani et al., "Concise explanations of neural networks using adversarial training".
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from xeval.metrics.base import EMPTY_MAP, METRICS, Column, Explained, Metric, Scores, Settings, Values, nothing
+
+
+class ComplexitySettings(Settings):
+    """No parameters."""
+
+
+def entropy(maps: Tensor) -> Tensor:
+    """−Σ p ln p of p = |A| / Σ|A| in nats, float64 (N,); between 0 and ln(number of pixels). 0 for an empty map."""
+    a = maps.flatten(1).double().abs()
+    p = a / a.sum(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    return -torch.xlogy(p, p).sum(1)
+
+
+def gini(maps: Tensor, epsilon: float = 1e-7) -> Tensor:
+    """Gini index of |A| + ``epsilon``, float64 (N,): 0 = uniform, towards 1 = one pixel."""
+    a = maps.flatten(1).double().abs().sort(1).values + epsilon
+    n = a.shape[1]
+    weight = 2 * torch.arange(1, n + 1, device=a.device, dtype=torch.float64) - n - 1
+    return (a * weight).sum(1) / (n * a.sum(1))
+
+
+def _score(explained: Explained, _settings: ComplexitySettings, _shared: None) -> Scores:
+    undefined = {EMPTY_MAP: explained.empty}
+    nats = entropy(explained.positive)
+    native = explained.native.clamp_min(0)
+    return {
+        "complexity.entropy": Values(nats, undefined),
+        "complexity.area": Values(nats.exp() / explained.scene.pixels, undefined),
+        "complexity.gini": Values(gini(explained.positive), undefined),
+        "complexity.native": Values(entropy(native), {EMPTY_MAP: native.flatten(1).amax(1) <= 0}),
+        "complexity.empty": Values(explained.empty.double()),
+    }
+
+
+METRICS.add(
+    "complexity",
+    Metric(
+        name="complexity",
+        family="complexity",
+        settings=ComplexitySettings,
+        columns=lambda _s: (
+            Column("complexity.entropy", "entropy of the map", "lower", 0, unit="nats"),
+            Column("complexity.area", "effective area exp(entropy)/(H·W)", "lower", 0, 1),
+            Column("complexity.gini", "Gini index of the map", "higher", 0, 1),
+            Column("complexity.native", "entropy on the explainer's own grid", "lower", 0, unit="nats"),
+            Column("complexity.empty", "share of maps without a positive value", None, 0, 1),
+        ),
+        score=_score,
+        prepare=nothing,
+        convention=lambda _s: (
+            "complexity: on the ReLU of the upsampled map (entropy in nats, at most ln(H·W)); empty maps are undefined"
+        ),
+        citation="Bhatt et al., IJCAI 2020; Chalasani et al., ICML 2020",
+    ),
+    __file__,
+)

@@ -1,0 +1,160 @@
+"""Continuity: does the map stay the same when the image hardly changes?
+
+SSIM: Z. Wang et al., "Image quality assessment: from error visibility to structural similarity", IEEE TIP 2004.
+Sensitivity: C.-K. Yeh et al., "On the (in)fidelity and sensitivity of explanations", NeurIPS 2019.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from xeval.metrics.base import EMPTY_MAP, METRICS, Column, Explained, Metric, Scene, Scores, Settings, Values
+from xeval.perturb import minmax, normal, uniform
+
+
+class NoiseSettings(Settings):
+    """``n`` Gaussian draws of standard deviation ``sigma`` in pixel units [0, 1], clamped there.
+
+    ``legacy_clip_normalised``: as published in 2026, the noise is added to the normalised image, which is then clamped
+    to [0, 1]; that sets every below-average value to 0.
+    """
+
+    n: int = Field(default=10, ge=1)
+    sigma: float = Field(default=0.02, gt=0)
+    legacy_clip_normalised: bool = False
+
+
+class BallSettings(Settings):
+    """``n`` draws uniform in an L∞ ball of ``radius`` in pixel units, not clamped."""
+
+    n: int = Field(default=10, ge=1)
+    radius: float = Field(default=0.02, gt=0)
+
+    @property
+    def key(self) -> str:
+        """Metrics with equal balls share the maps of the perturbed images under this name."""
+        return f"ball-{self.n}-{self.radius:g}"
+
+
+@dataclass(frozen=True)
+class Versions:
+    """Perturbed images N×n×C×H×W and where the predicted class changed, bool (N, n)."""
+
+    images: Tensor
+    flipped: Tensor
+
+
+def ssim(x: Tensor, y: Tensor, window: int = 7) -> Tensor:
+    """Structural similarity of maps (…, H, W) with data range 1, float64 (…,).
+
+    Uniform ``window`` × ``window``, sample covariance, K1 = .01, K2 = .03, mean over windows inside the map; the window
+    shrinks to the largest odd size that fits a smaller map.
+    """
+    side = min(window, x.shape[-2], x.shape[-1])
+    side -= 1 - side % 2
+    a, b = x.double().reshape(-1, 1, *x.shape[-2:]), y.double().reshape(-1, 1, *y.shape[-2:])
+    mean = [F.avg_pool2d(part, side, 1) for part in (a, b, a * a, b * b, a * b)]
+    ux, uy = mean[0], mean[1]
+    sample = side**2 / max(side**2 - 1, 1)
+    vx, vy, vxy = (sample * (m - p) for m, p in zip(mean[2:], (ux * ux, uy * uy, ux * uy), strict=True))
+    c1, c2 = 0.01**2, 0.03**2
+    index = (2 * ux * uy + c1) * (2 * vxy + c2) / ((ux**2 + uy**2 + c1) * (vx + vy + c2))
+    return index.mean((-3, -2, -1)).reshape(x.shape[:-2])
+
+
+def _gaussian(scene: Scene, settings: NoiseSettings) -> Versions:
+    draws = normal(scene.seed, "ssim", scene.keys, settings.n, scene.images[0].numel())
+    noise = settings.sigma * draws.reshape(len(scene.images), settings.n, *scene.images.shape[1:])
+    if settings.legacy_clip_normalised:
+        images = (scene.images.unsqueeze(1) + noise).clamp(0, 1)
+    else:
+        pixels = (scene.images / scene.pixel + scene.mean).unsqueeze(1)
+        images = ((pixels + noise).clamp(0, 1) - scene.mean) * scene.pixel
+    predicted = scene.engine.logits(images.flatten(0, 1)).argmax(1).reshape(-1, settings.n)
+    clean = scene.engine.logits(scene.images).argmax(1)
+    return Versions(images, predicted != clean[:, None])
+
+
+def _score_ssim(explained: Explained, _settings: NoiseSettings, shared: Versions) -> Scores:
+    clean = minmax(explained.positive)
+    noisy = minmax(explained.again("ssim", shared.images).clamp_min(0))
+    index = ssim(clean.expand_as(noisy), noisy).mean(1)
+    return {
+        "ssim.value": Values(index, {EMPTY_MAP: explained.empty}),
+        "ssim.flipped": Values(shared.flipped.double().mean(1)),
+    }
+
+
+def ball(scene: Scene, settings: BallSettings) -> Tensor:
+    """The perturbed images, N×n×C×H×W."""
+    u = uniform(scene.seed, "sensitivity", scene.keys, settings.n, scene.images[0].numel())
+    step = (2 * u - 1).reshape(len(scene.images), settings.n, *scene.images.shape[1:]) * settings.radius * scene.pixel
+    return scene.images.unsqueeze(1) + step
+
+
+def relative_change(clean: Tensor, perturbed: Tensor) -> tuple[Tensor, Tensor]:
+    """‖A(x) − A(x + d)‖₂ for maps N×1×H×W and N×n×H×W, float64 (N, n), and ‖A(x)‖₂ (N, 1)."""
+    base = clean.double()
+    return (perturbed.double() - base).flatten(2).norm(dim=2), base.flatten(2).norm(dim=2)
+
+
+def _score_sensitivity(explained: Explained, settings: BallSettings, shared: Tensor) -> Scores:
+    moved, size = relative_change(explained.maps, explained.again(settings.key, shared))
+    ratio = moved / torch.where(size > 0, size, torch.ones_like(size))
+    undefined = {EMPTY_MAP: size[:, 0] <= 0}
+    return {
+        "sensitivity.max": Values(ratio.amax(1), undefined),
+        "sensitivity.avg": Values(ratio.mean(1), undefined),
+        "sensitivity.rawmax": Values(moved.amax(1), undefined),
+        "sensitivity.rawavg": Values(moved.mean(1), undefined),
+    }
+
+
+METRICS.add(
+    "ssim",
+    Metric(
+        name="ssim",
+        family="continuity",
+        settings=NoiseSettings,
+        columns=lambda _s: (
+            Column("ssim.value", "SSIM of the maps of the image and of the noisy image", "higher", -1, 1),
+            Column("ssim.flipped", "share of noisy images with another prediction", None, 0, 1),
+        ),
+        score=_score_ssim,
+        prepare=_gaussian,
+        convention=lambda s: (
+            f"SSIM: {s.n} draws of N(0, {s.sigma:g}) in {'normalised' if s.legacy_clip_normalised else 'pixel'} space, "
+            "clamped to [0, 1] there; class fixed on the clean "
+            "image; ReLU and min-max per map, 7×7 window; images with an empty map are undefined"
+        ),
+        citation="Wang et al., IEEE TIP 2004",
+    ),
+    __file__,
+)
+METRICS.add(
+    "sensitivity",
+    Metric(
+        name="sensitivity",
+        family="continuity",
+        settings=BallSettings,
+        columns=lambda _s: (
+            Column("sensitivity.max", "largest relative change of the map", "lower", 0),
+            Column("sensitivity.avg", "mean relative change of the map", "lower", 0),
+            Column("sensitivity.rawmax", "largest change of the map in its own units", None, 0),
+            Column("sensitivity.rawavg", "mean change of the map in its own units", None, 0),
+        ),
+        score=_score_sensitivity,
+        prepare=ball,
+        convention=lambda s: (
+            f"sensitivity: max and mean over {s.n} draws d uniform in an L∞ ball of {s.radius:g} (pixel units) of "
+            "‖A(x) − A(x+d)‖/‖A(x)‖, signed map"
+        ),
+        citation="Yeh et al., NeurIPS 2019",
+    ),
+    __file__,
+)

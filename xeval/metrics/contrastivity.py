@@ -1,0 +1,91 @@
+"""Contrastivity: does the map of another class look different?
+
+Contrastivity: P. E. Pope et al., "Explainability methods for graph convolutional neural networks", CVPR 2019.
+SSIM: Z. Wang et al., "Image quality assessment: from error visibility to structural similarity", IEEE TIP 2004.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from xeval.metrics.base import (
+    EMPTY_MAP,
+    EMPTY_OTHER,
+    METRICS,
+    Column,
+    Explained,
+    Metric,
+    Scene,
+    Scores,
+    Settings,
+    Values,
+)
+from xeval.metrics.continuity import ssim
+from xeval.perturb import minmax, uniform
+
+
+class ContrastSettings(Settings):
+    """No parameters."""
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Other classes than the explained one, each (N,): a random one, the runner-up and the least likely."""
+
+    other: Tensor
+    runnerup: Tensor
+    least: Tensor
+
+
+def random_other(seed: int, keys: Tensor, targets: Tensor, classes: int) -> Tensor:
+    """A class other than the target for each image, uniformly random: int64 (N,)."""
+    u = uniform(seed, "other class", keys, 1, 1)[:, 0, 0]
+    return (targets + 1 + (u * (classes - 1)).long()) % classes
+
+
+def _prepare(scene: Scene, _settings: ContrastSettings) -> Classes:
+    logits = scene.engine.logits(scene.images)
+    explained = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, scene.targets[:, None], True)
+    return Classes(
+        other=random_other(scene.seed, scene.keys, scene.targets, logits.shape[1]),
+        runnerup=logits.masked_fill(explained, -torch.inf).argmax(1),
+        least=logits.masked_fill(explained, torch.inf).argmin(1),
+    )
+
+
+def _score(explained: Explained, _settings: ContrastSettings, shared: Classes) -> Scores:
+    own, scores = minmax(explained.positive), {}
+    for name, targets in (("other", shared.other), ("runnerup", shared.runnerup), ("least", shared.least)):
+        maps = explained.version(explained.scene.images, 0, targets=targets).clamp_min(0)
+        empty = maps.flatten(1).amax(1) <= 0
+        scores[f"contrast.{name}"] = Values(
+            ssim(own, minmax(maps))[:, 0], {EMPTY_MAP: explained.empty, EMPTY_OTHER: empty & ~explained.empty}
+        )
+    return scores
+
+
+METRICS.add(
+    "contrast",
+    Metric(
+        name="contrast",
+        family="contrastivity",
+        settings=ContrastSettings,
+        columns=lambda _s: (
+            Column("contrast.other", "SSIM with the map of a random other class", "lower", -1, 1),
+            Column("contrast.runnerup", "SSIM with the map of the runner-up", "lower", -1, 1),
+            Column("contrast.least", "SSIM with the map of the least likely class", "lower", -1, 1),
+        ),
+        score=_score,
+        prepare=_prepare,
+        convention=lambda _s: (
+            "contrastivity: SSIM (7×7 window) between the maps of the explained class and of another one, each ReLU "
+            "and min-max; the random other class is uniform over all others; pairs with an empty map are undefined; a "
+            "map that does not know the class has 1"
+        ),
+        citation="Pope et al., CVPR 2019; Wang et al., IEEE TIP 2004",
+    ),
+    __file__,
+)

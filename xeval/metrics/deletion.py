@@ -1,0 +1,95 @@
+"""Deletion and insertion curves on one grid of keep fractions, and the areas under them.
+
+Source: V. Petsiuk, A. Das, K. Saenko, "RISE: Randomized input sampling for explanation of black-box models", BMVC 2018.
+The insertion curve starts at the fill and keeps more and more of the most relevant pixels (it is the keep curve);
+the deletion curve starts at the image and fills the most relevant pixels first.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from xeval.metrics.base import METRICS, Column, Explained, Metric, Scores, Settings, Values, nothing
+
+
+class GridSettings(Settings):
+    """``steps``: the curve is evaluated at the fractions j/steps, j = 0 … steps."""
+
+    steps: int = Field(default=32, ge=1)
+
+
+def grid(steps: int, pixels: int) -> list[int]:
+    """Numbers of pixels kept, ⌊j · pixels / steps⌋ for j = 0 … steps."""
+    return [j * pixels // steps for j in range(steps + 1)]
+
+
+def area(curve: Tensor) -> Tensor:
+    """Area under curves (N, K) over equally spaced fractions from 0 to 1, by the trapezoid rule: (N,)."""
+    return torch.trapezoid(curve, dx=1 / (curve.shape[1] - 1), dim=1)
+
+
+def insertion_curve(explained: Explained, steps: int) -> Tensor:
+    """Target probability with the fraction j/steps of the most relevant pixels kept: float64 (N, steps + 1)."""
+    return explained.keeping(grid(steps, explained.scene.pixels))
+
+
+def deletion_curve(explained: Explained, steps: int) -> Tensor:
+    """Target probability with the fraction j/steps of the most relevant pixels filled: float64 (N, steps + 1)."""
+    return explained.keeping(grid(steps, explained.scene.pixels)[::-1], lowest=True)
+
+
+def _score_deletion(explained: Explained, settings: GridSettings, _shared: None) -> Scores:
+    curve = deletion_curve(explained, settings.steps)
+    auc = area(curve)
+    return {
+        "deletion.auc": Values(auc),
+        "deletion.relative": Values(auc / explained.scene.p0),
+        "deletion.curve": Values(curve),
+    }
+
+
+def _score_insertion(explained: Explained, settings: GridSettings, _shared: None) -> Scores:
+    curve = insertion_curve(explained, settings.steps)
+    return {"insertion.auc": Values(area(curve)), "insertion.curve": Values(curve)}
+
+
+METRICS.add(
+    "deletion",
+    Metric(
+        name="deletion",
+        family="faithfulness",
+        settings=GridSettings,
+        columns=lambda _s: (
+            Column("deletion.auc", "area under the deletion curve", "lower", 0, 1),
+            Column("deletion.relative", "area under the deletion curve over p0", "lower", 0),
+            Column("deletion.gain", "deletion area of a random map minus this one's", "higher", -1, 1),
+        ),
+        curves=("deletion.curve",),
+        gain_of={"deletion.gain": "deletion.auc"},
+        score=_score_deletion,
+        prepare=nothing,
+        convention=lambda s: (
+            f"deletion: most relevant positions filled first, all channels together, {s.steps} equal steps; "
+            "softmax of the explained class; gain = the same image's area under random maps minus the area"
+        ),
+        citation="Petsiuk et al., RISE, BMVC 2018",
+    ),
+    __file__,
+)
+METRICS.add(
+    "insertion",
+    Metric(
+        name="insertion",
+        family="faithfulness",
+        settings=GridSettings,
+        columns=lambda _s: (Column("insertion.auc", "area under the insertion (keep) curve", "higher", 0, 1),),
+        curves=("insertion.curve",),
+        score=_score_insertion,
+        prepare=nothing,
+        convention=lambda s: f"insertion: the keep curve on the same grid ({s.steps} steps)",
+        citation="Petsiuk et al., RISE, BMVC 2018",
+    ),
+    __file__,
+)

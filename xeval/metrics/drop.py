@@ -1,0 +1,123 @@
+"""Drop and increase of the class probability when only the most relevant pixels are kept.
+
+Source: Z. Zhang et al., "ExCon: Explanation-driven supervised contrastive learning for image classification", 2022.
+Average drop and increase in confidence go back to A. Chattopadhay et al., "Grad-CAM++", WACV 2018.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import AfterValidator, Field
+from torch import Tensor
+
+from xeval.metrics.base import METRICS, Column, Explained, Metric, Scores, Settings, Values, nothing
+from xeval.options import Mask, check_thresholds
+from xeval.perturb import cut_ties, cutoff_mask, kept, minmax
+
+TIE = 1e-6
+
+
+class DropSettings(Settings):
+    """``thresholds`` q and what they mean: ``topk`` keeps the fraction q of the pixels, ``cutoff`` those whose min-max
+    value exceeds q; ``soft`` weighs image and fill with the min-max map and has no threshold. |p1 − p0| ≤ ``tie`` is a
+    tie.
+    """
+
+    thresholds: Annotated[tuple[float, ...], AfterValidator(check_thresholds)] = (0.15, 0.3, 0.45)
+    mask: Mask = "topk"
+    tie: float = Field(default=TIE, ge=0)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The parameter in a column's name → in words."""
+        words = {"topk": "{:.4g} of the pixels kept", "cutoff": "pixels above {:.4g} kept"}
+        if self.mask == "soft":
+            return {"soft": "pixels weighed with the map"}
+        return {f"{q:g}": words[self.mask].format(q) for q in self.thresholds}
+
+
+def drop_increase(p0: Tensor, p1: Tensor, tie: float = TIE) -> dict[str, Tensor]:
+    """Drop and increase of p1 against p0, elementwise, float64.
+
+    rate = 1[p1 < p0] and 1[p1 > p0], magnitude = max(0, ±(p0 − p1)) / p0; |p1 − p0| ≤ ``tie`` counts as neither.
+    """
+    change = p1 - p0
+    tied = change.abs() <= tie
+    down, up = (change < 0) & ~tied, (change > 0) & ~tied
+    share = change.abs() / p0
+    zero = torch.zeros_like(share)
+    return {
+        "drop.rate": down.double(),
+        "drop.mag": torch.where(down, share, zero),
+        "increase.rate": up.double(),
+        "increase.mag": torch.where(up, share, zero),
+        "drop.tie": tied.double(),
+    }
+
+
+def _columns(settings: DropSettings) -> tuple[Column, ...]:
+    found: list[Column] = []
+    for name, text in settings.names.items():
+        found += [
+            Column(f"drop.rate@{name}", f"share of images whose probability drops, {text}", "lower", 0, 1),
+            Column(f"drop.mag@{name}", f"relative drop, {text}", "lower", 0, 1),
+            Column(f"increase.rate@{name}", f"share of images whose probability rises, {text}", "higher", 0, 1),
+            Column(f"increase.mag@{name}", f"relative rise, {text}", "higher", 0),
+            Column(f"drop.tie@{name}", f"share of images without a change, {text}", None, 0, 1),
+            Column(f"drop.cut@{name}", f"share of pixels tied at the cut, {text}", None, 0, 1)
+            if settings.mask == "topk"
+            else Column(f"drop.kept@{name}", f"share of the image kept, {text}", None, 0, 1),
+        ]
+    return tuple(found)
+
+
+def _masked(explained: Explained, settings: DropSettings) -> tuple[Tensor, str, Tensor]:
+    """Target probability under each mask (N, J); the name and the values (N, J) of the mask's own diagnostic."""
+    if settings.mask == "topk":
+        counts = [kept(q, explained.scene.pixels) for q in settings.thresholds]
+        return explained.keeping(counts), "drop.cut", torch.stack([cut_ties(explained.maps, k) for k in counts], 1)
+    masks = [minmax(explained.maps)]
+    if settings.mask == "cutoff":
+        masks = [cutoff_mask(explained.maps, q) for q in settings.thresholds]
+    keep = torch.cat(masks, 1)
+    return explained.under(keep), "drop.kept", keep.double().mean((-2, -1))
+
+
+def _score(explained: Explained, settings: DropSettings, _shared: None) -> Scores:
+    probabilities, diagnostic, values = _masked(explained, settings)
+    scores: Scores = {}
+    for j, param in enumerate(settings.names):
+        for name, value in drop_increase(explained.scene.p0, probabilities[:, j], settings.tie).items():
+            scores[f"{name}@{param}"] = Values(value)
+        scores[f"{diagnostic}@{param}"] = Values(values[:, j])
+    return scores
+
+
+def _convention(settings: DropSettings) -> str:
+    rule = {
+        "topk": "the ⌊q·H·W⌋ pixels with the largest signed map value are kept, all channels, the rest set to the fill",
+        "cutoff": "the pixels whose min-max map value exceeds q are kept, all channels, the rest set to the fill",
+        "soft": "image × min-max map + fill × (1 − map)",
+    }[settings.mask]
+    return (
+        f"drop/increase: {rule}; relative to the clean softmax p0; averaged over all images; "
+        f"|p1 − p0| ≤ {settings.tie:g} is a tie"
+    )
+
+
+METRICS.add(
+    "drop",
+    Metric(
+        name="drop",
+        family="faithfulness",
+        settings=DropSettings,
+        columns=_columns,
+        score=_score,
+        prepare=nothing,
+        convention=_convention,
+        citation="Zhang et al., ExCon, 2022",
+    ),
+    __file__,
+)

@@ -1,0 +1,72 @@
+"""Robust accuracy: is the image still classified correctly after one adversarial step? The map plays no part in it.
+
+Source: I. Goodfellow, J. Shlens, C. Szegedy, "Explaining and harnessing adversarial examples", ICLR 2015.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from xeval.metrics.base import METRICS, Column, Explained, Metric, Scene, Scores, Settings, Values
+
+
+class AttackSettings(Settings):
+    """``step``: size of the attack in pixel units [0, 1]."""
+
+    step: float = Field(default=4 / 255, gt=0, le=1)
+
+
+def loss_sign(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Sign of ∂ cross-entropy / ∂ x of the true class c, N×C×H×W.
+
+    With m = log Σ_{j≠c} exp z_j − z_c the cross-entropy is log(1 + exp m), so ∂m/∂x has the same sign; unlike the
+    gradient of the cross-entropy itself it does not vanish in networks that are sure of themselves.
+    """
+    with torch.enable_grad():
+        x = images.detach().requires_grad_()
+        logits = model(x)
+        true = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, labels[:, None], True)
+        margin = logits.masked_fill(true, -torch.inf).logsumexp(1) - logits.gather(1, labels[:, None])[:, 0]
+        (gradient,) = torch.autograd.grad(margin.sum(), x)
+    return gradient.sign()
+
+
+def fgsm(model: nn.Module, images: Tensor, labels: Tensor, step: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """x + step · sign(∂ loss / ∂ x), clamped to [low, high]; step and bounds C×1×1 in normalised units."""
+    moved = images + step * loss_sign(model, images, labels)
+    return torch.maximum(torch.minimum(moved, high), low)
+
+
+def _attack(scene: Scene, settings: AttackSettings) -> Tensor:
+    """1 where the attacked image is classified correctly: float64 (N,)."""
+    engine, low, high = scene.engine, -scene.mean * scene.pixel, (1 - scene.mean) * scene.pixel
+    engine.passes += len(scene.images)
+    parts = zip(*(torch.split(part, engine.batch_size) for part in (scene.images, scene.labels)), strict=True)
+    attacked = torch.cat([fgsm(engine.model, x, y, settings.step * scene.pixel, low, high) for x, y in parts])
+    return (engine.logits(attacked).argmax(1) == scene.labels).double()
+
+
+def _score(_explained: Explained, _settings: AttackSettings, shared: Tensor) -> Scores:
+    return {"fgsm.accuracy": Values(shared)}
+
+
+METRICS.add(
+    "fgsm",
+    Metric(
+        name="fgsm",
+        family="model",
+        settings=AttackSettings,
+        columns=lambda _s: (Column("fgsm.accuracy", "accuracy under an FGSM attack", "higher", 0, 1),),
+        score=_score,
+        prepare=_attack,
+        convention=lambda s: (
+            f"FGSM: one step of {s.step * 255:.3g}/255 in pixel units along the sign of the gradient of the "
+            "cross-entropy with the true class, clamped to [0, 1]; the same for every explainer"
+        ),
+        citation="Goodfellow et al., ICLR 2015",
+        default=False,
+    ),
+    __file__,
+)

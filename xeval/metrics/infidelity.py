@@ -1,0 +1,209 @@
+"""Infidelity: does the map predict how much a perturbation of the image changes the score?
+
+Source: C.-K. Yeh et al., "On the (in)fidelity and sensitivity of explanations", NeurIPS 2019. INFD = E[(I·A − D)²] with
+D = f(x) − f(x perturbed). Here a perturbation replaces one square by the fill; for maps whose units are locations I is
+1 where pixels were replaced and 0 elsewhere, in every channel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from xeval.metrics.base import (
+    METRICS,
+    NO_CHANGE,
+    Column,
+    Explained,
+    Metric,
+    Scene,
+    Scores,
+    Settings,
+    Values,
+    flat,
+    pearson,
+    unmoved,
+)
+from xeval.perturb import gaussian, splitmix64, states, uniform
+
+
+class InfidelitySettings(Settings):
+    """``n`` draws an image: ``square``, one square of side round(H · ``side``) at a uniform position becomes the fill;
+    or ``noisy_baseline``, the whole image becomes noise of standard deviation ``sigma`` around 0 in normalised space.
+    """
+
+    perturbation: Literal["square", "noisy_baseline"] = "square"
+    n: int = Field(default=64, ge=2)
+    side: float = Field(default=0.125, gt=0, lt=1)
+    sigma: float = Field(default=0.2, gt=0)
+
+
+@dataclass(frozen=True)
+class Squares:
+    """The draws of one scene: corners (N, n) each, the side, and D = p0 − p (N, n) with the perturbed p."""
+
+    top: Tensor
+    left: Tensor
+    side: int
+    change: Tensor
+    p: Tensor
+
+    def predict(self, explained: Explained) -> Tensor:
+        """s = I·A (N, n): for locations the sum of A over the square in every channel, for gradients of (x −
+        fill)·A."""
+        scene = explained.scene
+        step = (scene.images - scene.fill).sum(1, keepdim=True)
+        weight = step if explained.units == "gradient" else torch.full_like(step, scene.images.shape[1])
+        return square_sums(explained.maps * weight, self.top, self.left, self.side)
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """Draws that replace the whole image by noise around 0; I = x − noise is drawn again wherever it is needed."""
+
+    settings: InfidelitySettings
+    change: Tensor
+    p: Tensor
+
+    def predict(self, explained: Explained) -> Tensor:
+        """s = Σ (x − noise)·A over all channels (N, n)."""
+        scene = explained.scene
+        maps, total = explained.maps.flatten(1), scene.images.sum(1).flatten(1)
+        sums = [
+            (
+                maps
+                * (
+                    total
+                    - _noise(scene, scene.keys, torch.full_like(scene.keys, draw), self.settings).sum(1).flatten(1)
+                )
+            )
+            .double()
+            .sum(1)
+            for draw in range(self.settings.n)
+        ]
+        return torch.stack(sums, 1)
+
+
+def square_sums(maps: Tensor, top: Tensor, left: Tensor, side: int) -> Tensor:
+    """Sums of N×1×H×W maps over squares at corners (N, n), by summed-area tables in float64: (N, n)."""
+    width = maps.shape[-1] + 1
+    table = F.pad(maps[:, 0].double().cumsum(1).cumsum(2), (1, 0, 1, 0)).flatten(1)
+
+    def at(y: Tensor, x: Tensor) -> Tensor:
+        return table.gather(1, y * width + x)
+
+    bottom, right = top + side, left + side
+    return at(bottom, right) - at(top, right) - at(bottom, left) + at(top, left)
+
+
+def raw_infidelity(predicted: Tensor, change: Tensor) -> Tensor:
+    """E[(s − D)²] over draws; s = ``predicted``, D = ``change``, both (N, n)."""
+    return ((predicted - change) ** 2).mean(-1)
+
+
+def scaled_infidelity(predicted: Tensor, change: Tensor) -> Tensor:
+    """E[(βs − D)²] with β = E[Ds] / E[s²]; β = 0 where s is 0 everywhere. The same for A and −A."""
+    power = (predicted**2).mean(-1)
+    beta = (predicted * change).mean(-1) / torch.where(power > 0, power, torch.ones_like(power))
+    return raw_infidelity(beta[..., None] * predicted, change)
+
+
+def skill(predicted: Tensor, change: Tensor) -> Tensor:
+    """r·|r| with r the Pearson correlation of s and D over draws: in [−1, 1], odd in the map, free of scales.
+
+    0 where s does not vary (a constant map knows nothing).
+    """
+    r = torch.where(flat(predicted), torch.zeros_like(change[..., 0]), pearson(predicted, change))
+    return r * r.abs()
+
+
+def _noise(scene: Scene, keys: Tensor, draws: Tensor, settings: InfidelitySettings) -> Tensor:
+    """The noise images of the pairs (key, draw), n×C×H×W."""
+    state = states(scene.seed, "noisy baseline", keys, draws)
+    shape = scene.images.shape[1:]
+    return settings.sigma * gaussian(splitmix64(state, shape.numel())).reshape(-1, *shape)
+
+
+def _prepare(scene: Scene, settings: InfidelitySettings) -> Squares | Baselines:
+    return _squares(scene, settings) if settings.perturbation == "square" else _baselines(scene, settings)
+
+
+def _baselines(scene: Scene, settings: InfidelitySettings) -> Baselines:
+    p = scene.engine.class_probability(
+        lambda image, draw: _noise(scene, scene.keys[image], draw, settings), settings.n, scene.targets
+    )
+    return Baselines(settings, scene.p0[:, None] - p, p)
+
+
+def _squares(scene: Scene, settings: InfidelitySettings) -> Squares:
+    height, width = scene.size
+    side = max(1, round(height * settings.side))
+    u = uniform(scene.seed, "infidelity", scene.keys, settings.n, 2)
+    top = (u[..., 0] * (height - side + 1)).long()
+    left = (u[..., 1] * (width - side + 1)).long()
+    rows = torch.arange(height, device=u.device)[:, None]
+    columns = torch.arange(width, device=u.device)[None, :]
+
+    def compose(image: Tensor, draw: Tensor) -> Tensor:
+        y, x = top[image, draw][:, None, None], left[image, draw][:, None, None]
+        inside = (rows >= y) & (rows < y + side) & (columns >= x) & (columns < x + side)
+        return scene.masked(image, ~inside.unsqueeze(1))
+
+    p = scene.engine.class_probability(compose, settings.n, scene.targets)
+    return Squares(top, left, side, scene.p0[:, None] - p, p)
+
+
+def _score(explained: Explained, settings: InfidelitySettings, shared: Squares | Baselines) -> Scores:
+    predicted = shared.predict(explained)
+    if isinstance(shared, Baselines):
+        return {"infidelity.beta": Values(scaled_infidelity(predicted, shared.change))}
+    error = (predicted - shared.change) ** 2
+    return {
+        "infidelity.raw": Values(raw_infidelity(predicted, shared.change)),
+        "infidelity.se": Values(error.std(-1) / settings.n**0.5),
+        "infidelity.beta": Values(scaled_infidelity(predicted, shared.change)),
+        "infidelity.skill": Values(skill(predicted, shared.change), {NO_CHANGE: unmoved(shared.p)}),
+    }
+
+
+COLUMNS = (
+    Column("infidelity.skill", "infidelity skill r·|r|", "higher", -1, 1),
+    Column("infidelity.beta", "infidelity, β-scaled (the same for A and −A: never ranked)", None, 0),
+    Column("infidelity.raw", "infidelity, raw (depends on the map's scale: never ranked)", None, 0),
+    Column("infidelity.se", "Monte-Carlo standard error of the raw infidelity", None, 0),
+)
+
+
+def _convention(settings: InfidelitySettings) -> str:
+    if settings.perturbation == "noisy_baseline":
+        return (
+            f"infidelity: {settings.n} images of noise N(0, {settings.sigma:g}) in normalised space, D = change in the "
+            "explained class's softmax, I = x − noise; β-scaled only (in kind what the ExCon paper computed: its code "
+            "for this number was never published)"
+        )
+    return (
+        f"infidelity: {settings.n} squares of side round({settings.side:g}·H) at uniform positions set to the fill, "
+        "D = change in the explained class's softmax, I = 1 on the square in every channel (x − fill for gradients); "
+        "skill = r·|r|, r = the correlation of I·A and D"
+    )
+
+
+METRICS.add(
+    "infidelity",
+    Metric(
+        name="infidelity",
+        family="faithfulness",
+        settings=InfidelitySettings,
+        columns=lambda s: COLUMNS if s.perturbation == "square" else COLUMNS[1:2],
+        score=_score,
+        prepare=_prepare,
+        convention=_convention,
+        citation="Yeh et al., NeurIPS 2019",
+    ),
+    __file__,
+)

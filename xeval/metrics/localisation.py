@@ -1,0 +1,104 @@
+"""Localisation: does the map point at the object? The truth is a mask, or a box drawn as one.
+
+Pointing game: J. Zhang et al., "Top-down neural attention by excitation backprop", ECCV 2016.
+Relevance mass: L. Arras, A. Osman, W. Samek, "CLEVR-XAI", Information Fusion 2022 ("attribution localisation" of
+M. Kohlbrenner et al., IJCNN 2020).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xeval.metrics.base import (
+    EMPTY_MAP,
+    METRICS,
+    NO_MASK,
+    Column,
+    Explained,
+    Metric,
+    Scores,
+    Settings,
+    Values,
+    nothing,
+)
+
+
+class LocalisationSettings(Settings):
+    """No parameters."""
+
+
+def pointing_hit(ranks: Tensor, masks: Tensor) -> Tensor:
+    """1 where the most relevant pixel (rank 0 of N×H×W) lies inside the mask N×1×H×W, else 0: float64 (N,)."""
+    return ((ranks == 0) & masks[:, 0]).flatten(1).any(1).double()
+
+
+def relevance_mass(maps: Tensor, masks: Tensor) -> Tensor:
+    """Σ ReLU(A) inside the mask / Σ ReLU(A), float64 (N,); 0 for an empty map."""
+    positive = maps.clamp_min(0).double()
+    total = positive.flatten(1).sum(1).clamp_min(torch.finfo(torch.float64).tiny)
+    return (positive * masks).flatten(1).sum(1) / total
+
+
+def top_iou(ranks: Tensor, masks: Tensor) -> Tensor:
+    """Intersection over union of the mask and the equally many most relevant pixels, float64 (N,); 0 without a mask."""
+    size = masks.flatten(1).sum(1)
+    shared = ((ranks < size[:, None, None]) & masks[:, 0]).flatten(1).sum(1).double()
+    return shared / (2 * size - shared).clamp_min(1)
+
+
+def _score(column: str, value: Callable[[Explained, Tensor], Tensor]) -> Callable[[Explained, Any, None], Scores]:
+    def score(explained: Explained, _settings: LocalisationSettings, _shared: None) -> Scores:
+        masks = explained.scene.masks
+        if masks is None:
+            masks = torch.zeros_like(explained.maps, dtype=torch.bool)
+        undefined = {NO_MASK: ~masks.flatten(1).any(1), EMPTY_MAP: explained.empty}
+        return {column: Values(value(explained, masks), undefined)}
+
+    return score
+
+
+def _register(column: str, title: str, sentence: str, value: Callable[[Explained, Tensor], Tensor], cite: str) -> None:
+    name = column.partition(".")[0]
+    METRICS.add(
+        name,
+        Metric(
+            name=name,
+            family="localisation",
+            settings=LocalisationSettings,
+            columns=lambda _s: (Column(column, title, "higher", 0, 1),),
+            score=_score(column, value),
+            prepare=nothing,
+            convention=lambda _s: f"{sentence}; images without an object mask and empty maps are undefined",
+            citation=cite,
+            needs=frozenset({"masks"}),
+            group="localisation",
+        ),
+        __file__,
+    )
+
+
+_register(
+    "pointing.hit",
+    "most relevant pixel inside the object",
+    "pointing game: 1 if the pixel with the largest signed map value lies inside the object's mask or box",
+    lambda explained, masks: pointing_hit(explained.ranks, masks),
+    "Zhang et al., ECCV 2016",
+)
+_register(
+    "relevance.mass",
+    "share of the relevance inside the object",
+    "relevance mass: ReLU of the map inside the object's mask or box over its total",
+    lambda explained, masks: relevance_mass(explained.maps, masks),
+    "Arras et al., Information Fusion 2022; Kohlbrenner et al., IJCNN 2020",
+)
+_register(
+    "topk.iou",
+    "overlap of the object and as many most relevant pixels",
+    "top-k IoU: the object's mask or box against the equally many pixels with the largest signed map values",
+    lambda explained, masks: top_iou(explained.ranks, masks),
+    "Arras et al., Information Fusion 2022",
+)

@@ -1,0 +1,90 @@
+"""Pixel flipping as Quantus defines it, in the two meanings its versions gave it.
+
+Source: S. Bach et al., "On pixel-wise explanations for non-linear classifier decisions by layer-wise relevance
+propagation", PLoS ONE 2015; A. Hedström et al., "Quantus", JMLR 2023. Version 0.5 flips positions, all channels at
+once; version 0.6 flips single channel values. Both set them to the smallest value of the normalised image, look at the
+true class, leave the clean point out of the curve and take the trapezoid rule over the points.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from xeval.metrics.base import METRICS, Column, Explained, Metric, Scores, Settings, Values, nothing
+from xeval.perturb import legacy_ranks
+
+
+class FlipSettings(Settings):
+    """``step`` features a step; ``legacy_order`` ranks with numpy's unstable sort on the host, as Quantus does."""
+
+    semantics: Literal["0.5", "0.6"] = "0.6"
+    step: int = Field(default=32, ge=1)
+    legacy_order: bool = False
+
+
+def features(explained: Explained, settings: FlipSettings) -> Tensor:
+    """The step number at which each feature is flipped is its rank // step: int64 ranks, N×1×H×W or N×C×H×W.
+
+    The channels of one position follow one another, unless ``legacy_order`` leaves them to numpy.
+    """
+    n, channels, height, width = explained.scene.images.shape
+    if settings.semantics == "0.5":
+        channels = 1
+    if settings.legacy_order:
+        values = explained.maps.expand(-1, channels, -1, -1)
+        return legacy_ranks(values.reshape(n, 1, channels * height, width)).reshape(values.shape)
+    channel = torch.arange(channels, device=explained.maps.device).reshape(-1, 1, 1)
+    return explained.ranks.unsqueeze(1) * channels + channel
+
+
+def flipping_curve(explained: Explained, settings: FlipSettings) -> Tensor:
+    """Probability of the true class after each step, the clean image left out: float64 (N, number of steps)."""
+    scene, place = explained.scene, features(explained, settings)
+    total = place[0].numel()
+    black = scene.images.amin((1, 2, 3), keepdim=True)
+
+    def compose(rows: Tensor, columns: Tensor) -> Tensor:
+        flipped = place[rows] < ((columns + 1) * settings.step)[:, None, None, None]
+        return torch.where(flipped, black[rows], scene.images[rows])
+
+    return scene.engine.class_probability(compose, -(-total // settings.step), scene.labels)
+
+
+def mean_area(curve: Tensor) -> Tensor:
+    """Trapezoid rule over the points of curves (N, K), divided by K − 1: (N,); the point itself where K = 1."""
+    return torch.trapezoid(curve, dim=1) / (curve.shape[1] - 1) if curve.shape[1] > 1 else curve[:, 0]
+
+
+def _score(explained: Explained, settings: FlipSettings, _shared: None) -> Scores:
+    return {"pixelflip.auc": Values(mean_area(flipping_curve(explained, settings)))}
+
+
+def _convention(settings: FlipSettings) -> str:
+    unit = "positions, all channels together" if settings.semantics == "0.5" else "single channel values"
+    order = ", ranked by numpy's unstable sort" if settings.legacy_order else ""
+    return (
+        f"pixel flipping as Quantus {settings.semantics}: {settings.step} {unit} a step{order}, set to the smallest "
+        "value of the normalised image; softmax of the true class; area without the clean point over the number of "
+        "points − 1"
+    )
+
+
+METRICS.add(
+    "pixelflip",
+    Metric(
+        name="pixelflip",
+        family="faithfulness",
+        settings=FlipSettings,
+        columns=lambda _s: (Column("pixelflip.auc", "area under the pixel-flipping curve", "lower", 0, 1),),
+        score=_score,
+        prepare=nothing,
+        convention=_convention,
+        citation="Bach et al., PLoS ONE 2015; Hedström et al., JMLR 2023",
+        default=False,
+    ),
+    __file__,
+)

@@ -1,0 +1,113 @@
+"""Sanity checks: does the map depend on what the network has learned, and on the class that is asked for?
+
+Efficient MPRT: A. Hedström et al., "Sanity checks revisited: an exploration to repair the model parameter randomisation
+test", XAI in Action, NeurIPS 2023. Random logit: L. Sixt, M. Granz, T. Landgraf, "When explanations lie", ICML 2020.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from xeval.metrics.base import CONSTANT_MAP, METRICS, Column, Explained, Metric, Scene, Scores, Settings, Values
+from xeval.metrics.continuity import ssim
+from xeval.metrics.contrastivity import random_other
+from xeval.models import reinitialized
+
+
+class HistogramSettings(Settings):
+    """``bins`` of equal width between the smallest and the largest value of each map."""
+
+    bins: int = Field(default=100, ge=2)
+
+
+class LogitSettings(Settings):
+    """No parameters."""
+
+
+def histogram_entropy(maps: Tensor, bins: int) -> Tensor:
+    """Entropy in nats of the histogram of |A|, ``bins`` equal bins between its extremes: float64 (N,).
+
+    0 where all values are the same; invariant to the scale of the map.
+    """
+    a = maps.flatten(1).double().abs()
+    low, high = a.amin(1, keepdim=True), a.amax(1, keepdim=True)
+    span = torch.where(high > low, high - low, torch.ones_like(low))
+    place = ((a - low) / span * bins).long().clamp_max(bins - 1)
+    counts = torch.zeros(len(a), bins, dtype=torch.float64, device=a.device).scatter_add_(1, place, torch.ones_like(a))
+    share = counts / a.shape[1]
+    return -torch.xlogy(share, share).sum(1)
+
+
+def _reinitialize(scene: Scene, _settings: HistogramSettings) -> nn.Module:
+    return reinitialized(scene.engine.model, scene.seed)
+
+
+def _score_mprt(explained: Explained, settings: HistogramSettings, shared: nn.Module) -> Scores:
+    before = histogram_entropy(explained.maps, settings.bins)
+    random = explained.version(explained.scene.images, 0, model=shared)
+    after = histogram_entropy(random, settings.bins)
+    flat = before <= 0
+    rise = (after - before) / torch.where(flat, torch.ones_like(before), before)
+    return {"mprt.rise": Values(rise, {CONSTANT_MAP: flat})}
+
+
+def signed_ssim(x: Tensor, y: Tensor) -> Tensor:
+    """SSIM of signed maps N×1×H×W with the range of both together as data range: float64 (N,)."""
+    both = torch.cat([x, y], 1).double().flatten(1)
+    span = both.amax(1) - both.amin(1)
+    unit = torch.where(span > 0, span, torch.ones_like(span))[:, None, None, None]
+    return ssim(x.double() / unit, y.double() / unit)[:, 0]
+
+
+def _other_class(scene: Scene, _settings: LogitSettings) -> Tensor:
+    classes = scene.engine.logits(scene.images).shape[1]
+    return random_other(scene.seed, scene.keys, scene.targets, classes)
+
+
+def _score_logit(explained: Explained, _settings: LogitSettings, shared: Tensor) -> Scores:
+    other = explained.version(explained.scene.images, 0, targets=shared)
+    return {"logit.ssim": Values(signed_ssim(explained.maps, other))}
+
+
+METRICS.add(
+    "mprt",
+    Metric(
+        name="mprt",
+        family="randomisation",
+        settings=HistogramSettings,
+        columns=lambda _s: (
+            Column("mprt.rise", "relative rise of the map's entropy under a randomised network", "higher", -1),
+        ),
+        score=_score_mprt,
+        prepare=_reinitialize,
+        convention=lambda s: (
+            f"efficient MPRT: (H' − H)/H, H the entropy of the {s.bins}-bin histogram of |A|, H' that of the map of "
+            "the same class in a copy of the network with every layer drawn anew; constant maps are undefined"
+        ),
+        citation="Hedström et al., NeurIPS 2023 workshop XAI in Action",
+        group="sanity",
+        default=False,
+    ),
+    __file__,
+)
+METRICS.add(
+    "logit",
+    Metric(
+        name="logit",
+        family="randomisation",
+        settings=LogitSettings,
+        columns=lambda _s: (Column("logit.ssim", "SSIM with the signed map of a random other class", "lower", -1, 1),),
+        score=_score_logit,
+        prepare=_other_class,
+        convention=lambda _s: (
+            "random logit: SSIM (7×7 window) between the signed maps of the explained class and of a uniformly random "
+            "other one, data range = range of both"
+        ),
+        citation="Sixt et al., ICML 2020",
+        group="sanity",
+        default=False,
+    ),
+    __file__,
+)

@@ -1,0 +1,100 @@
+"""The options of scoring with their defaults: one list for the Python API, the command line and the docs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from xeval.errors import UsageError
+
+Target: TypeAlias = Literal["pred", "label"]
+Weights: TypeAlias = Literal["best", "last"]
+Mask: TypeAlias = Literal["topk", "soft", "cutoff"]
+EngineName: TypeAlias = Literal["native", "quantus"]
+
+
+class ScoreOptions(BaseModel):
+    """Every option of ``xeval score``; None means: what the checkpoint or the protocol says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str | None = Field(None, description="data set to score on [default: the checkpoint's own]")
+    data: Path | None = Field(None, description="folder of the data [default: $XEVAL_DATA, else the user cache]")
+    split: str = Field("test", description="split to score on")
+    protocol: str = Field("xeval", description="named set of definitions (xeval list protocols)")
+    explainers: tuple[str, ...] | None = Field(
+        None, description="explainers and controls, separated by commas [default: grad-cam and all controls]"
+    )
+    metrics: tuple[str, ...] | None = Field(None, description="metrics, separated by commas [default: the protocol's]")
+    thresholds: tuple[float, ...] | None = Field(
+        None, description="fractions of pixels kept by drop/increase [default: 0.15,0.3,0.45]"
+    )
+    engine: EngineName = Field("native", description="compute here, or five metrics through Quantus itself")
+    arch: str | None = Field(None, description="architecture of a bare state dict [default: the one whose shapes fit]")
+    weights: Weights = Field("best", description="which weights of a run directory")
+    layer: str | None = Field(None, description="explained layer [default: the last convolutional stage]")
+    target: Target | None = Field(None, description="explained class: predicted or labelled [default: pred]")
+    fill: str | None = Field(
+        None, description="what removed pixels become: mean, black, blur, noise or road [default: mean]"
+    )
+    mask: Mask | None = Field(None, description="what drop/increase keep: topk, soft or cutoff [default: topk]")
+    limit: int | None = Field(None, ge=1, description="score a seeded stratified sample of so many images")
+    seed: int = Field(0, description="seed of the sample and of every draw")
+    batch_size: int | None = Field(None, ge=1, description="images a forward pass [default: found by probing]")
+    device: str = Field("auto", description="torch device, such as cpu or cuda:1")
+    out: Path | None = Field(None, description="folder of the scores [default: beside the checkpoint]")
+    save_maps: bool = Field(False, description="also keep every map on its native grid")
+
+    @field_validator("thresholds")
+    @classmethod
+    def _fractions(cls, values: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        return None if values is None else check_thresholds(values)
+
+
+def check_thresholds(values: Iterable[float]) -> tuple[float, ...]:
+    """Keep fractions in [0, 1], each once; raises :class:`UsageError` that says which value is wrong and why."""
+    found = tuple(values)
+    if not found:
+        raise UsageError("no threshold was given", "give fractions of pixels kept, such as 0.15,0.3,0.45")
+    for value in found:
+        if not 0 <= value <= 1:
+            hint = (
+                f"did you mean {value / 100:g}?" if 1 < value <= 100 and value >= 2 else "give a fraction from 0 to 1"
+            )
+            raise UsageError(f"the threshold {value:g} is not a fraction of pixels kept", hint)
+        if found.count(value) > 1:
+            raise UsageError(f"the threshold {value:g} is given twice", "give each threshold once")
+    return found
+
+
+def parse_thresholds(text: str) -> tuple[float, ...]:
+    """``0.15,0.3,0.45`` → three floats; raises :class:`UsageError` for what is not a number."""
+    values: list[float] = []
+    for part in text.split(","):
+        try:
+            values.append(float(part))
+        except ValueError:
+            raise UsageError(
+                f"the threshold {part!r} is not a number", "give fractions such as 0.15,0.3,0.45"
+            ) from None
+    return check_thresholds(values)
+
+
+def names(text: str) -> tuple[str, ...]:
+    """``a,b`` → ("a", "b")."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def validated(**given: Any) -> ScoreOptions:
+    """Options from keywords; raises :class:`UsageError` naming the option that is wrong."""
+    from pydantic import ValidationError
+
+    try:
+        return ScoreOptions(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = str(first["loc"][0]).replace("_", "-")
+        raise UsageError(f"--{option}: {first['msg']}", "see: xeval score --help") from None

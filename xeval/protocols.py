@@ -1,0 +1,186 @@
+"""Protocols: named, versioned, immutable sets of definitions.
+
+A protocol fixes everything that changes a number: explainers, controls, metrics and their settings, target rule, fill
+and seed. Changing a field renames the protocol (``xeval+fill=blur``), and its hash goes into every row.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from xeval.errors import UsageError, unknown
+from xeval.explainers import CONTROLS, EXPLAINERS
+from xeval.metrics import METRICS
+from xeval.metrics.base import Family, Metric
+from xeval.options import Target
+from xeval.perturb import FILLS
+from xeval.registry import Registry
+from xeval.runs import digest
+
+GENERAL = ("target", "fill", "layer", "layer_rule", "map", "softmax", "order", "seed")
+
+
+class Protocol(BaseModel):
+    """One set of definitions; ``settings`` overrides the metrics' own defaults, metric by metric.
+
+    ``map``: scored as it is, or as the min-max of its ReLU. ``softmax`` in float32 and ``order`` by numpy's unstable
+    argsort reproduce published code: saturated networks then have ties, and ties an arbitrary order.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    version: int = 1
+    explainers: tuple[str, ...] = ("grad-cam",)
+    controls: tuple[str, ...] = tuple(CONTROLS)
+    metrics: tuple[str, ...]
+    target: Target = "pred"
+    fill: str = "mean"
+    layer: str | None = None
+    layer_rule: Literal["last-stage", "excon-2022"] = "last-stage"
+    map: Literal["signed", "relu-minmax"] = "signed"
+    softmax: Literal["float64", "float32"] = "float64"
+    order: Literal["seeded", "argsort"] = "seeded"
+    seed: int = 0
+    settings: dict[str, dict[str, Any]] = {}
+
+    def metric_settings(self, name: str) -> Any:
+        """The validated settings of one metric; raises :class:`UsageError` naming the key."""
+        metric = METRICS[name]
+        try:
+            return metric.settings(**self.settings.get(name, {}))
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join([name, *(str(part) for part in first["loc"])])
+            raise UsageError(f"{key}: {first['msg']}", "see: xeval list metrics") from None
+
+    def definition(self) -> dict[str, Any]:
+        """Everything that changes a number, spelled out with all defaults."""
+        return {
+            "explainers": list(self.explainers),
+            "controls": list(self.controls),
+            "metrics": {name: self.metric_definition(name) for name in self.metrics},
+            **{field: getattr(self, field) for field in GENERAL},
+        }
+
+    def metric_definition(self, name: str) -> dict[str, Any]:
+        """Version and settings of one metric."""
+        return {"version": METRICS[name].version, **self.metric_settings(name).model_dump(mode="json")}
+
+    def hash(self) -> str:
+        """SHA-256 of the definition."""
+        return digest(self.definition())
+
+    def conventions(self) -> list[str]:
+        """The sentences a table needs beside it."""
+        rule = "predicted class on the clean image" if self.target == "pred" else "true class"
+        lines = [
+            f"protocol {self.name}, version {self.version}; explained class: {rule}; fill {self.fill}; "
+            f"seed {self.seed}; {self.map} map; {self.softmax} softmax; {self.order} order of ties"
+        ]
+        return lines + [METRICS[name].convention(self.metric_settings(name)) for name in self.metrics]
+
+
+PROTOCOLS: Registry[Protocol] = Registry("protocol")
+
+
+def default_metrics() -> tuple[str, ...]:
+    """Every registered metric that belongs to the default protocol, family by family."""
+    families = get_args(Family)
+    ordered = sorted(METRICS.items(), key=lambda item: families.index(item[1].family))
+    return tuple(name for name, metric in ordered if metric.default)
+
+
+PROTOCOLS.add("xeval", Protocol(name="xeval", metrics=default_metrics()), __file__)
+PROTOCOLS.add(
+    "excon-2022",
+    Protocol(
+        name="excon-2022",
+        metrics=("drop", "infidelity"),
+        layer_rule="excon-2022",
+        softmax="float32",
+        order="argsort",
+        settings={
+            "drop": {"tie": 0.0},
+            "infidelity": {"perturbation": "noisy_baseline", "sigma": 0.2, "n": 1000},
+        },
+    ),
+    __file__,
+)
+for _name, _semantics in (("clxai-2026", "0.5"), ("clxai-2026-quantus-0.6", "0.6")):
+    # Quantus 0.6 flips channel values instead of positions; which one made the published table is unknown.
+    PROTOCOLS.add(
+        _name,
+        Protocol(
+            name=_name,
+            explainers=("grad-cam", "eigen-cam"),
+            metrics=("pixelflip", "complexity", "ssim", "contrast", "pointing", "relevance"),
+            map="relu-minmax",
+            settings={
+                "pixelflip": {"semantics": _semantics, "step": 32, "legacy_order": True},
+                "ssim": {"legacy_clip_normalised": True},
+            },
+        ),
+        __file__,
+    )
+
+
+def resolve(name: str, **changes: Any) -> Protocol:
+    """The protocol ``name`` with ``changes`` (None = unchanged); its name says what was changed.
+
+    ``thresholds`` and ``mask`` are short for settings of the metric ``drop``. Unknown names raise :class:`UsageError`.
+    """
+    base = PROTOCOLS[name]
+    drop = {key: changes.pop(key, None) for key in ("thresholds", "mask")}
+    if changes.get("metrics") is not None:
+        changes["metrics"] = expand(changes["metrics"])
+    update = {key: value for key, value in changes.items() if value is not None and value != getattr(base, key)}
+    changed = [_change(key, value) for key, value in update.items()]
+    of_drop = {
+        key: value
+        for key, value in drop.items()
+        if value is not None and value != getattr(base.metric_settings("drop"), key)
+    }
+    if of_drop:
+        update["settings"] = {**base.settings, "drop": {**base.settings.get("drop", {}), **of_drop}}
+        changed += [_change(key, value) for key, value in of_drop.items()]
+    protocol = base.model_copy(update=update)
+    _check_names(protocol)
+    return protocol.model_copy(update={"name": "+".join([base.name, *changed])})
+
+
+def expand(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of metrics, with the names of groups (``sanity``) replaced by their members."""
+    if any(name.startswith("quantus:") for name in names):
+        from xeval import bridge  # registers what runs through Quantus and knows what does not
+
+        bridge.check(names)
+    groups: dict[str, list[str]] = {}
+    for name, metric in METRICS.items():
+        if metric.group is not None:
+            groups.setdefault(metric.group, []).append(name)
+    return tuple(dict.fromkeys(member for name in names for member in groups.get(name, [name])))
+
+
+def _change(key: str, value: Any) -> str:
+    if isinstance(value, tuple):
+        value = ",".join(f"{part:g}" if isinstance(part, float) else part for part in value)
+    return f"{key}={value}"
+
+
+def _check_names(protocol: Protocol) -> None:
+    for name in protocol.explainers:
+        if name not in EXPLAINERS:
+            raise unknown("explainer", name, [*EXPLAINERS, *CONTROLS])
+    for name in protocol.controls:
+        CONTROLS[name]
+    for name in protocol.metrics:
+        protocol.metric_settings(name)
+    FILLS[protocol.fill]
+
+
+def metric_list(protocol: Protocol) -> list[tuple[Metric, Any]]:
+    """The protocol's metrics with their settings."""
+    return [(METRICS[name], protocol.metric_settings(name)) for name in protocol.metrics]

@@ -1,0 +1,68 @@
+"""Name → thing. What is registered here appears in the command line, the tables, the docs and the generic tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from xeval.errors import UsageError, unknown
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Named things of one kind; third parties add theirs through the entry-point group ``xeval.<kind>s``."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._things: dict[str, T] = {}
+        self._files: dict[str, str] = {}
+        self._plugins_loaded = False
+
+    def add(self, name: str, thing: T, file: str) -> T:
+        """Register ``thing``; the same name from the same file again is a no-op, from another file an error."""
+        origin = str(Path(file).resolve())
+        if self._files.get(name, origin) != origin:
+            raise UsageError(
+                f"the {self.kind} {name!r} is defined twice, in {self._files[name]} and {origin}", "rename one of them"
+            )
+        self._files[name] = origin
+        return self._things.setdefault(name, thing)
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Decorator form of :meth:`add` for functions and classes."""
+
+        def decorate(thing: T) -> T:
+            code = getattr(thing, "__code__", None)
+            self.add(name, thing, code.co_filename if code else name)
+            return thing
+
+        return decorate
+
+    def __getitem__(self, name: str) -> T:
+        self._load_plugins()
+        if name not in self._things:
+            raise unknown(self.kind, name, self._things)
+        return self._things[name]
+
+    def __contains__(self, name: object) -> bool:
+        self._load_plugins()
+        return name in self._things
+
+    def __iter__(self) -> Iterator[str]:
+        self._load_plugins()
+        return iter(self._things)
+
+    def items(self) -> list[tuple[str, T]]:
+        """All (name, thing) pairs in the order of registration."""
+        self._load_plugins()
+        return list(self._things.items())
+
+    def _load_plugins(self) -> None:
+        if self._plugins_loaded:
+            return
+        self._plugins_loaded = True
+        for point in entry_points(group=f"xeval.{self.kind}s"):
+            point.load()
