@@ -1,0 +1,124 @@
+"""A classifier for an encoder that has none: a head fitted on stored features, the same way for every encoder.
+
+How the head is trained moves explanation quality more than the pre-training does (S. Gairola et al., "How to probe:
+simple yet effective techniques for improving post-hoc explanations", ICLR 2025), so encoders of one comparison share
+this probe.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from xeval.checkpoints import load_encoder, write_tensors
+from xeval.data import DatasetInfo, Split, holdout, normalize, open_dataset
+from xeval.engine import pick_device
+from xeval.models import Classifier, ModelSpec, frozen_eval
+from xeval.runs import RunCard, Selection, digest, provenance, run_name, writable_directory, write_card
+
+from .pool import Pool
+from .probe import Probe, lbfgs
+
+HeadKind: TypeAlias = Literal["linear", "centroid", "knn"]
+HELD_OUT = 0.2
+BATCH = 256
+
+
+def probe_encoder(
+    path: Path,
+    dataset: str,
+    *,
+    out: Path,
+    data_root: Path | None = None,
+    arch: str | None = None,
+    image_size: int | None = None,
+    head: HeadKind = "linear",
+    normalize_features: bool = False,
+    weight_decay: float = 1e-4,
+    method: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+) -> Path:
+    """Fit a head on the training split and write a run directory that can be scored.
+
+    ``linear`` is logistic regression by L-BFGS to convergence; ``centroid`` scores a class by the cosine between the
+    features and the mean of its unit features; ``knn`` lets the 20 nearest training images vote. The last two work on
+    unit features, in training and in scoring alike. 20 % of the training images, stratified and seeded,
+    are held out to record an accuracy.
+    """
+    split = open_dataset(dataset, data_root, image_size).split("train")
+    fit, held = holdout(split.labels, HELD_OUT, seed)
+    where = pick_device(device)
+    unit = normalize_features or head != "linear"
+    bank = len(fit) if head == "knn" else 0
+    model, spec = load_encoder(path, split.info, arch=arch, normalize_features=unit, bank=bank)
+    model.to(where)
+    with frozen_eval(model):
+        features, labels = _features(model, Pool(split, fit, where), split.info)
+    model.head.load_state_dict(_fitted(head, features, labels, len(split.info.classes), weight_decay))
+    with frozen_eval(model):
+        accuracy = _accuracy(model, Pool(split, held, where), split.info)
+    name = method or path.stem
+    directory = writable_directory(out / run_name(dataset, name, seed))
+    settings: dict[str, Any] = {"head": head, "normalize": unit, "weight_decay": weight_decay, "encoder": path.name}
+    for weights in ("best", "last"):
+        write_tensors(directory / f"{weights}.safetensors", model.state_dict())
+    card = _card(directory.name, name, seed, split, spec, settings, accuracy)
+    write_card(directory, card, ["best.safetensors", "last.safetensors"])
+    return directory
+
+
+def _card(
+    name: str, method: str, seed: int, split: Split, spec: ModelSpec, settings: dict[str, Any], accuracy: float
+) -> RunCard:
+    return RunCard(
+        name=name,
+        method=method,
+        seed=seed,
+        recipe_name=f"probe-{settings['head']}",
+        recipe=settings,
+        recipe_hash=digest(settings),
+        dataset=split.info,
+        train_manifest=split.manifest(),
+        model=spec,
+        selection=Selection(select_on="heldout", best_epoch=1, best_accuracy=accuracy, last_accuracy=accuracy),
+        provenance=provenance(),
+    )
+
+
+def _fitted(head: HeadKind, features: Tensor, labels: Tensor, classes: int, weight_decay: float) -> dict[str, Tensor]:
+    """The head's tensors."""
+    if head == "knn":
+        return {"bank": features, "labels": labels}
+    found = centroids(features, labels, classes) if head == "centroid" else None
+    found = found or lbfgs(features, labels, classes, weight_decay=weight_decay)
+    return {"weight": found.weight, "bias": found.bias}
+
+
+def centroids(features: Tensor, labels: Tensor, classes: int) -> Probe:
+    """The head of the nearest centroid by cosine: unit class means of unit features as weights, no bias."""
+    unit = F.normalize(features)
+    sums = torch.zeros(classes, features.shape[1], device=features.device).index_add_(0, labels, unit)
+    return Probe(F.normalize(sums), torch.zeros(classes, device=features.device))
+
+
+def _features(model: Classifier, pool: Pool, info: DatasetInfo) -> tuple[Tensor, Tensor]:
+    """What the head is given (N, dim), of unit length where the model says so, and the labels (N,)."""
+    found: list[Tensor] = []
+    with torch.no_grad():
+        for batch in pool.batches(BATCH):
+            features = model.features(normalize(batch.images, info))
+            found.append(F.normalize(features) if model.normalize_features else features)
+    return torch.cat(found), pool.labels
+
+
+def _accuracy(model: Classifier, pool: Pool, info: DatasetInfo) -> float:
+    with torch.no_grad():
+        right = [
+            (model(normalize(batch.images, info)).argmax(1) == batch.labels).sum() for batch in pool.batches(BATCH)
+        ]
+    return float(torch.stack(right).sum()) / len(pool)

@@ -1,0 +1,72 @@
+"""What is trained: a classifier, the projection of the contrastive losses, and the views both look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from xeval.data import DatasetInfo, normalize
+from xeval.models import Classifier, ModelSpec, build
+
+from .pool import Batch
+from .settings import Recipe, Views
+from .views import Draws, random_view
+
+
+def model_spec(recipe: Recipe, info: DatasetInfo) -> ModelSpec:
+    """The classifier that the recipe trains on this data set."""
+    return ModelSpec(
+        arch=recipe.arch,
+        num_classes=len(info.classes),
+        in_channels=info.channels,
+        image_size=info.size,
+        normalize_features=recipe.head.normalize,
+    )
+
+
+def projection(dim: int, recipe: Recipe) -> nn.Sequential:
+    """Linear, ReLU, linear: features → embeddings before normalisation."""
+    hidden = recipe.projection.hidden or dim
+    return nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, recipe.projection.dim))
+
+
+class Learner(nn.Module):
+    """Model and projection with weights drawn from ``seed``; views are functions of (seed, epoch, view, image)."""
+
+    def __init__(self, recipe: Recipe, info: DatasetInfo, seed: int) -> None:
+        super().__init__()
+        self.recipe, self.info, self.seed = recipe, info, seed
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.model: Classifier = build(model_spec(recipe, info))
+            self.projection = projection(self.model.linear.in_features, recipe)
+
+    def standard(self, batch: Batch) -> Tensor:
+        """The view without randomness: normalised images."""
+        return normalize(batch.images, self.info).contiguous(memory_format=torch.channels_last)
+
+    def view(self, batch: Batch, stream: str, views: Views) -> Tensor:
+        """A random view, normalised; the same again for the same ``stream``."""
+        scaled = batch.images.float() / 255
+        changed = random_view(scaled, Draws(self.seed, stream, batch.keys), views)
+        return normalize(changed, self.info).contiguous(memory_format=torch.channels_last)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Embeddings of unit length."""
+        return F.normalize(self.projection(self.model.features(images)))
+
+
+@contextmanager
+def mode(module: nn.Module, *, training: bool) -> Iterator[None]:
+    """Training or evaluation mode for a while; every module's own flag comes back."""
+    flags = {part: part.training for part in module.modules()}
+    module.train(training)
+    try:
+        yield
+    finally:
+        for part, flag in flags.items():
+            part.training = flag

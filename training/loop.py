@@ -1,0 +1,54 @@
+"""The one loop that trains every method and writes a run directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from xeval.data import open_dataset
+from xeval.engine import pick_device
+from xeval.progress import Progress, Silent
+from xeval.runs import MANIFEST, read_card, run_name, writable_directory
+
+from .recipe import Recipe, result_settings
+from .state import require_same
+from .trainer import Trainer
+
+
+def train(
+    recipe: Recipe,
+    *,
+    seed: int,
+    out: Path,
+    data_root: Path | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+    limit: int | None = None,
+) -> Path:
+    """Train one run and return its directory ``out/<dataset>-<method>-s<seed>``.
+
+    An interrupted run goes on after its last finished epoch, with the same result as if it had never stopped; a
+    finished one is left alone. ``limit`` trains on that many images of a stratified sample.
+
+    Raises :class:`UsageError` where the directory belongs to other settings, :class:`DataError` where the data are
+    missing or the loss is no longer finite, :class:`ResourceError` where the directory cannot be written.
+    """
+    reporter: Progress = progress or Silent()
+    where = pick_device(device)
+    directory = writable_directory(out / run_name(recipe.dataset, recipe.method, seed))
+    if (directory / MANIFEST).is_file():
+        card = read_card(directory)
+        found = {"recipe": result_settings(card.recipe), "seed": card.seed, "limit": card.provenance.get("limit")}
+        wanted = {"recipe": result_settings(recipe.model_dump(mode="json")), "seed": seed, "limit": limit}
+        require_same(directory, found, wanted)
+        reporter.say(f"{card.name} is complete: nothing to do")
+        return directory
+    dataset = open_dataset(recipe.dataset, data_root, recipe.image_size)
+    trainer = Trainer(recipe, dataset, directory, seed=seed, limit=limit, device=where)
+    trainer.resume()
+    remaining = range(trainer.epoch + 1, trainer.epochs + 1)
+    if trainer.epoch:
+        reporter.say(f"{directory.name}: going on after epoch {trainer.epoch} of {trainer.epochs}")
+    for _ in reporter.track(remaining, len(remaining), directory.name):
+        reporter.say(trainer.advance(reporter))
+    trainer.finish()
+    return directory

@@ -1,0 +1,180 @@
+"""The training methods: for each, what one step of the encoder does and when the classifier is trained.
+
+A new method is one function with one decorator here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from xeval.explainers import EXPLAINERS
+from xeval.explainers.cam import closed_form, closed_form_applies
+from xeval.registry import Registry
+
+from .learner import Learner, mode
+from .losses import collapsed_value, nt_xent, supcon, triplet
+from .pool import Batch
+from .views import masked_view
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step reports: the loss to descend, and what the history shows.
+
+    ``correct`` counts right predictions (joint classifier), ``collapsed`` is the loss of a collapsed encoder on this
+    batch, ``accepted`` the share of masked images that were classified correctly.
+    """
+
+    loss: Tensor
+    correct: Tensor | None = None
+    collapsed: float | None = None
+    accepted: Tensor | None = None
+
+
+EncoderStep = Callable[[Learner, Batch, int], Step]
+HeadTraining = Literal["joint", "every epoch", "after"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way of training; ``head`` says when the classifier learns: with the encoder, every epoch, or at the end."""
+
+    name: str
+    description: str
+    head: HeadTraining
+    step: EncoderStep
+
+
+METHODS: Registry[Method] = Registry("method")
+
+
+def method(name: str, description: str, *, head: HeadTraining) -> Callable[[EncoderStep], EncoderStep]:
+    """Register the encoder step of a method."""
+
+    def decorate(step: EncoderStep) -> EncoderStep:
+        METHODS.add(name, Method(name, description, head, step), step.__code__.co_filename)
+        return step
+
+    return decorate
+
+
+def _random(learner: Learner, batch: Batch, epoch: int, number: int) -> Tensor:
+    return learner.view(batch, f"encoder:{epoch}:{number}", learner.recipe.views)
+
+
+def _scale(learner: Learner) -> float:
+    loss = learner.recipe.loss
+    return loss.temperature / (loss.base_temperature or loss.temperature)
+
+
+def _contrast(
+    learner: Learner, views: tuple[Tensor, Tensor], labels: Tensor, background: Tensor | None = None, weight: float = 1
+) -> Step:
+    """SupCon on two views and, in the denominators, on background images; all in one forward pass."""
+    rows, extra = 2 * len(labels), 0 if background is None else len(background)
+    images = torch.cat([*views, background]) if background is not None else torch.cat(views)
+    embeddings = learner.embed(images)
+    loss = learner.recipe.loss
+    value = supcon(
+        embeddings[:rows],
+        labels.repeat(2),
+        temperature=loss.temperature,
+        base_temperature=loss.base_temperature,
+        background=embeddings[rows:] if extra else None,
+        background_weight=weight,
+    )
+    return Step(value, collapsed=collapsed_value(rows, _scale(learner), weight * extra))
+
+
+@method("ce", "cross-entropy, end to end", head="joint")
+def ce(learner: Learner, batch: Batch, epoch: int) -> Step:
+    """One random view; the head is trained with the encoder."""
+    logits = learner.model(_random(learner, batch, epoch, 0))
+    return Step(F.cross_entropy(logits, batch.labels), correct=(logits.argmax(1) == batch.labels).sum())
+
+
+@method("triplet", "semi-hard triplets on the features, classifier afterwards", head="after")
+def triplets(learner: Learner, batch: Batch, epoch: int) -> Step:
+    """One random view; no projection."""
+    features = learner.model.features(_random(learner, batch, epoch, 0))
+    return Step(triplet(features, batch.labels, margin=learner.recipe.loss.margin))
+
+
+@method("simclr", "NT-Xent on two random views, labels unused, classifier afterwards", head="after")
+def simclr(learner: Learner, batch: Batch, epoch: int) -> Step:
+    """Two random views, each the other's only positive."""
+    views = torch.cat([_random(learner, batch, epoch, number) for number in (0, 1)])
+    loss = learner.recipe.loss
+    value = nt_xent(learner.embed(views), temperature=loss.temperature, base_temperature=loss.base_temperature)
+    return Step(value, collapsed=collapsed_value(len(views), _scale(learner)))
+
+
+@method("supcon-ori", "supervised contrastive, classifier afterwards for as many epochs", head="after")
+@method("supcon", "supervised contrastive, classifier trained after every encoder epoch", head="every epoch")
+def supervised(learner: Learner, batch: Batch, epoch: int) -> Step:
+    """Two random views."""
+    return _contrast(learner, (_random(learner, batch, epoch, 0), _random(learner, batch, epoch, 1)), batch.labels)
+
+
+@method("excon", "supcon with the explanation-masked image as a view where it is still recognised", head="every epoch")
+def excon(learner: Learner, batch: Batch, epoch: int) -> Step:
+    """A masked image that is classified correctly replaces the first random view."""
+    if epoch <= learner.recipe.excon.explain_from_epoch:
+        return supervised(learner, batch, epoch)
+    masked, accepted = explained_views(learner, batch)
+    step = _contrast(learner, _pair(learner, batch, epoch, masked, accepted), batch.labels)
+    return Step(step.loss, collapsed=step.collapsed, accepted=accepted.float().mean())
+
+
+@method("exconb", "excon with the unrecognised masked images as background negatives", head="every epoch")
+def exconb(learner: Learner, batch: Batch, epoch: int) -> Step:
+    """As excon; the other masked images join the denominators, twice each."""
+    if epoch <= learner.recipe.excon.explain_from_epoch:
+        return supervised(learner, batch, epoch)
+    masked, accepted = explained_views(learner, batch)
+    copies = learner.recipe.excon.background_copies
+    background = masked[~accepted].repeat(copies, 1, 1, 1)
+    views = _pair(learner, batch, epoch, masked, accepted)
+    step = _contrast(learner, views, batch.labels, background, weight=2 / copies)
+    return Step(step.loss, collapsed=step.collapsed, accepted=accepted.float().mean())
+
+
+def _pair(learner: Learner, batch: Batch, epoch: int, masked: Tensor, accepted: Tensor) -> tuple[Tensor, Tensor]:
+    first, second = (_random(learner, batch, epoch, number) for number in (0, 1))
+    return torch.where(accepted[:, None, None, None], masked, first), second
+
+
+def explained_views(learner: Learner, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The masked images N×C×H×W and, boolean (N,), which of them the classifier assigns to their true label.
+
+    BatchNorm's statistics stay untouched unless the recipe asks for the published behaviour (``explain_bn = "train"``).
+    """
+    settings, model = learner.recipe.excon, learner.model
+    standard = learner.standard(batch)
+    with mode(model, training=settings.explain_bn == "train"):
+        maps = _maps(learner, standard, batch.labels)
+        masked = masked_view(standard, maps, settings.cutoff)
+        with torch.no_grad():
+            accepted = model(masked).argmax(1) == batch.labels
+    return masked, accepted
+
+
+def _maps(learner: Learner, standard: Tensor, labels: Tensor) -> Tensor:
+    """Maps of the true (or predicted) class; one forward pass gives prediction and map where the closed form holds."""
+    settings, model = learner.recipe.excon, learner.model
+    layer = settings.layer or model.pooled_layer
+    if settings.explainer == "grad-cam" and closed_form_applies(model, layer) and settings.explain_bn == "eval":
+        with torch.no_grad():
+            activations = model.stages(standard)
+            targets = labels if settings.target == "label" else model.logits(activations.mean((-2, -1))).argmax(1)
+            return closed_form(activations, model.linear.weight, targets)
+    with torch.no_grad():  # the published code predicts the standard view in a pass of its own
+        predicted = model(standard).argmax(1) if settings.target == "predicted" or model.training else labels
+    targets = labels if settings.target == "label" else predicted
+    return EXPLAINERS[settings.explainer].explain(model, layer, standard, targets)

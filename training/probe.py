@@ -1,0 +1,73 @@
+"""The linear probe: a classifier on stored features, fitted the same way for every encoder."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+MAX_ITERATIONS = 2000
+
+
+class Probe(NamedTuple):
+    """``weight`` classes×K and ``bias`` (classes,), float32 on the features' device."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+def lbfgs(features: Tensor, labels: Tensor, classes: int, *, weight_decay: float = 1e-4) -> Probe:
+    """Multinomial logistic regression to convergence, deterministic: it starts at 0 and the problem is convex.
+
+    Minimises mean cross-entropy + weight_decay/2 · ‖W‖² (the bias is free) with L-BFGS in float64. ``features`` N×K,
+    ``labels`` (N,).
+    """
+    if features.device.type == "mps":  # it has no float64
+        return Probe(
+            *(
+                part.to(features.device)
+                for part in lbfgs(features.cpu(), labels.cpu(), classes, weight_decay=weight_decay)
+            )
+        )
+    inputs = features.double()
+    weight = torch.zeros(classes, inputs.shape[1], dtype=torch.float64, device=inputs.device, requires_grad=True)
+    bias = torch.zeros(classes, dtype=torch.float64, device=inputs.device, requires_grad=True)
+    solver = torch.optim.LBFGS(
+        [weight, bias],
+        max_iter=MAX_ITERATIONS,
+        tolerance_grad=1e-7,
+        tolerance_change=1e-12,
+        history_size=20,
+        line_search_fn="strong_wolfe",
+    )
+
+    def objective() -> Tensor:
+        solver.zero_grad()
+        value = F.cross_entropy(F.linear(inputs, weight, bias), labels) + weight_decay / 2 * weight.square().sum()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    solver.step(objective)  # type: ignore[no-untyped-call]
+    return Probe(weight.detach().float(), bias.detach().float())
+
+
+def full_batch(
+    features: Tensor,
+    labels: Tensor,
+    start: Probe,
+    *,
+    steps: int = 100,
+    lr: float = 0.1,
+    momentum: float = 0.9,
+    weight_decay: float = 1e-4,
+) -> Probe:
+    """``steps`` steps of SGD on all features at once, from the head ``start`` (the probe of the clxai recipes)."""
+    weight, bias = (tensor.detach().clone().requires_grad_() for tensor in start)
+    optimizer = torch.optim.SGD([weight, bias], lr, momentum=momentum, weight_decay=weight_decay)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        F.cross_entropy(F.linear(features, weight, bias), labels).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return Probe(weight.detach(), bias.detach())

@@ -1,0 +1,172 @@
+"""Recipe files: TOML in, one validated :class:`Recipe` out.
+
+A file may ``extends`` another recipe, may say which methods it ``serves``, and may hold tables ``[methods.NAME]`` whose
+keys replace the common ones for that method.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from xeval.errors import UsageError, unknown
+
+from .settings import Recipe
+
+__all__ = ["Recipe", "json_schema", "load_recipe", "recipe_hash", "recipe_names", "result_settings"]
+
+FOLDER = Path(__file__).parent / "recipes"
+FILE_KEYS = {
+    "extends": {"type": "string", "description": "name or file of the recipe whose keys these replace"},
+    "serves": {"type": "array", "items": {"type": "string"}, "description": "methods the recipe is meant for"},
+    "methods": {"type": "object", "description": "tables of keys that hold for one method alone"},
+}
+
+
+def recipe_names() -> list[str]:
+    """The names of the recipes that come with the package."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def load_recipe(name_or_path: str | Path, method: str | None = None, overrides: Iterable[str] = ()) -> Recipe:
+    """The recipe for one method, from a packaged name or a TOML file, with ``key=value`` overrides (dotted keys).
+
+    Raises :class:`UsageError` naming the key that is unknown, of the wrong type or out of range.
+    """
+    path = _find(name_or_path)
+    content = _read(path)
+    serves, tables = content.pop("serves", None), content.pop("methods", {})
+    if method is not None:
+        content["method"] = method
+    chosen = content.get("method")
+    _check_method(path.stem, chosen, serves)
+    content = _merge(content, tables.get(chosen, {}))
+    for override in overrides:
+        content = _merge(content, _parse(override))
+    if content.get("method") != chosen:
+        raise UsageError("the method cannot be an override", "choose it with --method, so that its own keys apply")
+    return _validate({"name": path.stem, **content})
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """SHA-256 of every setting that can change the result."""
+    from xeval.runs import digest
+
+    return digest(result_settings(recipe.model_dump(mode="json")))
+
+
+def result_settings(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A dumped recipe without what only names it."""
+    return {key: value for key, value in recipe.items() if key not in ("name", "description")}
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of a recipe file."""
+    schema = Recipe.model_json_schema()
+    schema["properties"] = {**schema["properties"], **FILE_KEYS}
+    schema.pop("required", None)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _find(name_or_path: str | Path) -> Path:
+    path = Path(name_or_path)
+    if path.suffix == ".toml":
+        if not path.is_file():
+            raise UsageError(f"the recipe file {path} does not exist", "check the path, or see: xeval list recipes")
+        return path
+    if str(name_or_path) not in recipe_names():
+        raise unknown("recipe", str(name_or_path), recipe_names())
+    return FOLDER / f"{name_or_path}.toml"
+
+
+def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The tables of a recipe file on top of those it extends."""
+    if path in seen:
+        raise UsageError(f"the recipe {path.stem!r} extends itself", "remove one key 'extends'")
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"the recipe file {path} is not valid TOML ({error})", "correct the file") from None
+    base = content.pop("extends", None)
+    if base is None:
+        return content
+    nearby = path.parent / str(base)
+    parent = _read(nearby if nearby.is_file() else _find(str(base)), (*seen, path))
+    return _merge(parent, content)
+
+
+def _check_method(recipe: str, method: object, serves: list[str] | None) -> None:
+    from .methods import METHODS
+
+    if not isinstance(method, str):
+        raise UsageError(f"recipe {recipe!r}: key 'method' is {method!r}", f"choose from: {', '.join(METHODS)}")
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
+    if serves is not None and method not in serves:
+        raise UsageError(
+            f"the recipe {recipe!r} is not meant for the method {method!r}", f"it serves {', '.join(serves)}"
+        )
+
+
+def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with the keys of ``top`` replaced, table by table."""
+    merged = dict(base)
+    for key, value in top.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _parse(override: str) -> dict[str, Any]:
+    """``optimizer.lr=0.1`` as nested tables; what is not a TOML value is a string."""
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise UsageError(
+            f"the override {override!r} is not of the form key=value", "write for example optimizer.lr=0.1"
+        )
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    for part in reversed(key.strip().split(".")):
+        value = {part: value}
+    return dict(value)
+
+
+def _validate(content: dict[str, Any]) -> Recipe:
+    """Strict validation through JSON, where a list may stand for a tuple but a string never for a number."""
+    try:
+        return Recipe.model_validate_json(json.dumps(content, default=str), strict=True)
+    except ValidationError as error:
+        raise _explain(error, str(content["name"])) from None
+
+
+def _explain(error: ValidationError, recipe: str) -> UsageError:
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    where = f"recipe {recipe!r}: key {'.'.join(path)!r}"
+    if first["type"] == "extra_forbidden":
+        known = _fields(path[:-1])
+        near = get_close_matches(path[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        return UsageError(f"{where} is unknown", f"{hint}known here: {', '.join(known)}")
+    if first["type"] == "missing":
+        return UsageError(f"{where} is missing", "add it to the recipe")
+    wish = first["msg"].removeprefix("Input ").removeprefix("Value error, ").replace("should", "must", 1)
+    if not path:
+        return UsageError(f"recipe {recipe!r}: {wish}", "correct the recipe or the override")
+    return UsageError(f"{where} is {first['input']!r} but {wish}", "correct the recipe or the override")
+
+
+def _fields(path: list[str]) -> list[str]:
+    """The keys that exist in the table at ``path``."""
+    model: Any = Recipe
+    for part in path:
+        model = model.model_fields[part].annotation
+    return list(model.model_fields)

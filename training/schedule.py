@@ -1,0 +1,49 @@
+"""Optimisers and learning rates: a pure function of epoch and step, so a resumed run needs no scheduler state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from .settings import Optimizer
+
+
+def make_optimizer(parameters: Iterable[nn.Parameter], settings: Optimizer) -> torch.optim.Optimizer:
+    """SGD with momentum, AdamW or RAdam (decoupled weight decay as its paper has it)."""
+    decay = settings.weight_decay
+    if settings.name == "sgd":
+        return torch.optim.SGD(parameters, settings.lr, momentum=settings.momentum, weight_decay=decay)
+    if settings.name == "adamw":
+        return torch.optim.AdamW(parameters, settings.lr, weight_decay=decay)
+    return torch.optim.RAdam(parameters, settings.lr, weight_decay=decay)
+
+
+def learning_rate(settings: Optimizer, epoch: int, epochs: int, step: int, steps: int) -> float:
+    """The rate of step ``step`` (from 0) of ``steps`` in epoch ``epoch`` (from 1) of ``epochs``.
+
+    It changes once an epoch; during the warm-up every step, linearly from ``warmup_from`` to the schedule's value at
+    the warm-up's last epoch (the convention of SupContrast).
+    """
+    warm = min(settings.warmup_epochs, epochs)
+    if epoch > warm:
+        return _scheduled(settings, epoch, epochs)
+    done = ((epoch - 1) * steps + step) / (warm * steps)
+    return settings.warmup_from + done * (_scheduled(settings, warm, epochs) - settings.warmup_from)
+
+
+def _scheduled(settings: Optimizer, epoch: int, epochs: int) -> float:
+    if settings.schedule == "cosine":
+        low = settings.lr * settings.final_factor
+        return low + (settings.lr - low) * (1 + math.cos(math.pi * epoch / epochs)) / 2
+    if settings.schedule == "step":
+        return float(settings.lr * settings.gamma ** sum(epoch > milestone for milestone in settings.milestones))
+    return settings.lr
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Use ``rate`` from the next step on."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate

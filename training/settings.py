@@ -1,0 +1,159 @@
+"""The settings of a run: the tables of a recipe with their defaults, limits and meanings."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+
+
+class Settings(BaseModel):
+    """A table of a recipe: no unknown keys, no infinities, no changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Views(Settings):
+    """Random views, drawn for each image on its own; everything is off until a recipe turns it on."""
+
+    crop: Range | None = Field(
+        default=None, description="random resized crop: range of the area kept, such as [0.2, 1.0]"
+    )
+    ratio: Range = Field(default=(3 / 4, 4 / 3), description="range of the aspect ratio of the random resized crop")
+    pad: int = Field(default=0, ge=0, description="pad by this many black pixels, then crop at random")
+    rotate: float = Field(default=0, ge=0, le=180, description="rotation, uniform within ± this many degrees")
+    scale: Range = Field(default=(1, 1), description="range of the magnification")
+    shift: Share = Field(default=0, description="translation, uniform within ± this share of the side")
+    flip: Share = Field(default=0, description="probability of a horizontal flip")
+    jitter: tuple[Share, Share, Share, Annotated[float, Field(ge=0, le=0.5)]] = Field(
+        default=(0, 0, 0, 0), description="strength of the colour jitter: brightness, contrast, saturation, hue"
+    )
+    jitter_p: Share = Field(default=1, description="probability of the colour jitter")
+    grey: Share = Field(default=0, description="probability of losing the colours")
+    blur: int = Field(default=0, ge=0, description="side of the Gaussian blur's kernel in pixels, odd; 0 = no blur")
+    blur_p: Share = Field(default=0.5, description="probability of the blur")
+
+    @field_validator("crop", "ratio", "scale")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and value[0] > value[1]:
+            raise ValueError("must be a range from small to large")
+        return value
+
+    @field_validator("crop")
+    @classmethod
+    def _share(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and value[1] > 1:
+            raise ValueError("must be shares of the area, at most 1")
+        return value
+
+    @field_validator("blur")
+    @classmethod
+    def _odd(cls, value: int) -> int:
+        if value and value % 2 == 0:
+            raise ValueError("must be 0 or odd")
+        return value
+
+
+class Optimizer(Settings):
+    """An optimiser and its learning-rate schedule."""
+
+    name: Literal["sgd", "adamw", "radam"] = "sgd"
+    lr: float = Field(default=0.1, gt=0, description="peak learning rate")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD")
+    weight_decay: float = Field(default=1e-4, ge=0)
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    final_factor: Share = Field(default=1e-3, description="the cosine ends at lr × this")
+    milestones: tuple[int, ...] = Field(
+        default=(), description="epochs after which the step schedule multiplies by gamma"
+    )
+    gamma: float = Field(default=0.1, gt=0, le=1)
+    warmup_epochs: int = Field(default=0, ge=0, description="linear warm-up, updated every step")
+    warmup_from: float = Field(default=0.01, ge=0, description="learning rate at the start of the warm-up")
+
+
+class Head(Settings):
+    """The linear classifier: how it is trained where the method does not train it with the encoder."""
+
+    fit: Literal["epochs", "lbfgs", "full-batch"] = Field(
+        default="epochs",
+        description="after the encoder: SGD epochs on views, L-BFGS to convergence, or full-batch SGD steps",
+    )
+    epochs: int | None = Field(
+        default=None, ge=1, description="head epochs after the encoder's; default: as many as those"
+    )
+    steps: int = Field(default=100, ge=1, description="of the full-batch fit")
+    normalize: bool = Field(
+        default=False, description="the head sees features of unit length, in training and in scoring"
+    )
+    optimizer: Optimizer = Optimizer()
+    views: Views = Views()
+
+
+class Projection(Settings):
+    """The two-layer perceptron between the features and the contrastive loss; it is dropped after training."""
+
+    hidden: int | None = Field(default=None, ge=1, description="default: as wide as the features")
+    dim: int = Field(default=128, ge=1)
+
+
+class Loss(Settings):
+    """Constants of the encoder's loss."""
+
+    temperature: float = Field(default=0.1, gt=0)
+    base_temperature: float | None = Field(
+        default=None, gt=0, description="scales the loss by temperature / this; default: no scaling"
+    )
+    margin: float = Field(default=0.3, gt=0, description="of the triplet loss")
+
+
+class ExCon(Settings):
+    """How the explanation becomes a view (methods excon and exconb)."""
+
+    explainer: str = Field(default="grad-cam", description="any registered explainer")
+    layer: str | None = Field(default=None, description="explained layer; default: the last convolutional stage")
+    cutoff: Share = Field(default=0.5, description="pixels whose min-max scaled map value is at most this are masked")
+    target: Literal["label", "predicted"] = Field(default="label", description="the explained class")
+    explain_from_epoch: int = Field(default=0, ge=0, description="epochs trained as supcon before explanations join")
+    explain_bn: Literal["eval", "train"] = Field(
+        default="eval", description="train: as published, BatchNorm uses and updates its statistics while explaining"
+    )
+    background_copies: Literal[1, 2] = Field(
+        default=1,
+        description="exconb: a background image is forwarded once with weight 2 (BatchNorm sees it once) or twice",
+    )
+
+
+class Recipe(Settings):
+    """One training run up to its seed."""
+
+    name: str = Field(min_length=1)
+    description: str = ""
+    method: str
+    dataset: str
+    image_size: int | None = Field(default=None, ge=4, description="side in pixels; default: the data set's own")
+    arch: str
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=2)
+    heldout: float = Field(
+        default=0.2, ge=0, lt=1, description="share of train kept for validation; none with select_on = test"
+    )
+    select_on: Literal["heldout", "test", "loss", "last"] = Field(
+        default="heldout",
+        description="best epoch by held-out accuracy, test accuracy (as published), training loss, or none",
+    )
+    optimizer: Optimizer = Optimizer()
+    head: Head = Head()
+    projection: Projection = Projection()
+    loss: Loss = Loss()
+    views: Views = Views()
+    excon: ExCon = ExCon()
+
+    @model_validator(mode="after")
+    def _selectable(self) -> Recipe:
+        if self.select_on == "heldout" and not self.heldout:
+            raise ValueError("select_on = 'heldout' needs heldout > 0")
+        return self

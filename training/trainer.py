@@ -1,0 +1,289 @@
+"""A run in progress: epochs, the choice of the best one, saving, resuming and the manifest at the end."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xeval.checkpoints import read_tensors, write_tensors
+from xeval.data import Dataset, holdout, stratified
+from xeval.errors import ResourceError, UsageError
+from xeval.explainers import EXPLAINERS
+from xeval.explainers.cam import find_layer
+from xeval.progress import Progress
+from xeval.runs import RunCard, Selection, atomic_write, provenance, write_card
+
+from . import probe
+from .epochs import encoder_epoch, evaluate, head_epoch, stored_features
+from .learner import Learner, model_spec
+from .methods import METHODS
+from .pool import Pool
+from .recipe import Recipe, recipe_hash, result_settings
+from .schedule import make_optimizer
+from .state import State, clear_state, load_state, pack_optimizer, require_same, save_state, unpack_optimizer
+
+COLUMNS = (
+    "epoch",
+    "loss",
+    "head_loss",
+    "train_accuracy",
+    "val_accuracy",
+    "val_loss",
+    "lr",
+    "masked_share",
+    "collapse_gap",
+    "seconds",
+)
+COLLAPSED = 0.01  # warn where the loss is closer to the collapsed value than this share of it
+Row = dict[str, Any]
+
+
+class Trainer:
+    """A run in progress: what is trained, on which images, how far it is and what was best."""
+
+    def __init__(
+        self, recipe: Recipe, dataset: Dataset, directory: Path, *, seed: int, limit: int | None, device: torch.device
+    ) -> None:
+        self.recipe, self.dataset, self.directory, self.seed, self.limit = recipe, dataset, directory, seed, limit
+        self.method = METHODS[recipe.method]
+        self.learner = Learner(recipe, dataset.info, seed).to(device).to(memory_format=torch.channels_last)
+        self._check()
+        self.train_split = dataset.split("train")
+        self.fit, self.held = self._pools(device)
+        self.encoder_optimizer = make_optimizer(self._encoder_parameters(), recipe.optimizer)
+        self.head_optimizer = make_optimizer(self.learner.model.head.parameters(), recipe.head.optimizer)
+        self.epoch = 0
+        self.rows: list[Row] = []
+        self.record: dict[str, Any] = {}
+        self.started = datetime.now(UTC).isoformat(timespec="seconds")
+
+    @property
+    def head_epochs(self) -> int:
+        """Epochs of the head after those of the encoder; a fit on stored features counts as one."""
+        if self.method.head != "after":
+            return 0
+        return (self.recipe.head.epochs or self.recipe.epochs) if self.recipe.head.fit == "epochs" else 1
+
+    @property
+    def epochs(self) -> int:
+        """All epochs of the run."""
+        return self.recipe.epochs + self.head_epochs
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must be equal for a run to be continued."""
+        recipe = result_settings(self.recipe.model_dump(mode="json"))
+        return {"recipe": recipe, "seed": self.seed, "limit": self.limit, "train_manifest": self.train_split.manifest()}
+
+    def _check(self) -> None:
+        """What would fail late is an error before the first epoch."""
+        settings = self.recipe.excon
+        if self.recipe.select_on == "loss" and self.head_epochs > 1:
+            raise UsageError(
+                "select_on = 'loss' cannot choose among head epochs after the encoder",
+                "set head.fit to lbfgs or full-batch",
+            )
+        EXPLAINERS[settings.explainer]
+        if settings.layer is not None:
+            find_layer(self.learner.model, settings.layer)
+
+    def _pools(self, device: torch.device) -> tuple[Pool, Pool | None]:
+        """Training images and the images that judge the epochs."""
+        labels = self.train_split.labels
+        rows = stratified(labels, len(labels) if self.limit is None else self.limit, self.seed)
+        if self.recipe.select_on == "test":
+            test = self.dataset.split("test")
+            return Pool(self.train_split, rows, device), Pool(test, stratified(test.labels, len(test), 0), device)
+        if not self.recipe.heldout:
+            return Pool(self.train_split, rows, device), None
+        fit, held = holdout(labels[rows], self.recipe.heldout, self.seed)
+        return Pool(self.train_split, rows[fit], device), Pool(self.train_split, rows[held], device)
+
+    def _encoder_parameters(self) -> list[torch.nn.Parameter]:
+        learner = self.learner
+        if self.method.head == "joint":
+            return list(learner.model.parameters())
+        return [*learner.model.backbone.parameters(), *learner.projection.parameters()]
+
+    def advance(self, progress: Progress) -> str:
+        """Train the next epoch, judge it, save the state; returns the line about it."""
+        started, epoch = time.perf_counter(), self.epoch + 1
+        row: Row = dict.fromkeys(COLUMNS)
+        row["epoch"] = epoch
+        row.update(self._encoder(epoch, progress) if epoch <= self.recipe.epochs else self._head_after(epoch))
+        if self.held is not None and (self.method.head != "after" or epoch > self.recipe.epochs):
+            row["val_accuracy"], row["val_loss"] = evaluate(self.learner, self.held)
+        row["seconds"] = round(time.perf_counter() - started, 3)
+        self.epoch = epoch
+        self.rows.append(row)
+        self._keep_best(row)
+        self._save()
+        return summary(row, self.epochs)
+
+    def _encoder(self, epoch: int, progress: Progress) -> Row:
+        tally = encoder_epoch(
+            self.learner, self.method, self.fit, self.encoder_optimizer, epoch=epoch, progress=progress
+        )
+        row: Row = {
+            "loss": tally.mean(tally.losses),
+            "lr": tally.rates[-1],
+            "masked_share": tally.mean(tally.accepted),
+            "collapse_gap": tally.mean(tally.gaps),
+            "train_accuracy": tally.accuracy(),
+        }
+        if self.method.head == "every epoch":
+            head = head_epoch(self.learner, self.fit, self.head_optimizer, epoch=epoch, epochs=self.recipe.epochs)
+            row.update(head_loss=head.mean(head.losses), train_accuracy=head.accuracy())
+        return row
+
+    def _head_after(self, epoch: int) -> Row:
+        """One epoch of the head after the encoder's, or the whole fit on stored features."""
+        number = epoch - self.recipe.epochs
+        if self.recipe.head.fit == "epochs":
+            tally = head_epoch(self.learner, self.fit, self.head_optimizer, epoch=number, epochs=self.head_epochs)
+            return {"head_loss": tally.mean(tally.losses), "train_accuracy": tally.accuracy(), "lr": tally.rates[-1]}
+        if self.recipe.select_on == "loss":
+            self._probe_best()
+        self._fit_probe()
+        accuracy, loss = evaluate(self.learner, self.fit)
+        return {"head_loss": loss, "train_accuracy": accuracy}
+
+    def _fit_probe(self) -> None:
+        """Replace the head by one fitted on stored features."""
+        head, settings = self.learner.model.linear, self.recipe.head.optimizer
+        features = stored_features(self.learner, self.fit)
+        if self.recipe.head.fit == "lbfgs":
+            fitted = probe.lbfgs(features, self.fit.labels, head.out_features, weight_decay=settings.weight_decay)
+        else:
+            fitted = probe.full_batch(
+                features,
+                self.fit.labels,
+                probe.Probe(head.weight, head.bias),
+                steps=self.recipe.head.steps,
+                lr=settings.lr,
+                momentum=settings.momentum,
+                weight_decay=settings.weight_decay,
+            )
+        with torch.no_grad():
+            head.weight.copy_(fitted.weight)
+            head.bias.copy_(fitted.bias)
+
+    def _probe_best(self) -> None:
+        """Fit a probe on the encoder of the lowest loss, then come back to the last encoder."""
+        model = self.learner.model
+        last = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        model.load_state_dict({**last, **_encoder_of(read_tensors(self.directory / "best.safetensors"))})
+        self._fit_probe()
+        if self.held is not None:
+            self.record["accuracy"] = evaluate(self.learner, self.held)[0]
+        self._write_weights("best")
+        model.load_state_dict(last)
+
+    def _keep_best(self, row: Row) -> None:
+        """Keep the weights of the best epoch; equal accuracies are decided by the lower validation loss."""
+        score = merit(self.recipe.select_on, row)
+        if score is None or (self.record and score <= self.record["merit"]):
+            return
+        self.record = {"epoch": row["epoch"], "merit": score, "accuracy": row["val_accuracy"]}
+        self._write_weights("best")
+
+    def _write_weights(self, name: str) -> None:
+        try:
+            write_tensors(self.directory / f"{name}.safetensors", self.learner.model.state_dict())
+        except OSError as error:
+            raise ResourceError(
+                f"cannot write to {self.directory} ({error.strerror})", "free some space, run it again"
+            ) from None
+
+    def _save(self) -> None:
+        tensors = {
+            **{f"learner.{name}": tensor for name, tensor in self.learner.state_dict().items()},
+            **pack_optimizer(self.encoder_optimizer, "encoder-optimizer"),
+            **pack_optimizer(self.head_optimizer, "head-optimizer"),
+        }
+        save_state(self.directory, State(self.identity, self.epoch, self.record, self.rows, tensors))
+        atomic_write(self.directory / "history.csv", history(self.rows))
+
+    def resume(self) -> None:
+        """Continue from the last saved epoch, if there is one."""
+        state = load_state(self.directory)
+        if state is None:
+            return
+        require_same(self.directory, state.identity, self.identity)
+        weights = {k.removeprefix("learner."): v for k, v in state.tensors.items() if k.startswith("learner.")}
+        self.learner.load_state_dict(weights)
+        unpack_optimizer(self.encoder_optimizer, "encoder-optimizer", state.tensors)
+        unpack_optimizer(self.head_optimizer, "head-optimizer", state.tensors)
+        self.epoch, self.record, self.rows = state.epoch, state.record, state.rows
+
+    def finish(self) -> None:
+        """Write the last weights and, last of all, the manifest; then the states are no longer needed."""
+        self._write_weights("last")
+        selection = Selection(
+            select_on=self.recipe.select_on,
+            best_epoch=self.record["epoch"],
+            best_accuracy=self.record["accuracy"],
+            last_accuracy=self.rows[-1]["val_accuracy"],
+        )
+        seconds = round(sum(row["seconds"] for row in self.rows), 3)
+        card = RunCard(
+            name=self.directory.name,
+            method=self.recipe.method,
+            seed=self.seed,
+            recipe_name=self.recipe.name,
+            recipe=self.recipe.model_dump(mode="json"),
+            recipe_hash=recipe_hash(self.recipe),
+            dataset=self.dataset.info,
+            train_manifest=self.train_split.manifest(),
+            model=model_spec(self.recipe, self.dataset.info),
+            layer=self.recipe.excon.layer or self.learner.model.pooled_layer,
+            selection=selection,
+            provenance={**provenance(), "started": self.started, "seconds": seconds, "limit": self.limit},
+        )
+        write_card(self.directory, card, ["best.safetensors", "last.safetensors", "history.csv"])
+        clear_state(self.directory)
+
+
+def merit(select_on: str, row: Row) -> list[float] | None:
+    """How good an epoch is, larger is better; None where it cannot be judged."""
+    if select_on == "last":
+        return [row["epoch"]]
+    if select_on == "loss":
+        return None if row["loss"] is None else [-row["loss"]]
+    return None if row["val_accuracy"] is None else [row["val_accuracy"], -row["val_loss"]]
+
+
+SHOWN = {"loss": "loss", "head_loss": "head loss", "val_accuracy": "accuracy", "masked_share": "masked images accepted"}
+
+
+def summary(row: Row, epochs: int) -> str:
+    """An epoch in one line, with a warning where the encoder has collapsed."""
+    numbers = [f"{title} {row[name]:.3f}" for name, title in SHOWN.items() if row[name] is not None]
+    line = f"epoch {row['epoch']}/{epochs}: {', '.join(numbers)} ({row['seconds']:.1f} s)"
+    return f"{line}; warning: this is the loss of a collapsed encoder" if collapsed(row) else line
+
+
+def collapsed(row: Row) -> bool:
+    """Whether, from the third epoch on, the loss sits at the value of an encoder that maps everything to one point."""
+    gap, loss = row["collapse_gap"], row["loss"]
+    return gap is not None and row["epoch"] >= 3 and abs(gap) < COLLAPSED * (loss + gap)
+
+
+def history(rows: list[Row]) -> bytes:
+    """history.csv: one line an epoch, empty where a column does not apply."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def _encoder_of(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if name.startswith("backbone.")}

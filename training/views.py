@@ -1,0 +1,219 @@
+"""Random views: every image of a batch gets its own draws, which depend on (seed, stream, image key) and nothing else.
+
+Parameters are drawn on the CPU (the same on every device) and applied to the whole batch where the images are. Images
+are float N×C×H×W in [0, 1] here; normalisation comes after.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from xeval.explainers.cam import upsample
+from xeval.perturb import cutoff_mask, uniform
+
+from .settings import Views
+
+TRIES = 10  # proposals for a crop before the fallback, as in torchvision
+GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
+BLUR_SIGMA = (0.1, 2.0)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Named uniform draws of the images ``keys``, int64 (N,) on the CPU; ``stream`` tells epochs and views apart."""
+
+    seed: int
+    stream: str
+    keys: Tensor
+
+    def unit(self, name: str, positions: int = 1) -> Tensor:
+        """N×positions in [0, 1)."""
+        return uniform(self.seed, f"{self.stream}:{name}", self.keys, 1, positions)[:, 0]
+
+    def between(self, name: str, low: float, high: float) -> Tensor:
+        """(N,) in [low, high)."""
+        return low + (high - low) * self.unit(name)[:, 0]
+
+    def happens(self, name: str, probability: float) -> Tensor:
+        """Boolean (N,): true with ``probability``."""
+        return self.unit(name)[:, 0] < probability
+
+
+def random_view(images: Tensor, draws: Draws, views: Views) -> Tensor:
+    """One random view of each image: geometry, flip, colour jitter, grey, blur."""
+    placement = _placement(draws, views, images.shape[-1])
+    if placement is not None:
+        grid = F.affine_grid(placement[:, :2].to(images.device), list(images.shape), align_corners=False)
+        images = F.grid_sample(images, grid, align_corners=False)
+    if views.flip:
+        images = torch.where(_column(draws.happens("flip", views.flip), images), images.flip(-1), images)
+    if any(views.jitter):
+        images = _where(draws.happens("jitter", views.jitter_p), jitter(images, draws, views.jitter), images)
+    if views.grey:
+        images = _where(draws.happens("grey", views.grey), grey(images).expand_as(images), images)
+    if views.blur:
+        sigma = draws.between("sigma", *BLUR_SIGMA)
+        images = _where(draws.happens("blur", views.blur_p), blur(images, sigma, views.blur), images)
+    return images
+
+
+def masked_view(standard: Tensor, maps: Tensor, cutoff: float) -> Tensor:
+    """ExCon's view: normalised images with every pixel set to 0 whose min-max scaled map value is at most ``cutoff``.
+
+    ``standard`` N×C×H×W, ``maps`` N×1×h×w (any grid: upsampled bilinearly before scaling).
+    """
+    return standard * cutoff_mask(upsample(maps, (standard.shape[-2], standard.shape[-1])), cutoff)
+
+
+def _column(values: Tensor, images: Tensor) -> Tensor:
+    """(N,) as N×1×1×1 on the images' device."""
+    return values.to(images.device, non_blocking=True).reshape(-1, 1, 1, 1)
+
+
+def _where(chosen: Tensor, changed: Tensor, images: Tensor) -> Tensor:
+    return torch.where(_column(chosen, images), changed, images)
+
+
+def _placement(draws: Draws, views: Views, side: int) -> Tensor | None:
+    """N×3×3 maps from output to input coordinates in [−1, 1]; None where nothing moves."""
+    maps = []
+    if views.crop is not None:
+        maps.append(crop_boxes(draws, views.crop, views.ratio, side))
+    if views.pad:
+        offset = torch.floor(draws.unit("pad", 2) * (2 * views.pad + 1)) - views.pad
+        maps.append(_affine(shift=2 * offset / side))
+    if views.rotate or views.shift or views.scale != (1, 1):
+        maps.append(_small_affine(draws, views))
+    if not maps:
+        return None
+    total = maps[0]
+    for matrix in maps[1:]:
+        total = total @ matrix
+    return total
+
+
+def _affine(scale: Tensor | None = None, shift: Tensor | None = None, angle: Tensor | None = None) -> Tensor:
+    """N×3×3 from N×2 scales, N×2 shifts and (N,) angles; what is missing is the identity."""
+    given = next(part for part in (scale, shift, angle) if part is not None)
+    matrix = torch.eye(3).repeat(len(given), 1, 1)
+    if angle is not None:
+        cos, sin = angle.cos(), angle.sin()
+        matrix[:, :2, :2] = torch.stack([torch.stack([cos, -sin], 1), torch.stack([sin, cos], 1)], 1)
+    if scale is not None:
+        matrix[:, :2, :2] *= scale[:, None, :]
+    if shift is not None:
+        matrix[:, :2, 2] = shift
+    return matrix
+
+
+def _small_affine(draws: Draws, views: Views) -> Tensor:
+    """Rotation about the centre, magnification and translation."""
+    angle = draws.between("rotate", -1, 1) * math.radians(views.rotate)
+    magnify = draws.between("scale", *views.scale)
+    shift = (2 * draws.unit("shift", 2) - 1) * 2 * views.shift
+    return _affine(scale=(1 / magnify)[:, None].expand(-1, 2), shift=shift, angle=angle)
+
+
+def crop_boxes(draws: Draws, area: tuple[float, float], ratio: tuple[float, float], side: int) -> Tensor:
+    """Random resized crops with whole-pixel boxes, as N×3×3 maps.
+
+    The first of ten proposals (area uniform, log aspect ratio uniform) that fits into the image; where none fits, the
+    largest central box of an allowed ratio, which for a square image is the image. Same distribution as torchvision's.
+    """
+    areas = area[0] + (area[1] - area[0]) * draws.unit("crop-area", TRIES)
+    ratios = torch.exp(math.log(ratio[0]) + math.log(ratio[1] / ratio[0]) * draws.unit("crop-ratio", TRIES))
+    sizes = torch.stack([(areas * ratios).sqrt(), (areas / ratios).sqrt()], 2).mul(side).round()
+    fits = ((sizes > 0) & (sizes <= side)).all(2)
+    first = fits.int().argmax(1)
+    size = torch.where(fits.any(1, keepdim=True), sizes[torch.arange(len(sizes)), first], float(side))
+    corner = torch.floor(draws.unit("crop-corner", 2) * (side - size + 1))
+    return _affine(scale=size / side, shift=(2 * corner + size) / side - 1)
+
+
+def grey(images: Tensor) -> Tensor:
+    """Luminance, N×1×H×W; a one-channel image is its own."""
+    if images.shape[1] == 1:
+        return images
+    weights = images.new_tensor(GREY).reshape(1, 3, 1, 1)
+    return (images * weights).sum(1, keepdim=True)
+
+
+def brightness(images: Tensor, factor: Tensor) -> Tensor:
+    """Multiply by ``factor`` N×1×1×1."""
+    return (images * factor).clamp(0, 1)
+
+
+def contrast(images: Tensor, factor: Tensor) -> Tensor:
+    """Blend with the mean luminance of the image."""
+    return torch.lerp(grey(images).mean((-3, -2, -1), keepdim=True), images, factor).clamp(0, 1)
+
+
+def saturation(images: Tensor, factor: Tensor) -> Tensor:
+    """Blend with the luminance of every pixel."""
+    return torch.lerp(grey(images).expand_as(images), images, factor).clamp(0, 1)
+
+
+def hue(images: Tensor, turn: Tensor) -> Tensor:
+    """Rotate the hue by ``turn`` N×1×1×1, as a share of the full circle."""
+    if images.shape[1] == 1:
+        return images
+    value, chroma = images.amax(1, keepdim=True), images.amax(1, keepdim=True) - images.amin(1, keepdim=True)
+    red, green, blue = images[:, :1], images[:, 1:2], images[:, 2:]
+    safe = torch.where(chroma > 0, chroma, 1)
+    sextant = torch.where(
+        value == red,
+        (green - blue) / safe,
+        torch.where(value == green, (blue - red) / safe + 2, (red - green) / safe + 4),
+    )
+    steps = (torch.tensor([5.0, 3.0, 1.0], device=images.device).reshape(1, 3, 1, 1) + sextant + 6 * turn) % 6
+    return value - chroma * torch.minimum(steps, 4 - steps).clamp(0, 1)
+
+
+ColourChange = Callable[[Tensor, Tensor], Tensor]
+CHANGES: tuple[ColourChange, ...] = (brightness, contrast, saturation, hue)
+
+
+def jitter(images: Tensor, draws: Draws, strength: tuple[float, float, float, float]) -> Tensor:
+    """Brightness, contrast, saturation and hue changed by random amounts, for every image in its own random order."""
+    active = [(number, change, strength[number]) for number, change in enumerate(CHANGES) if strength[number]]
+    amounts = {number: _amount(draws, number, power) for number, _, power in active}
+    if len(active) == 1:
+        number, change, _ = active[0]
+        return change(images, _column(amounts[number], images))
+    order = draws.unit("jitter-order", len(active)).argsort(1)
+    images = images.clone()
+    for turn in range(len(active)):
+        for place, (number, change, _) in enumerate(active):
+            rows = (order[:, turn] == place).nonzero()[:, 0]
+            if len(rows):
+                where = rows.to(images.device, non_blocking=True)
+                images[where] = change(images[where], _column(amounts[number][rows], images))
+    return images
+
+
+def _amount(draws: Draws, number: int, power: float) -> Tensor:
+    """Factors around 1 for the blends, turns around 0 for the hue."""
+    if CHANGES[number] is hue:
+        return draws.between("hue", -power, power)
+    return draws.between(CHANGES[number].__name__, max(0.0, 1 - power), 1 + power)
+
+
+def blur(images: Tensor, sigma: Tensor, side: int) -> Tensor:
+    """Gaussian blur with one ``sigma`` (N,) in pixels an image, kernel ``side``×``side``, mirrored borders."""
+    count, channels, height, width = images.shape
+    reach = side // 2
+    offsets = torch.arange(-reach, reach + 1, dtype=torch.float32)
+    kernel = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2)
+    kernel = (kernel / kernel.sum(1, keepdim=True)).to(images.device).repeat_interleave(channels, 0)
+    flat = F.pad(images, (reach, reach, reach, reach), mode="reflect").reshape(
+        1, count * channels, height + 2 * reach, -1
+    )
+    flat = F.conv2d(flat, kernel[:, None, None, :], groups=count * channels)
+    flat = F.conv2d(flat, kernel[:, None, :, None], groups=count * channels)
+    return flat.reshape(count, channels, height, width)
