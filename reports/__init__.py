@@ -1,0 +1,1 @@
+"""Scored runs → tables, figures and one page: nothing here opens a model or a data set."""

@@ -1,0 +1,54 @@
+"""The words that every table and figure of a group shares: where, how many, and what the marks mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from .collect import Group
+from .summary import FLOORS, SEEDS_FOR_TESTS, controls
+from .tables import Heading, Row
+from .text import slug
+
+
+def table_slug(group: Group, name: str) -> str:
+    """A stable name: ``digits-headline``, with the recipe where it is not the data set's own."""
+    return slug(group.dataset, "" if group.recipe == group.dataset else group.recipe, name)
+
+
+def place(group: Group) -> str:
+    """Data set, split, number of images and recipe in words."""
+    data = group.first.scores.dataset
+    of = f"{data.n:,} of {data.of:,}" if data.n < data.of else f"{data.n:,}"
+    recipe = f", recipe {group.recipe}" if group.recipe and group.recipe != group.dataset else ""
+    return f"{data.name} ({data.split}, {of} images{recipe})"
+
+
+def conventions(group: Group, headings: Iterable[Heading], rows: Iterable[Row]) -> str:
+    """The end of a caption: what ±, arrows, bold, brackets and ‡ mean, as far as the table uses them."""
+    entries = [entry for row in rows for entry in row.entries]
+    parts = [f"Entries are {_spread(group)}"]
+    if any(heading.arrow for heading in headings):
+        parts.append("↓ lower, ↑ higher is better")
+    if any(entry.bold for entry in entries):
+        parts.append(_bold(group))
+    if any(entry.note for entry in entries):
+        parts.append("[n] = images where fewer are defined")
+    if any(entry.mark for entry in entries):
+        floors = [name for name in FLOORS if name in controls(group)]
+        both = "both " if len(floors) > 1 else ""
+        parts.append(f"‡ does not beat {both}{' and '.join(floors)} on the same checkpoints")
+    return "; ".join(parts) + "."
+
+
+def _spread(group: Group) -> str:
+    counts = sorted(len(runs) for runs in group.methods.values())
+    if counts[-1] == 1:
+        return "means over images for one seed, so without a spread"
+    seeds = f"{counts[0]} seeds" if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]} seeds"
+    return f"mean ± std (n−1) over {seeds}"
+
+
+def _bold(group: Group) -> str:
+    least = min(len(runs) for runs in group.methods.values())
+    why = f"fewer than {SEEDS_FOR_TESTS} seeds, so no test and no claim" if least < SEEDS_FOR_TESTS else "untested"
+    return f"bold = best mean ({why})"

@@ -1,0 +1,262 @@
+"""Finding the scored runs below a folder, and refusing what must not be compared."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from xeval.errors import DataError
+
+from .schema import Artifacts, Card, Part, Scores
+from .text import clean
+
+P = TypeVar("P", bound=Part)
+SCORES, CARD, HISTORY, ARTIFACTS = "scores.json", "run.json", "history.csv", "artifacts.json"
+#: Order of the known methods in every table: baselines first; others follow by name.
+METHOD_ORDER = ("ce", "triplet", "simclr", "supcon-ori", "supcon", "excon", "exconb")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One scored checkpoint."""
+
+    folder: Path
+    path: str  # relative to the compared folder, for people
+    scores: Scores
+    card: Card | None = None
+    history: dict[str, tuple[float | None, ...]] = field(default_factory=dict)
+    artifacts: Artifacts | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the checkpoint."""
+        return self.scores.checkpoint.name
+
+    @property
+    def method(self) -> str:
+        """The training method; a weight file of unknown origin stands for itself."""
+        checkpoint = self.scores.checkpoint
+        return checkpoint.name if checkpoint.seed is None else checkpoint.method
+
+    @property
+    def seed(self) -> int | None:
+        """The training seed, if it is known."""
+        return self.scores.checkpoint.seed
+
+    @property
+    def recipe(self) -> str:
+        """The recipe's name, empty for a foreign weight file."""
+        return self.scores.checkpoint.recipe or ""
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """A folder that looks like a run and takes no part, and why."""
+
+    path: str
+    reason: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that may be compared: one data set, one recipe; methods in table order, runs by seed."""
+
+    dataset: str
+    recipe: str
+    methods: dict[str, tuple[Run, ...]]
+
+    @property
+    def runs(self) -> list[Run]:
+        """All runs, method by method."""
+        return [run for runs in self.methods.values() for run in runs]
+
+    @property
+    def first(self) -> Run:
+        """Any run, for what all of them share."""
+        return self.runs[0]
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Everything found below a folder."""
+
+    groups: tuple[Group, ...]
+    excluded: tuple[Excluded, ...]
+
+    @property
+    def runs(self) -> list[Run]:
+        """All scored runs, group by group."""
+        return [run for group in self.groups for run in group.runs]
+
+
+def collect(root: Path) -> Collection:
+    """Read every complete score file below ``root`` and group the runs by data set and recipe.
+
+    Raises DataError where nothing is scored, a file is damaged, or the runs of one data set differ in their images,
+    their protocol or are the same checkpoint twice.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root} is not a folder", "name the folder that holds the run directories")
+    runs: list[Run] = []
+    excluded: list[Excluded] = []
+    for folder in _candidates(root):
+        path = folder.relative_to(root).as_posix() if folder != root else folder.name
+        found = _read_folder(folder, path)
+        (runs if isinstance(found, Run) else excluded).append(found)  # type: ignore[arg-type]
+    if not runs:
+        raise _nothing_scored(root, excluded)
+    for dataset in sorted({run.scores.dataset.name for run in runs}):
+        _refuse_unlike([run for run in runs if run.scores.dataset.name == dataset])
+    _refuse_twins(runs)
+    return Collection(tuple(_groups(runs)), tuple(excluded))
+
+
+def _candidates(root: Path) -> Iterator[Path]:
+    """Folders that hold a run or its scores; the state folders of a run are not entered."""
+    marks = {SCORES, CARD, HISTORY, "best.safetensors", "last.safetensors"}
+    for current, folders, files in os.walk(root):
+        if marks & set(files) or "state" in folders:
+            yield Path(current)
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and name not in {"state", "state.prev"}
+        )
+
+
+def _read_folder(folder: Path, path: str) -> Run | Excluded:
+    if not (folder / SCORES).is_file():
+        if (folder / CARD).is_file():
+            return Excluded(path, "trained, not scored", f"xeval score {path}")
+        return Excluded(path, "training has not finished", "start the same `xeval train` command again to resume")
+    scores = _parse(folder / SCORES, Scores)
+    if scores.status != "complete":
+        return Excluded(path, f"scoring is {scores.status}", f"xeval score {path}")
+    return Run(
+        folder=folder,
+        path=path,
+        scores=scores,
+        card=_parse(folder / CARD, Card) if (folder / CARD).is_file() else None,
+        history=_read_history(folder / HISTORY),
+        artifacts=_parse(folder / ARTIFACTS, Artifacts) if (folder / ARTIFACTS).is_file() else None,
+    )
+
+
+def _not_finite(token: str) -> float:
+    raise ValueError(f"{token} is not a number")
+
+
+def _parse(path: Path, schema: type[P]) -> P:
+    try:
+        return schema.model_validate(json.loads(path.read_text(encoding="utf-8"), parse_constant=_not_finite))
+    except ValidationError as error:
+        first = error.errors()[0]
+        problem = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+    except (ValueError, OSError, RecursionError) as error:
+        problem = str(error)
+    raise DataError(f"{path} cannot be read ({problem})", "score the checkpoint again or move the folder away")
+
+
+def _read_history(path: Path) -> dict[str, tuple[float | None, ...]]:
+    if not path.is_file():
+        return {}
+    try:
+        with path.open(newline="", encoding="utf-8") as lines:
+            rows = list(csv.DictReader(lines))
+        return {
+            name: tuple(float(row[name]) if row[name] else None for row in rows) for name in (rows[0] if rows else ())
+        }
+    except (ValueError, TypeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read ({error})", "train the run again or remove the file") from error
+
+
+def _nothing_scored(root: Path, excluded: list[Excluded]) -> DataError:
+    if not excluded:
+        return DataError(
+            f"no run was found below {root}", "train and score one: `xeval train digits`, `xeval score RUN`"
+        )
+    listed = "; ".join(f"{clean(item.path)}: {clean(item.reason)}" for item in excluded[:10])
+    more = f" and {len(excluded) - 10} more" if len(excluded) > 10 else ""
+    return DataError(f"no scored run below {root} ({listed}{more})", clean(excluded[0].remedy, 200))
+
+
+def _refuse_unlike(runs: list[Run]) -> None:
+    """The runs of one data set must have seen the same images under the same definitions."""
+    name = clean(runs[0].scores.dataset.name)
+    _refuse_if_different(
+        runs,
+        lambda run: run.scores.dataset.n,
+        lambda run: f"{run.scores.dataset.n} images",
+        f"the runs on {name} were scored on different numbers of images",
+        "score all of them with the same --limit",
+    )
+    _refuse_if_different(
+        runs,
+        _images,
+        lambda run: ", ".join(part[:24] for part in _images(run) if part),
+        f"the runs on {name} were scored on different images",
+        "score all of them on the same data, split and sample",
+    )
+    _refuse_if_different(
+        runs,
+        lambda run: run.scores.protocol.hash,
+        lambda run: f"{run.scores.protocol.name} {run.scores.protocol.hash[:12]}",
+        f"the runs on {name} were scored under different definitions",
+        "score all of them with the same protocol and options",
+    )
+
+
+def _images(run: Run) -> tuple[str | None, ...]:
+    data = run.scores.dataset
+    return data.split, data.manifest, data.selection, data.key
+
+
+def _refuse_if_different(
+    runs: list[Run], key: Callable[[Run], object], show: Callable[[Run], str], problem: str, remedy: str
+) -> None:
+    kinds: dict[object, list[Run]] = defaultdict(list)
+    for run in runs:
+        kinds[key(run)].append(run)
+    if len(kinds) > 1:
+        counts = "; ".join(f"{clean(show(same[0]))}: {len(same)} ({clean(same[0].path)}, …)" for same in kinds.values())
+        raise DataError(f"{problem} ({counts})", f"{remedy}, or compare them in separate folders")
+
+
+def _refuse_twins(runs: list[Run]) -> None:
+    """One checkpoint, or one seed of one method, must not count twice."""
+    weights: dict[tuple[str, str], Run] = {}
+    seeds: dict[tuple[str, str, str, int | None], Run] = {}
+    for run in runs:
+        data = run.scores.dataset.name
+        twin = weights.setdefault((data, run.scores.checkpoint.sha256), run)
+        if twin is not run:
+            raise DataError(f"{clean(twin.path)} and {clean(run.path)} are the same checkpoint", "keep one of the two")
+        twin = seeds.setdefault((data, run.recipe, run.method, run.seed), run)
+        if twin is not run:
+            pair = f"{clean(twin.path)} and {clean(run.path)}"
+            raise DataError(f"{pair} are both {clean(run.method)}, seed {run.seed}", "keep one of the two")
+
+
+def _groups(runs: list[Run]) -> Iterator[Group]:
+    for dataset, recipe in sorted({(run.scores.dataset.name, run.recipe) for run in runs}):
+        members = [run for run in runs if (run.scores.dataset.name, run.recipe) == (dataset, recipe)]
+        methods = sorted({run.method for run in members}, key=_method_rank)
+        yield Group(
+            dataset,
+            recipe,
+            {
+                name: tuple(sorted((r for r in members if r.method == name), key=lambda r: r.seed or 0))
+                for name in methods
+            },
+        )
+
+
+def _method_rank(name: str) -> tuple[int, str]:
+    return (METHOD_ORDER.index(name) if name in METHOD_ORDER else len(METHOD_ORDER), name)

@@ -1,0 +1,283 @@
+"""Which tables a group of runs gets: headline, drop and increase, the other families, gains, controls, the models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from .captions import conventions, place, table_slug
+from .collect import Group, Run
+from .summary import (
+    Cell,
+    Measure,
+    Reading,
+    best,
+    cell,
+    column_measure,
+    controls,
+    decimal_places,
+    embedding_measures,
+    gain_measure,
+    loses_to_controls,
+    model_measures,
+    real_explainers,
+    relabel,
+    stability,
+)
+from .tables import Entry, Heading, Row, Table
+
+Rows = Literal["methods", "explainers"]
+#: Columns of the headline table after the primary ones, where they were scored.
+HEADLINE_EXTRAS = ("complexity.entropy", "ssim.value")
+#: Columns without a direction that papers print all the same; the others are diagnostics.
+SHOWN_UNRANKED = frozenset({"infidelity.beta", "infidelity.raw"})
+MASKED_SHARE = ("drop.rate", "drop.mag", "increase.rate", "increase.mag")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row to be: what is read on which checkpoints."""
+
+    label: str
+    runs: Sequence[Run]
+    explainer: str
+    block: str = ""
+    control: bool = False
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One table to be."""
+
+    name: str
+    title: str
+    measures: Sequence[Measure]
+    about: str = ""
+    controls: bool = True
+
+
+def tables(group: Group, reference: str, primary: Sequence[str], rows: Rows = "methods") -> list[Table]:
+    """All tables of one data set and recipe, empty ones left out; ``rows`` compares methods or explainers."""
+    sheets = [
+        Sheet("headline", "Headline", headline_measures(group, primary)),
+        Sheet("drop-increase", "Drop and increase of confidence", _drop_increase(group)),
+        Sheet("faithfulness", "Faithfulness", _ranked(group, faithful=True)),
+        Sheet("complexity-continuity", "Complexity and continuity", _ranked(group, faithful=False)),
+        Sheet("gains", "Gain over random maps on the same checkpoint", _gains(group), controls=False),
+        Sheet("diagnostics", "Diagnostics, never ranked", _unranked(group)),
+        Sheet(
+            "correct-only", "Correctly classified images only", _strata(group, primary), _ABOUT_STRATA, controls=False
+        ),
+    ]
+    built = [_table(group, sheet, _lines(group, reference, rows, sheet.controls)) for sheet in sheets if sheet.measures]
+    built = [table for table in built if table.rows]
+    return [*built, *_controls(group, primary), _models(group)]
+
+
+_ABOUT_STRATA = " Over the images that each checkpoint classifies correctly, so the images differ between rows."
+
+
+def headline_measures(group: Group, primary: Sequence[str]) -> list[Measure]:
+    """Accuracy, the primary columns (the first with its gain over random-cam), complexity and continuity."""
+    measures = [model_measures()[0]]
+    for number, key in enumerate(primary):
+        base = column_measure(group, key)
+        measures.append(base)
+        if number == 0 and base.direction and "random-cam" in controls(group):
+            measures.append(relabel(gain_measure(base, "random-cam"), "gain over random-cam"))
+    extras = [key for key in HEADLINE_EXTRAS if key in group.first.scores.columns and key not in primary]
+    return measures + [column_measure(group, key) for key in extras]
+
+
+def _drop_increase(group: Group) -> list[Measure]:
+    """Rate and magnitude of drop and increase, grouped by the share of pixels kept."""
+    found = [key.partition("@")[::2] for key in group.first.scores.columns]
+    thresholds = sorted({q for name, q in found if name in MASKED_SHARE}, key=float)
+    return [
+        relabel(
+            column_measure(group, f"{name}@{q}"), name.replace(".", " "), f"{float(q) * 100:g}\u00a0% of pixels kept"
+        )
+        for q in thresholds
+        for name in MASKED_SHARE
+        if (name, q) in found
+    ]
+
+
+def _others(group: Group) -> list[Measure]:
+    keys = [key for key in group.first.scores.columns if key.partition("@")[0] not in MASKED_SHARE]
+    return [column_measure(group, key) for key in keys]
+
+
+def _ranked(group: Group, *, faithful: bool) -> list[Measure]:
+    return [m for m in _others(group) if _is_shown(m) and (m.family == "faithfulness") is faithful]
+
+
+def _unranked(group: Group) -> list[Measure]:
+    return [measure for measure in _others(group) if not _is_shown(measure)]
+
+
+def _is_shown(measure: Measure) -> bool:
+    return measure.direction is not None or measure.key in SHOWN_UNRANKED
+
+
+def _gains(group: Group) -> list[Measure]:
+    """Gain over each random control for the magnitudes of faithfulness that have a direction."""
+    keys = [key for key in group.first.scores.columns if ".rate@" not in key]
+    bases = [m for m in (column_measure(group, key) for key in keys) if m.family == "faithfulness" and m.direction]
+    floors = [name for name in ("random", "random-cam") if name in controls(group)]
+    return [relabel(gain_measure(base, name), base.label, f"over {name}") for name in floors for base in bases]
+
+
+def _strata(group: Group, primary: Sequence[str]) -> list[Measure]:
+    """The primary columns over correctly classified images, where the scorer kept that stratum."""
+    kept = [run.scores.scores[explainer] for run in group.runs for explainer in run.scores.scores]
+    known = [key for key in primary if any(key in scores and scores[key].n_correct for scores in kept)]
+    return [_stratum(column_measure(group, key)) for key in known]
+
+
+def _stratum(measure: Measure) -> Measure:
+    def read(run: Run, explainer: str) -> Reading:
+        score = run.scores.scores.get(explainer, {}).get(measure.key)
+        return Reading(score.mean_correct, score.n_correct) if score else Reading(None)
+
+    return replace(measure, key=f"correct.{measure.key}", family="stratum", read=read)
+
+
+def _lines(group: Group, reference: str, rows: Rows, with_controls: bool) -> list[Line]:
+    """Methods under the first real explainer, or explainers method by method; controls last in their block.
+
+    In a table of methods the controls stand on the reference's checkpoints; every other checkpoint has its own table.
+    """
+    explainers = real_explainers(group)
+    floors = controls(group) if with_controls else []
+    if rows == "methods":
+        lines = [Line(method, runs, explainers[0]) for method, runs in group.methods.items()] if explainers else []
+        return lines + [Line(name, group.methods[reference], name, control=True) for name in floors]
+    return [
+        Line(name, runs, name, method, control=name in floors)
+        for method, runs in group.methods.items()
+        for name in [*explainers, *floors]
+    ]
+
+
+def _table(group: Group, sheet: Sheet, lines: Sequence[Line]) -> Table:
+    columns = [_column(group, measure, lines) for measure in sheet.measures]
+    rows = tuple(
+        Row(line.label, tuple(column[i] for column in columns), len(line.runs), line.control, line.block)
+        for i, line in enumerate(lines)
+    )
+    headings = tuple(map(Heading.of, sheet.measures))
+    blocks = any(line.block for line in lines)
+    on = next((line.runs[0].method for line in lines if line.control and not line.block), "")
+    explainer = "" if blocks else f", {real_explainers(group)[0]} maps"
+    caption = f"{sheet.title}, {place(group)}{explainer}.{sheet.about} {conventions(group, headings, rows)}"
+    return Table(
+        slug=table_slug(group, sheet.name),
+        title=sheet.title,
+        caption=caption,
+        headings=headings,
+        rows=rows,
+        corner="explainer" if blocks else "method",
+        where=place(group),
+        controls_on=f"controls on {on}" if on else "",
+    )
+
+
+def _column(group: Group, measure: Measure, lines: Sequence[Line]) -> list[Entry]:
+    """One column: decimals shared, the best mean of each block bold, marks on real explainers only."""
+    cells = [_cell(measure, line) for line in lines]
+    places = decimal_places(found for found, line in zip(cells, lines, strict=True) if not line.control)
+    bold = [False] * len(lines)
+    for block in {line.block for line in lines}:
+        where = [i for i, line in enumerate(lines) if line.block == block and not line.control]
+        for i, is_best in zip(where, best([cells[i] for i in where], measure.direction, places), strict=True):
+            bold[i] = is_best
+    marks = ["" if line.control else _mark(group, measure, line.runs, line.explainer) for line in lines]
+    return [entry(group, found, b, m, decimals=places) for found, b, m in zip(cells, bold, marks, strict=True)]
+
+
+def _cell(measure: Measure, line: Line) -> Cell:
+    """What a control row shows: nothing where a value does not depend on the explainer or is a gain over controls."""
+    silent = line.control and (measure.family == "model" or measure.is_gain)
+    return Cell(()) if silent else cell(line.runs, measure, line.explainer)
+
+
+def _mark(group: Group, measure: Measure, runs: Sequence[Run], explainer: str) -> str:
+    return "‡" if not measure.is_gain and loses_to_controls(group, runs, measure, explainer) else ""
+
+
+def entry(group: Group, of: Cell, bold: bool = False, mark: str = "", *, decimals: int) -> Entry:
+    """A printed cell; the note says where fewer images or seeds than announced stand behind it."""
+    note = f"[{of.n}]" if of.n is not None and of.n < group.first.scores.dataset.n else ""
+    if 0 < len(of.defined) < len(of.values):
+        note += f"[{len(of.defined)} seeds]"
+    return Entry(of.mean, of.std, of.n, decimals, bold, mark, note)
+
+
+def _controls(group: Group, primary: Sequence[str]) -> list[Table]:
+    """Rows are explainers, columns are methods: every control on every method's own checkpoints."""
+    rows = [row for key in primary for row in _control_rows(group, column_measure(group, key))]
+    if not rows or not controls(group):
+        return []
+    caption = (
+        f"Every explainer on every method's own checkpoints, {place(group)}. What separates a method from its controls "
+        f"is what its explanations add; control rows are never ranked. {conventions(group, (), rows)}"
+    )
+    headings = tuple(Heading(f"method.{method}", method) for method in group.methods)
+    slug = table_slug(group, "controls")
+    return [Table(slug, "Controls on every checkpoint", caption, headings, tuple(rows), "explainer", place(group))]
+
+
+def _control_rows(group: Group, measure: Measure) -> list[Row]:
+    real = real_explainers(group)
+    cells = {e: [cell(runs, measure, e) for runs in group.methods.values()] for e in [*real, *controls(group)]}
+    places = decimal_places(found for explainer in real for found in cells[explainer])
+    marks = {e: [_mark(group, measure, runs, e) for runs in group.methods.values()] for e in real}
+    blank = [""] * len(group.methods)
+    heading = f"{measure.label} {measure.arrow}".strip()
+    rows = []
+    for explainer, found in cells.items():
+        pairs = zip(found, marks.get(explainer, blank), strict=True)
+        entries = tuple(entry(group, of, mark=mark, decimals=places) for of, mark in pairs)
+        rows.append(Row(explainer, entries, control=explainer not in real, group=heading))
+    return rows
+
+
+def _models(group: Group) -> Table:
+    """What the networks are, whatever explains them: accuracy, calibration, feature space, training stability."""
+    space = [m for m in embedding_measures() if any(cell(runs, m, "").defined for runs in group.methods.values())]
+    measures = [*model_measures(), *space]
+    lines = [Line(method, runs, "") for method, runs in group.methods.items()]
+    columns = [_column(group, measure, lines) for measure in measures] + _stability_columns(group)
+    rows = [Row(line.label, tuple(c[i] for c in columns), len(line.runs)) for i, line in enumerate(lines)]
+    headings = [*map(Heading.of, measures), *_stability_headings(group)]
+    caption = (
+        f"The models, {place(group)}: what may explain a difference between explanation scores. Masked shift = "
+        "distance original–masked over distance between class centroids; k-NN and silhouette in the original feature "
+        "space; stability = mean over epochs of the std over seeds of the validation curve. "
+        + conventions(group, headings, rows)
+    )
+    return Table(table_slug(group, "models"), "The models", caption, tuple(headings), tuple(rows), where=place(group))
+
+
+_CURVES = {"val_accuracy": "stability, accuracy", "val_loss": "stability, loss"}
+
+
+def _stability(group: Group) -> dict[str, list[float | None]]:
+    found = {column: [stability(runs, column) for runs in group.methods.values()] for column in _CURVES}
+    return {column: numbers for column, numbers in found.items() if any(number is not None for number in numbers)}
+
+
+def _stability_headings(group: Group) -> list[Heading]:
+    title = "mean over epochs of the std over seeds of"
+    return [Heading(f"stability.{c}", _CURVES[c], "↓", "", f"{title} {c}") for c in _stability(group)]
+
+
+def _stability_columns(group: Group) -> list[list[Entry]]:
+    """One number a method: there is no spread of a spread."""
+    columns = []
+    for numbers in _stability(group).values():
+        bold = best([Cell((number,)) for number in numbers], "lower", 4)
+        columns.append([Entry(number, decimals=4, bold=b) for number, b in zip(numbers, bold, strict=True)])
+    return columns

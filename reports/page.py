@@ -1,0 +1,135 @@
+"""One self-contained page: no request leaves it, no style attribute enters it, the same inputs give the same bytes."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .captions import place
+from .collect import Collection, Group
+from .drawing import Figure
+from .provenance import provenance, status, undefined, versions, warnings
+from .tables import Table, to_csv, to_latex, to_markdown
+from .text import clean, slug
+from .verdict import Verdict
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True)
+class Section:
+    """Everything the page shows about one group of runs."""
+
+    group: Group
+    reference: str
+    tables: tuple[Table, ...]
+    figures: tuple[Figure, ...]
+    verdict: Verdict
+
+    @property
+    def slug(self) -> str:
+        """The anchor of the section."""
+        return slug(self.group.dataset, "" if self.group.recipe == self.group.dataset else self.group.recipe)
+
+    @property
+    def title(self) -> str:
+        """Data set, and recipe where it has another name."""
+        recipe = self.group.recipe
+        return self.group.dataset + (f" · recipe {recipe}" if recipe and recipe != self.group.dataset else "")
+
+
+def render(collection: Collection, sections: Sequence[Section], results: dict[str, Any]) -> str:
+    """The whole page as HTML text."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    style, script = _asset("page.css"), _asset("page.js")
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_printable,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"clean": clean, "slug": slug}
+    page = environment.get_template("page.html.j2").render(
+        policy=_policy(style, script),
+        style=_trusted(style),
+        script=_trusted(script),
+        results=_trusted(script_json(results)),
+        sections=[_section(section) for section in sections],
+        status=status(collection),
+        excluded=collection.excluded,
+        version=versions(collection),
+    )
+    return page.strip() + "\n"
+
+
+def _trusted(text: str) -> Any:
+    """The one place where text enters the page unescaped: our own assets, figures rewritten by svg.py, escaped JSON."""
+    from markupsafe import Markup
+
+    return Markup(text)
+
+
+def _printable(value: Any) -> Any:
+    """Every text that a template prints loses its control characters, whether or not the template thought of it."""
+    return clean(value, 4000) if type(value) is str else value
+
+
+def _verbatim(text: str) -> Any:
+    """Text of several lines, escaped and otherwise untouched."""
+    from markupsafe import escape
+
+    return escape(text)
+
+
+def _asset(name: str) -> str:
+    return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _policy(style: str, script: str) -> str:
+    """Content-Security-Policy: nothing may be fetched, only these two inline blocks apply."""
+
+    def digest(text: str) -> str:
+        return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+    return (
+        f"default-src 'none'; img-src data:; style-src '{digest(style)}'; script-src '{digest(script)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def script_json(value: Any) -> str:
+    """JSON that cannot leave a ``<script>`` element."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _section(section: Section) -> dict[str, Any]:
+    return {
+        "slug": section.slug,
+        "title": section.title,
+        "place": place(section.group),
+        "verdict": section.verdict,
+        "reference": section.reference,
+        "tables": [_exhibit(table) for table in section.tables],
+        "figures": [{"figure": figure, "svg": _trusted(figure.embedded)} for figure in section.figures],
+        "conventions": section.group.first.scores.conventions,
+        "columns": section.group.first.scores.columns,
+        "protocol": section.group.first.scores.protocol,
+        "runs": [provenance(run) for run in section.group.runs],
+        "undefined": undefined(section.group),
+        "warnings": warnings(section.group),
+    }
+
+
+def _exhibit(table: Table) -> dict[str, Any]:
+    """A table with the texts behind its copy buttons."""
+    texts = {"LaTeX": to_latex(table), "Markdown": to_markdown(table), "CSV": to_csv(table)}
+    return {"table": table, "texts": {label: _verbatim(text) for label, text in texts.items()}}

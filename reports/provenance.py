@@ -1,0 +1,101 @@
+"""Where the numbers come from and what is missing among them: status, undefined values, warnings, origins."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from .collect import Collection, Group, Run
+
+
+def status(collection: Collection) -> list[tuple[str, str, bool]]:
+    """The strip under the header: (what, how many, whether it deserves attention)."""
+    reasons = Counter(item.reason for item in collection.excluded)
+    counts = Counter(kind for group in collection.groups for kind, *_ in _problems(group))
+    images = sorted({f"{g.dataset} {g.first.scores.dataset.n:,}" for g in collection.groups})
+    strip = [
+        ("runs found", str(len(collection.runs) + len(collection.excluded)), False),
+        ("scored", str(len(collection.runs)), False),
+    ]
+    strip += [(reason, str(count), True) for reason, count in sorted(reasons.items())]
+    strip += [("images", ", ".join(images), False)]
+    strip += [
+        ("cells with undefined values", str(counts["undefined"]), False),
+        ("cells with errors", str(counts["error"]), counts["error"] > 0),
+    ]
+    total = sum(len(warnings(group)) for group in collection.groups)
+    return [*strip, ("warnings", str(total), total > 0)]
+
+
+def _problems(group: Group) -> list[tuple[str, str, str, str, str, int]]:
+    """(undefined or error, method, explainer, column, reason, images summed over seeds), controls last."""
+    found: Counter[tuple[bool, str, str, str, str, str]] = Counter()
+    for run in group.runs:
+        for explainer, columns in run.scores.scores.items():
+            control = run.scores.explainers[explainer].control if explainer in run.scores.explainers else True
+            for column, score in columns.items():
+                for kind, reasons in (("undefined", score.undefined), ("error", score.errors)):
+                    for reason, count in reasons.items():
+                        found[control, kind, run.method, explainer, column, reason] += count
+    return [(*key[1:], count) for key, count in sorted(found.items()) if count]
+
+
+def undefined(group: Group) -> list[dict[str, Any]]:
+    """The same as rows for the page: columns that share method, explainer and reason are folded together."""
+    folded: dict[tuple[str, str, str, str], list[tuple[str, int]]] = {}
+    for kind, method, explainer, column, reason, count in _problems(group):
+        folded.setdefault((kind, method, explainer, reason), []).append((column, count))
+    return [
+        {
+            "kind": kind,
+            "method": method,
+            "explainer": explainer,
+            "reason": reason,
+            "most": max(n for _, n in columns),
+            "columns": [c for c, _ in columns],
+        }
+        for (kind, method, explainer, reason), columns in folded.items()
+    ]
+
+
+def warnings(group: Group) -> list[tuple[str, int]]:
+    """Warnings of the scorer and on how many runs each was given."""
+    return sorted(Counter(text for run in group.runs for text in run.scores.warnings).items())
+
+
+def provenance(run: Run) -> dict[str, Any]:
+    """Where one run's numbers come from."""
+    scores, card = run.scores, run.card
+    trained = card.provenance if card else {}
+    selection = card.selection if card else {}
+    versions = scores.provenance or trained
+    return {
+        "name": run.name,
+        "path": run.path,
+        "method": run.method,
+        "seed": run.seed,
+        "arch": scores.checkpoint.arch,
+        "weights": scores.checkpoint.weights,
+        "sha256": scores.checkpoint.sha256,
+        "recipe_hash": scores.checkpoint.recipe_hash,
+        "train_manifest": card.train_manifest if card else None,
+        "manifest": scores.dataset.manifest,
+        "layer": scores.explained.layer,
+        "cam_size": "×".join(map(str, scores.explained.cam_size or ())),
+        "best_epoch": selection.get("best_epoch"),
+        "select_on": selection.get("select_on"),
+        "xeval": versions.get("xeval"),
+        "torch": versions.get("torch"),
+        "python": versions.get("python"),
+        "platform": versions.get("platform"),
+        "commit": versions.get("commit"),
+        "train_seconds": trained.get("seconds"),
+        "score_seconds": scores.cost.get("seconds"),
+        "passes": scores.cost.get("passes"),
+    }
+
+
+def versions(collection: Collection) -> str:
+    """The xeval versions that scored, from the runs: the page says nothing about the machine that built it."""
+    found = {str(run.scores.provenance.get("xeval", "")) for run in collection.runs} - {""}
+    return ", ".join(sorted(found))

@@ -1,0 +1,162 @@
+"""What ``xeval score`` and ``xeval train`` leave on disk, as far as a report reads it.
+
+Unknown keys are ignored (newer writers may add some); missing or mistyped ones are an error that names the file.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
+
+Direction = Literal["lower", "higher"]
+
+
+class Part(BaseModel):
+    """A frozen piece of a results file."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+def _counts(value: Any) -> Any:
+    return {} if value is None else value
+
+
+Counts = Annotated[dict[str, int], BeforeValidator(_counts)]
+
+
+class Checkpoint(Part):
+    """The weight file that was scored."""
+
+    name: str
+    method: str
+    seed: int | None = None
+    recipe: str | None = None
+    recipe_hash: str | None = None
+    arch: str | None = None
+    weights: str | None = None
+    sha256: str
+
+
+class ScoredData(Part):
+    """The images it was scored on."""
+
+    name: str
+    split: str
+    n: int
+    of: int
+    selection: str
+    manifest: str  # of the whole split
+    key: str | None = None  # of the chosen images, where the scorer gives one
+    classes: tuple[str, ...]
+    size: int
+    channels: int
+
+
+class Protocol(Part):
+    """The definitions it was scored by."""
+
+    name: str
+    version: int | str = 1
+    hash: str
+    settings: dict[str, Any] = {}
+
+
+class Explained(Part):
+    """Where the maps come from."""
+
+    layer: str | None = None
+    cam_size: tuple[int, ...] | None = None
+    target: str = ""
+
+
+class ModelScores(Part):
+    """The confounders of every explanation score."""
+
+    accuracy: float | None
+    p0: float | None
+    ece: float | None
+
+
+class Column(Part):
+    """One column of one metric and how to read it."""
+
+    metric: str
+    family: str
+    direction: Direction | None = None
+    unit: str = ""
+    title: str = ""
+
+
+class Explainer(Part):
+    """A scored explainer; controls are reference rows and never compete."""
+
+    control: bool = False
+
+
+class Score(Part):
+    """Mean over the images on which the value is defined."""
+
+    mean: float | None
+    se: float | None = None
+    n: int
+    undefined: Counts = {}
+    errors: Counts = {}
+    mean_correct: float | None = None
+    n_correct: int | None = None
+
+
+class Curves(Part):
+    """Mean softmax of the explained class by explainer, over equally spaced shares from 0 to 1 kept or deleted."""
+
+    keep: dict[str, tuple[float, ...]] = Field({}, validation_alias=AliasChoices("insertion.curve", "keep"))
+    deletion: dict[str, tuple[float, ...]] = Field({}, validation_alias=AliasChoices("deletion.curve", "deletion"))
+
+
+class Reliability(Part):
+    """Binned confidence and accuracy; an empty bin has count 0."""
+
+    edges: tuple[float, ...] = ()
+    confidence: tuple[float | None, ...] = ()
+    accuracy: tuple[float | None, ...] = ()
+    count: tuple[int, ...] = ()
+
+
+class Scores(Part):
+    """``scores.json``, schema ``xeval.scores/1``."""
+
+    status: str
+    checkpoint: Checkpoint
+    dataset: ScoredData
+    protocol: Protocol
+    explained: Explained = Explained()
+    model: ModelScores
+    columns: dict[str, Column]
+    conventions: tuple[str, ...] = ()
+    explainers: dict[str, Explainer]
+    scores: dict[str, dict[str, Score]]
+    curves: Curves = Curves.model_validate({})
+    reliability: Reliability = Reliability()
+    cost: dict[str, Any] = {}
+    warnings: tuple[str, ...] = ()
+    provenance: dict[str, Any] = {}
+
+
+class Card(Part):
+    """``run.json``, schema ``xeval.run/1``."""
+
+    name: str
+    recipe: dict[str, Any] = {}
+    train_manifest: str | None = None
+    selection: dict[str, Any] = {}
+    provenance: dict[str, Any] = {}
+
+
+class Artifacts(Part):
+    """``artifacts.json``: what the arrays of ``artifacts.safetensors`` mean."""
+
+    classes: tuple[str, ...]
+    tsne: dict[str, Any] = {}
+    mask_keep: float | None = None
+    image_ids: tuple[str, ...] = ()
+    embedding: dict[str, float | None] = {}

@@ -1,0 +1,221 @@
+"""Means over seeds: the numbers behind every table, figure and sentence.
+
+A cell is one measure of one method under one explainer. Its values are one per seed (each a mean over images); the
+spread is the standard deviation with n − 1 over the seeds, never over images.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean, stdev
+
+from .collect import Group, Run
+from .schema import Direction
+
+#: Families in which an explainer must beat the random and centre controls to mean anything.
+MUST_BEAT_CONTROLS = frozenset({"faithfulness", "localisation"})
+FLOORS = ("random-cam", "centre")
+#: Seeds per method from which differences between methods can be tested at all.
+SEEDS_FOR_TESTS = 5
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One checkpoint's value: mean over ``n`` images with its standard error over images."""
+
+    value: float | None
+    n: int | None = None
+    se: float | None = None
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Something that can be read off a scored run, and which direction is better."""
+
+    key: str
+    label: str
+    title: str
+    direction: Direction | None
+    family: str
+    read: Callable[[Run, str], Reading]
+    group: str = ""
+    is_gain: bool = False
+
+    @property
+    def arrow(self) -> str:
+        """↓ where lower is better, ↑ where higher is better."""
+        return {"lower": "↓", "higher": "↑", None: ""}[self.direction]
+
+    def better(self, a: float, b: float) -> bool:
+        """Whether ``a`` is strictly better than ``b``; never where the measure has no direction."""
+        return (a < b) if self.direction == "lower" else (a > b) if self.direction == "higher" else False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One value per seed."""
+
+    values: tuple[float | None, ...]
+    n: int | None = None  # fewest images behind a value over the seeds
+    se: float | None = None  # of the only value, where there is one seed
+
+    @property
+    def defined(self) -> list[float]:
+        """The values that exist."""
+        return [value for value in self.values if value is not None]
+
+    @property
+    def mean(self) -> float | None:
+        """Mean over the seeds that have a value."""
+        return fmean(self.defined) if self.defined else None
+
+    @property
+    def std(self) -> float | None:
+        """Standard deviation over seeds, ddof = 1; undefined below two seeds."""
+        return stdev(self.defined) if len(self.defined) > 1 else None
+
+
+def real_explainers(group: Group) -> list[str]:
+    """Explainers that compete, in the order they were scored."""
+    return [name for name, explainer in group.first.scores.explainers.items() if not explainer.control]
+
+
+def controls(group: Group) -> list[str]:
+    """Reference explainers: never ranked, never bold."""
+    return [name for name, explainer in group.first.scores.explainers.items() if explainer.control]
+
+
+def cell(runs: Sequence[Run], measure: Measure, explainer: str) -> Cell:
+    """The measure on every seed of one method."""
+    readings = [measure.read(run, explainer) for run in runs]
+    counts = [reading.n for reading in readings if reading.n is not None]
+    alone = readings[0].se if len(readings) == 1 else None
+    return Cell(tuple(reading.value for reading in readings), min(counts, default=None), alone)
+
+
+def column_measure(group: Group, key: str) -> Measure:
+    """The measure that reads the score column ``key``."""
+    column = group.first.scores.columns[key]
+
+    def read(run: Run, explainer: str) -> Reading:
+        score = run.scores.scores.get(explainer, {}).get(key)
+        return Reading(score.mean, score.n, score.se) if score else Reading(None)
+
+    return Measure(key, column_label(key), column.title or key, column.direction, column.family, read)
+
+
+def gain_measure(base: Measure, control: str) -> Measure:
+    """How much better than a control on the same checkpoint; positive is better, whatever the direction of the base."""
+    sign = -1.0 if base.direction == "lower" else 1.0
+
+    def read(run: Run, explainer: str) -> Reading:
+        own, floor = base.read(run, explainer), base.read(run, control)
+        if own.value is None or floor.value is None:
+            return Reading(None)
+        return Reading(sign * (own.value - floor.value), own.n, own.se)
+
+    title = f"{base.title}: gain over {control}"
+    key = f"gain[{control}].{base.key}"
+    return Measure(key, f"gain over {control}", title, "higher", base.family, read, base.label, is_gain=True)
+
+
+def model_measures() -> list[Measure]:
+    """The confounders that belong beside every explanation score."""
+    return [
+        Measure("model.accuracy", "accuracy", "top-1 accuracy on the scored images", "higher", "model", _accuracy),
+        Measure("model.p0", "confidence", "mean softmax of the predicted class", None, "model", _of_model("p0")),
+        Measure("model.ece", "ECE", "expected calibration error", "lower", "model", _of_model("ece")),
+    ]
+
+
+def _accuracy(run: Run, _: str) -> Reading:
+    value, n = run.scores.model.accuracy, run.scores.dataset.n
+    return Reading(value, None, math.sqrt(value * (1 - value) / n) if value is not None and n else None)
+
+
+def _of_model(name: str) -> Callable[[Run, str], Reading]:
+    def read(run: Run, _: str) -> Reading:
+        value: float | None = getattr(run.scores.model, name)
+        return Reading(value)
+
+    return read
+
+
+def embedding_measures() -> list[Measure]:
+    """Numbers of the feature space itself: the claim must not rest on a two-dimensional picture."""
+    named = (
+        ("separation_ratio", "masked shift", "distance original–masked over distance between class centroids", "lower"),
+        ("knn_accuracy", "k-NN", "k-NN accuracy in the feature space", "higher"),
+        ("silhouette", "silhouette", "silhouette of the classes in the feature space", "higher"),
+    )
+    return [
+        Measure(f"embedding.{name}", label, title, direction, "embedding", _of_embedding(name))  # type: ignore[arg-type]
+        for name, label, title, direction in named
+    ]
+
+
+def _of_embedding(name: str) -> Callable[[Run, str], Reading]:
+    return lambda run, _: Reading(run.artifacts.embedding.get(name) if run.artifacts else None)
+
+
+def column_label(key: str) -> str:
+    """``drop.mag@0.45`` → ``drop mag 45 %`` (with a space that does not break)."""
+    name, _, parameter = key.partition("@")
+    words = name.removesuffix(".value").replace(".", " ").replace("_", " ")
+    try:
+        return f"{words} {float(parameter) * 100:g}\u00a0%" if parameter else words
+    except ValueError:
+        return f"{words} {parameter}"
+
+
+def best(cells: Iterable[Cell], direction: Direction | None, decimals: int) -> list[bool]:
+    """Which cells hold the best mean: means that print alike share the honour, and where all
+    print alike nobody has it."""
+    means = [cell.mean for cell in cells]
+    known = [mean for mean in means if mean is not None]
+    printed = [f"{mean:.{decimals}f}" for mean in known]
+    if direction is None or len(set(printed)) < 2:
+        return [False] * len(means)
+    top = f"{(min if direction == 'lower' else max)(known):.{decimals}f}"
+    return [mean is not None and f"{mean:.{decimals}f}" == top for mean in means]
+
+
+def decimal_places(cells: Iterable[Cell]) -> int:
+    """Two significant digits of the median standard error, one setting for a column, between 2 and 4."""
+    errors = sorted(error for error in map(_standard_error, cells) if error)
+    if not errors:
+        return 3
+    return min(4, max(2, 1 - math.floor(math.log10(errors[len(errors) // 2]))))
+
+
+def _standard_error(cell: Cell) -> float | None:
+    return cell.std / math.sqrt(len(cell.defined)) if cell.std is not None else cell.se
+
+
+def loses_to_controls(group: Group, runs: Sequence[Run], measure: Measure, explainer: str) -> list[str]:
+    """Floors that a real explainer does not beat on the mean over seeds, where it should."""
+    own = cell(runs, measure, explainer).mean
+    if own is None or measure.direction is None or measure.family not in MUST_BEAT_CONTROLS:
+        return []
+    floors = {name: cell(runs, measure, name).mean for name in FLOORS if name in controls(group)}
+    return [name for name, floor in floors.items() if floor is not None and not measure.better(own, floor)]
+
+
+def stability(runs: Sequence[Run], column: str) -> float | None:
+    """Mean over epochs of the standard deviation over seeds of a training curve, on the epochs that all seeds have."""
+    series = [run.history.get(column, ()) for run in runs]
+    if len(series) < 2:
+        return None
+    spreads = [stdev(values) for values in zip(*series, strict=False) if _all_known(values)]
+    return fmean(spreads) if spreads else None
+
+
+def _all_known(values: Sequence[float | None]) -> bool:
+    return all(value is not None for value in values)
+
+
+def relabel(measure: Measure, label: str, group: str = "") -> Measure:
+    """The same measure under another heading."""
+    return replace(measure, label=label, group=group)

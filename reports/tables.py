@@ -1,0 +1,296 @@
+"""One table, five renderings: terminal, Markdown, CSV, booktabs LaTeX, and HTML (through the page's template)."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from textwrap import wrap
+
+from .summary import Measure
+from .text import clean, latex, markdown, number, spreadsheet
+
+MISSING = "–"
+TERMINAL_WIDTH = 100
+#: Lines of a terminal table's headings, which wrap at words.
+HEAD_LINES = 4
+BLANK = [""] * (HEAD_LINES - 1)
+#: A table with more columns than this takes the full width of a two-column page and shrinks to fit.
+WIDE = 5
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One printed cell with the numbers behind it."""
+
+    mean: float | None = None
+    std: float | None = None
+    n: int | None = None
+    decimals: int = 3
+    bold: bool = False
+    mark: str = ""
+    note: str = ""  # printed in brackets: what is unusual about this cell's n
+
+    @property
+    def mean_text(self) -> str:
+        """The mean as printed."""
+        return MISSING if self.mean is None else number(self.mean, self.decimals)
+
+    @property
+    def std_text(self) -> str:
+        """The standard deviation as printed, empty below two seeds."""
+        return "" if self.std is None else number(self.std, self.decimals)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method (or explainer); control rows stay at the bottom, grey."""
+
+    label: str
+    entries: tuple[Entry, ...]
+    seeds: int | None = None
+    control: bool = False
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A column's heading; neighbours with the same ``group`` share a spanning heading."""
+
+    key: str
+    label: str
+    arrow: str = ""
+    group: str = ""
+    title: str = ""
+
+    @classmethod
+    def of(cls, measure: Measure) -> Heading:
+        """The heading of a measure."""
+        return cls(measure.key, measure.label, measure.arrow, measure.group, measure.title)
+
+    @property
+    def text(self) -> str:
+        """Label and arrow."""
+        return f"{clean(self.label)} {self.arrow}".strip()
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a reader sees as one table."""
+
+    slug: str
+    title: str
+    caption: str
+    headings: tuple[Heading, ...]
+    rows: tuple[Row, ...]
+    corner: str = "method"
+    where: str = ""  # data set, split and number of images
+    controls_on: str = ""  # heading above control rows that stand on one method's checkpoints
+
+    @property
+    def marked(self) -> bool:
+        """Whether any entry carries a mark, which needs room."""
+        return any(entry.mark for row in self.rows for entry in row.entries)
+
+    @property
+    def full_title(self) -> str:
+        """The title for a table that stands alone."""
+        return f"{self.title}, {self.where}" if self.where else self.title
+
+    @property
+    def show_seeds(self) -> bool:
+        """Whether the rows count seeds: only where they differ, otherwise the caption says how many."""
+        return len({row.seeds for row in self.rows} - {None}) > 1
+
+    @property
+    def spans(self) -> list[tuple[str, int]]:
+        """The spanning headings and how many columns each covers."""
+        return [(name, len(list(same))) for name, same in groupby(self.headings, key=lambda heading: heading.group)]
+
+    @property
+    def grouped(self) -> bool:
+        """Whether any column has a spanning heading."""
+        return any(heading.group for heading in self.headings)
+
+    @property
+    def bodies(self) -> list[tuple[str, list[Row], list[Row]]]:
+        """Blocks of rows: (heading, competitors, controls)."""
+        blocks = [(name, list(same)) for name, same in groupby(self.rows, key=lambda row: row.group)]
+        return [(name, [r for r in rows if not r.control], [r for r in rows if r.control]) for name, rows in blocks]
+
+    @property
+    def lines(self) -> Iterator[Row | str]:
+        """Rows in print order; a string is a break, with a heading or without."""
+        for group, rows, grey in self.bodies:
+            yield group
+            yield from rows
+            if rows and grey:
+                yield self.controls_on
+            yield from grey
+
+
+def to_terminal(table: Table, width: int = TERMINAL_WIDTH) -> str:
+    """Plain text at most ``width`` columns wide; a wide table continues in blocks. ``*`` marks the best mean."""
+    lines = [line for line in table.lines if line]
+    stub = _stub(table, lines)
+    columns = [_terminal_column(table, index, lines) for index in range(len(table.headings))]
+    text = [clean(table.full_title, width)]
+    for block in _split(columns, width - len(stub[0])):
+        printed = ["  ".join(cells).rstrip() for cells in zip(stub, *block, strict=True)]
+        rule = "─" * max(map(len, printed))
+        text += ["", *filter(None, printed[:HEAD_LINES]), rule, *printed[HEAD_LINES:]]
+    return "\n".join(text) + "\n"
+
+
+def _stub(table: Table, lines: Sequence[Row | str]) -> list[str]:
+    """The first columns of a terminal table: names, and seeds where the rows count them."""
+    names = [*BLANK, table.corner, *(clean(line.label if isinstance(line, Row) else line, 30) for line in lines)]
+    seeds = [*BLANK, "seeds", *(_count(line.seeds) if isinstance(line, Row) else "" for line in lines)]
+    left, right = max(map(len, names)), max(map(len, seeds))
+    pairs = zip(names, seeds, strict=True)
+    return [f"{name:<{left}}  {count:>{right}}" if table.show_seeds else f"{name:<{left}}" for name, count in pairs]
+
+
+def _count(seeds: int | None) -> str:
+    return "" if seeds is None else str(seeds)
+
+
+def _terminal_column(table: Table, index: int, lines: Sequence[Row | str]) -> list[str]:
+    """All lines of one column, equally wide; the last character is kept free for ``*``."""
+    heading = table.headings[index]
+    cells = [_terminal_entry(line.entries[index]) if isinstance(line, Row) else "" for line in lines]
+    words = wrap(clean(f"{heading.group} {heading.label}", 60), max(12, *map(len, cells)))[: HEAD_LINES - 1]
+    words[-1] = f"{words[-1]} {heading.arrow}".strip()
+    head = [*[""] * (HEAD_LINES - len(words)), *(f"{line} " for line in words)]
+    width = max(map(len, head + cells))
+    return [f"{text:>{width}}" for text in head + cells]
+
+
+def _terminal_entry(entry: Entry) -> str:
+    spread = f"±{entry.std_text}" if entry.std_text else ""
+    note = f" {entry.note}" if entry.note else ""
+    return f"{entry.mean_text}{spread}{note}{entry.mark}{'*' if entry.bold else ' '}"
+
+
+def _split(columns: list[list[str]], room: int) -> Iterator[list[list[str]]]:
+    """Neighbouring columns in blocks that fit; a column too wide for any block has one of its own."""
+    block: list[list[str]] = []
+    for column in columns:
+        if block and sum(len(other[0]) + 2 for other in [*block, column]) > room:
+            yield block
+            block = []
+        block.append(column)
+    yield block
+
+
+def to_markdown(table: Table) -> str:
+    """A GitHub table; the best mean is bold, control rows are in italics."""
+    seeds = ["seeds"] if table.show_seeds else []
+    heads = [table.corner, *seeds, *(f"{markdown(h.group)} {markdown(h.text)}".strip() for h in table.headings)]
+    lines = [_markdown_row(heads), _markdown_row([":---", *("---:" for _ in heads[1:])])]
+    for line in table.lines:
+        if isinstance(line, Row):
+            lines.append(_markdown_line(line, table.show_seeds))
+        elif line:
+            lines.append(_markdown_row([f"**{markdown(line)}**", *("" for _ in heads[1:])]))
+    return f"### {markdown(table.full_title)}\n\n" + "\n".join(lines) + f"\n\n{markdown(table.caption)}\n"
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _markdown_line(row: Row, show_seeds: bool) -> str:
+    name = markdown(row.label)
+    seeds = [_count(row.seeds)] if show_seeds else []
+    return _markdown_row([f"*{name}*" if row.control else name, *seeds, *map(_markdown_entry, row.entries)])
+
+
+def _markdown_entry(entry: Entry) -> str:
+    mean = f"**{entry.mean_text}**" if entry.bold else entry.mean_text
+    spread = f" ± {entry.std_text}" if entry.std_text else ""
+    note = f" {markdown(entry.note)}" if entry.note else ""
+    return f"{mean}{spread}{entry.mark}{note}"
+
+
+def to_csv(table: Table) -> str:
+    """Full precision: mean, std and smallest n of every column, RFC 4180."""
+    out = io.StringIO()
+    writer = csv.writer(out)
+    heads = [f"{heading.key} {what}" for heading in table.headings for what in ("mean", "std", "n")]
+    writer.writerow([*map(spreadsheet, ("group", table.corner)), "control", "seeds", *map(spreadsheet, heads)])
+    for row in table.rows:
+        numbers = [_exact(value) for entry in row.entries for value in (entry.mean, entry.std, entry.n)]
+        names = [spreadsheet(row.group), spreadsheet(row.label)]
+        writer.writerow([*names, "yes" if row.control else "no", _exact(row.seeds), *numbers])
+    return out.getvalue()
+
+
+def _exact(value: float | None) -> str:
+    return "" if value is None else repr(value)
+
+
+def to_latex(table: Table) -> str:
+    """A booktabs table to paste into a paper; needs ``booktabs`` and ``xcolor``, wide ones also ``adjustbox``."""
+    columns = len(table.headings) + table.show_seeds
+    wide = columns > WIDE
+    rows = [r"\toprule", *_latex_head(table), *_latex_body(table), r"\bottomrule"]
+    body = [rf"\begin{{tabular}}{{l{'r' * columns}}}", *rows, r"\end{tabular}"]
+    if wide:
+        body = [r"\begin{adjustbox}{max width=\linewidth}", *body, r"\end{adjustbox}"]
+    star = "*" if wide else ""
+    needs = "booktabs, xcolor, adjustbox" if wide else "booktabs, xcolor"
+    lines = [f"% needs {needs}", rf"\begin{{table{star}}}[t]", r"\centering", r"\small"]
+    lines += [rf"\caption{{{latex(table.caption)}}}", rf"\label{{tab:{table.slug}}}", *body, rf"\end{{table{star}}}"]
+    return "\n".join(lines) + "\n"
+
+
+def _latex_head(table: Table) -> Iterator[str]:
+    before = 1 + table.show_seeds
+    if table.grouped:
+        yield from _latex_spans(table, before)
+    heads = ["seeds"] * table.show_seeds + [heading.text for heading in table.headings]
+    yield _latex_row([latex(table.corner), *map(latex, heads)])
+
+
+def _latex_spans(table: Table, before: int) -> Iterator[str]:
+    """The spanning headings and the rules below them."""
+    cells, rules, column = [""] * before, [], before + 1
+    for name, width in table.spans:
+        cells.append(rf"\multicolumn{{{width}}}{{c}}{{{latex(name)}}}")
+        rules += [rf"\cmidrule(lr){{{column}-{column + width - 1}}}"] if name else []
+        column += width
+    yield _latex_row(cells)
+    yield " ".join(rules)
+
+
+def _latex_body(table: Table) -> Iterator[str]:
+    width = len(table.headings) + 1 + table.show_seeds
+    for line in table.lines:
+        if isinstance(line, Row):
+            yield _latex_line(line, table.show_seeds)
+        else:
+            yield r"\midrule"
+            if line:
+                yield rf"\multicolumn{{{width}}}{{l}}{{\emph{{{latex(line)}}}}} \\"
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _latex_line(row: Row, show_seeds: bool) -> str:
+    cells = [latex(row.label), *([_count(row.seeds)] if show_seeds else []), *map(_latex_entry, row.entries)]
+    return _latex_row([rf"\textcolor{{gray}}{{{text}}}" if row.control and text else text for text in cells])
+
+
+def _latex_entry(entry: Entry) -> str:
+    if entry.mean is None:
+        return "--"
+    mean = entry.mean_text.replace("−", "-")
+    body = (rf"\mathbf{{{mean}}}" if entry.bold else mean) + (rf" \pm {entry.std_text}" if entry.std_text else "")
+    mark = r"^{\ddagger}" if entry.mark else ""
+    note = rf"~{{\scriptsize {latex(entry.note)}}}" if entry.note else ""
+    return f"${body}{mark}${note}"

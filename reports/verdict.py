@@ -1,0 +1,247 @@
+"""What the numbers say, in sentences computed from them, and what may be wrong with it.
+
+Nothing here is written by hand about a particular result: if an expectation fails, the sentence says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from .captions import place
+from .collect import Group, Run
+from .summary import (
+    SEEDS_FOR_TESTS,
+    Cell,
+    Measure,
+    best,
+    cell,
+    column_measure,
+    controls,
+    decimal_places,
+    gain_measure,
+    loses_to_controls,
+    model_measures,
+    real_explainers,
+)
+from .text import clean, number
+
+ORDERED = "drop.mag@0.45"
+MASKED_TRAINING = ("excon", "exconb")
+BASELINE = "supcon"
+TRAINING_FILL = "mean"  # masked views show the data-set mean colour where the map is low
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The findings about one group: sentences for people, and whether the expected ordering holds."""
+
+    sentences: tuple[str, ...]
+    ordering: str | None  # "holds" | "mixed" | "fails" | None where it cannot be asked
+    threats: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """One paragraph."""
+        return " ".join(self.sentences)
+
+
+def verdict(group: Group, reference: str, primary: Sequence[str]) -> Verdict:
+    """Best method per primary column against the reference, the expected ordering, and threats to validity."""
+    explainers = real_explainers(group)
+    if not explainers:
+        return Verdict((f"On {place(group)} only control explainers were scored: there is nothing to rank.",), None, ())
+    known = [column_measure(group, key) for key in primary if key in group.first.scores.columns]
+    sentences = [f"On {clean(place(group), 200)}, {_seeds(group)}, {clean(explainers[0])} maps:"]
+    sentences += _best_sentences(group, known, explainers[0], reference)
+    ordering, said = _ordering(group, explainers[0])
+    sentences += [said] if said else []
+    sentences += _control_sentences(group, known, explainers[0])
+    sentences.append(_certainty(group))
+    return Verdict(tuple(sentences), ordering, tuple(_threats(group, known, explainers[0])))
+
+
+def _seeds(group: Group) -> str:
+    counts = sorted({len(runs) for runs in group.methods.values()})
+    span = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"{span} seed{'' if span == '1' else 's'} per method"
+
+
+def _shown(found: Cell, decimals: int) -> str:
+    spread = f" ± {number(found.std, decimals)}" if found.std is not None else ""
+    return "undefined" if found.mean is None else f"{number(found.mean, decimals)}{spread}"
+
+
+def _best_sentences(group: Group, measures: Sequence[Measure], explainer: str, reference: str) -> Iterator[str]:
+    """One sentence for each set of methods that print best on some primary column, with the reference's numbers."""
+    said: dict[tuple[str, ...], list[str]] = {}
+    for measure in measures:
+        cells = {method: cell(runs, measure, explainer) for method, runs in group.methods.items()}
+        places = decimal_places(cells.values())
+        winners = best(cells.values(), measure.direction, places)
+        top = tuple(method for method, wins in zip(cells, winners, strict=True) if wins)
+        shown = [_shown(cells[name], places) for name in top[:1]]
+        if reference not in top:
+            name = f"{clean(reference)} " if len(cells) > 1 else ""
+            shown.append(name + _shown(cells[reference], places))
+        heading = f"{measure.key} {measure.arrow}".strip()
+        said.setdefault(top, []).append(f"{heading} ({', '.join(shown)})")
+    for top, parts in said.items():
+        yield f"{_subject(group, top, reference)} {_listed(parts)}."
+
+
+def _subject(group: Group, top: tuple[str, ...], reference: str) -> str:
+    """Who wins, as the beginning of a sentence."""
+    if len(group.methods) == 1:
+        return f"{clean(reference)} has"
+    if not top:
+        return "No method stands out on"
+    names = [f"{clean(name)} (the reference)" if name == reference else clean(name) for name in top]
+    return f"{_listed(names)} {'is' if len(names) == 1 else 'tie as'} best on"
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _ordering(group: Group, explainer: str) -> tuple[str | None, str]:
+    """Does training on masked images lower drop.mag@0.45 and raise its gain over random-cam, in every seed?"""
+    trained = [method for method in MASKED_TRAINING if method in group.methods]
+    if not trained or BASELINE not in group.methods or ORDERED not in group.first.scores.columns:
+        return None, ""
+    base = column_measure(group, ORDERED)
+    tests = [base] + ([gain_measure(base, "random-cam")] if "random-cam" in controls(group) else [])
+    outcome = {
+        (method, measure.key): _wins(group, method, measure, explainer) for method in trained for measure in tests
+    }
+    wins, total = sum(w for w, _ in outcome.values()), sum(n for _, n in outcome.values())
+    if not total:
+        return None, ""
+    state = "holds" if wins == total else "fails" if wins == 0 else "mixed"
+    names = " and ".join(trained)
+    claim = f"{names} below {BASELINE} on {ORDERED}" + (
+        " and above it in gain over random-cam" if len(tests) > 1 else ""
+    )
+    told = {
+        "holds": f"The expected ordering ({claim}) holds for every seed.",
+        "fails": f"The expected ordering ({claim}) fails for every seed.",
+        "mixed": f"The expected ordering ({claim}) does not hold for every seed: {_tally(outcome)}.",
+    }
+    return state, told[state]
+
+
+def _wins(group: Group, method: str, measure: Measure, explainer: str) -> tuple[int, int]:
+    """On how many shared seeds the method is strictly better than the baseline, and how many are shared."""
+    own = {run.seed: measure.read(run, explainer).value for run in group.methods[method]}
+    base = {run.seed: measure.read(run, explainer).value for run in group.methods[BASELINE]}
+    pairs = [(own[seed], base[seed]) for seed in own if seed in base]
+    wins = sum(a is not None and b is not None and measure.better(a, b) for a, b in pairs)
+    return wins, len(pairs)
+
+
+def _tally(outcome: dict[tuple[str, str], tuple[int, int]]) -> str:
+    words = {ORDERED: "lower drop"}
+    return ", ".join(
+        f"{method} has the {words.get(key, 'larger gain')} in {wins} of {total}"
+        for (method, key), (wins, total) in outcome.items()
+    )
+
+
+def _control_sentences(group: Group, measures: Sequence[Measure], explainer: str) -> Iterator[str]:
+    """Which methods do not beat the floors on which columns; methods with the same outcome share a sentence."""
+    outcomes: dict[str, list[str]] = {}
+    for method, runs in group.methods.items():
+        lost: dict[str, list[str]] = {}
+        for measure in measures:
+            if beaten := loses_to_controls(group, runs, measure, explainer):
+                lost.setdefault(_listed(beaten), []).append(measure.key)
+        for floors, keys in lost.items():
+            outcomes.setdefault(f"beat {floors} on {_listed(keys)} (‡)", []).append(clean(method))
+    for outcome, methods in outcomes.items():
+        yield f"{_listed(methods)} {'does' if len(methods) == 1 else 'do'} not {outcome}."
+
+
+def _certainty(group: Group) -> str:
+    least = min(len(runs) for runs in group.methods.values())
+    if least == 1:
+        return "With one seed a difference says nothing about training again: treat it as a description of these files."
+    if least < SEEDS_FOR_TESTS:
+        return f"With fewer than {SEEDS_FOR_TESTS} seeds no difference can be tested: read each against its spread."
+    return "Differences are not tested for significance here: read each against its spread."
+
+
+def _threats(group: Group, primary: Sequence[Measure], explainer: str) -> Iterator[str]:
+    """Facts that may explain a difference without any explanation being better."""
+    yield from _threats_of_design(group)
+    yield from _threats_of_confounders(group)
+    yield from _threats_of_training(group)
+    for measure in primary:
+        yield from _threats_of_controls(group, measure, explainer)
+
+
+def _threats_of_controls(group: Group, measure: Measure, explainer: str) -> Iterator[str]:
+    """Controls that score better than the explainer, methods with the same ones in one sentence."""
+    better: dict[str, list[str]] = {}
+    for method, runs in group.methods.items():
+        if won := [clean(c) for c in controls(group) if _control_wins(runs, measure, explainer, c)]:
+            better.setdefault(_listed(won), []).append(clean(method))
+    for names, methods in better.items():
+        verb = "score" if " and " in names else "scores"
+        yield f"{names} {verb} better than {clean(explainer)} on {measure.key} for {_listed(methods)}."
+
+
+def _control_wins(runs: Sequence[Run], measure: Measure, explainer: str, control: str) -> bool:
+    own, floor = cell(runs, measure, explainer).mean, cell(runs, measure, control).mean
+    return own is not None and floor is not None and measure.better(floor, own)
+
+
+def _threats_of_design(group: Group) -> Iterator[str]:
+    counts = {method: len(runs) for method, runs in group.methods.items()}
+    if few := [f"{clean(method)} {count}" for method, count in counts.items() if count < SEEDS_FOR_TESTS]:
+        yield f"Fewer than {SEEDS_FOR_TESTS} seeds: {', '.join(few)}."
+    if len(set(counts.values())) > 1:
+        yield "Methods have different numbers of seeds."
+    data = group.first.scores.dataset
+    if data.n < data.of:
+        yield f"Scored on {data.n:,} of {data.of:,} images ({clean(data.selection)})."
+    for what, read in _MUST_AGREE.items():
+        if len(kinds := {read(run) for run in group.runs}) > 1:
+            yield f"Runs differ in {what}: {', '.join(clean(str(kind)) for kind in sorted(kinds, key=str))}."
+    for method, runs in group.methods.items():
+        if len({run.scores.checkpoint.recipe_hash for run in runs}) > 1:
+            yield f"The seeds of {clean(method)} were trained with different recipes."
+
+
+_MUST_AGREE: dict[str, Callable[[Run], object]] = {
+    "architecture": lambda run: run.scores.checkpoint.arch,
+    "the weights that were scored": lambda run: run.scores.checkpoint.weights,
+    "the explained layer": lambda run: run.scores.explained.layer,
+    "the size of the maps": lambda run: run.scores.explained.cam_size,
+    "training data": lambda run: (run.card.train_manifest if run.card else None) or "unknown",
+}
+
+
+def _threats_of_confounders(group: Group) -> Iterator[str]:
+    """Differences between the models that move softmax-based scores by themselves."""
+    limits = {"model.accuracy": ("accuracy", 0.01), "model.p0": ("mean confidence", 0.03), "model.ece": ("ECE", 0.02)}
+    for measure in model_measures():
+        words, limit = limits[measure.key]
+        means = {m: mean for m, runs in group.methods.items() if (mean := cell(runs, measure, "").mean) is not None}
+        if not means or max(means.values()) - min(means.values()) < limit:
+            continue
+        low, high = (pick(means, key=lambda method: means[method]) for pick in (min, max))
+        gap = (means[high] - means[low]) * 100
+        ends = f"{clean(low)} {means[low]:.3f}, {clean(high)} {means[high]:.3f}"
+        yield f"Methods differ in {words} by {gap:.1f} points ({ends}), which alone moves softmax-based scores."
+
+
+def _threats_of_training(group: Group) -> Iterator[str]:
+    masked = [method for method in group.methods if method in MASKED_TRAINING]
+    if masked and group.first.scores.protocol.settings.get("fill") == TRAINING_FILL:
+        yield (
+            f"{_listed(masked)} trained on images masked with the fill that drop and increase are scored with "
+            "(data-set mean colour): part of a gain may be practice with the test perturbation."
+        )
+    tuned = sorted({run.method for run in group.runs if run.card and run.card.selection.get("select_on") == "test"})
+    if tuned:
+        yield f"The best epoch was chosen on the test split: {_listed([clean(method) for method in tuned])}."
