@@ -1,0 +1,222 @@
+"""xeval data list, get and check, against a server on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from tests.data import makers
+from xeval.data import READERS, Source, check, get, listing, manage, open_dataset
+from xeval.data.archive import MARKER
+from xeval.errors import CheckpointError, DataError, ResourceError, UsageError
+
+IMAGES, LABELS = makers.noise(12, 32, seed=1), np.array([3, 9, 3, 0, 1, 2, 9, 9, 8, 7, 6, 5])
+ARCHIVE = makers.tar_of(makers.cifar100_binary(IMAGES, LABELS))
+FILE, FOLDER = "cifar-100-binary.tar.gz", "cifar-100-binary"
+
+
+class Server(BaseHTTPRequestHandler):
+    """Serves ``content``; cuts the first ``cuts`` answers at 70 %."""
+
+    content: ClassVar[bytes] = ARCHIVE
+    cuts: ClassVar[int] = 0
+    ranges: ClassVar[list[str | None]] = []
+
+    def do_GET(self) -> None:
+        asked = self.headers.get("Range")
+        Server.ranges.append(asked)
+        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
+        if start and start >= len(self.content):
+            self.send_error(416)
+            return
+        body = self.content[start:]
+        self.send_response(206 if asked else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if Server.cuts:
+            Server.cuts -= 1
+            body = body[: len(body) * 7 // 10]
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Server]]:
+    """The official host, played here; CIFAR-100's archive has the checksum of a small one."""
+    Server.content, Server.cuts, Server.ranges = ARCHIVE, 0, []
+    host = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=host.serve_forever, daemon=True).start()
+    serve_from(monkeypatch, f"http://127.0.0.1:{host.server_port}/{FILE}")
+    yield Server
+    host.shutdown()
+    host.server_close()
+
+
+def serve_from(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    source = READERS["cifar100"]
+    official = replace(source.archives[0], url=url, md5=hashlib.md5(ARCHIVE).hexdigest())
+    changed: dict[str, Source] = {**READERS._things, "cifar100": replace(source, archives=(official,))}
+    monkeypatch.setattr(READERS, "_things", changed)
+
+
+def names(root: Path) -> list[str]:
+    return sorted(item.name for item in root.iterdir())
+
+
+def test_get_verifies_unpacks_and_is_idempotent(server: type[Server], tmp_path: Path) -> None:
+    root = tmp_path / "new" / "data"
+    assert get("cifar100", root) == root / FOLDER
+    assert names(root) == [FOLDER, FILE]
+    assert (root / FOLDER / MARKER).is_file()
+    split = open_dataset("cifar100", root).split("train")
+    assert np.array_equal(split.read(range(8)).numpy(), IMAGES[:8])
+    (root / FILE).unlink()  # what is unpacked and marked complete needs no archive any more
+    before = makers.snapshot(root)
+    assert get("cifar100", root) == root / FOLDER
+    assert makers.snapshot(root) == before
+    assert len(server.ranges) == 1
+
+
+def test_get_by_file_url_and_default_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "published.tar.gz").write_bytes(ARCHIVE)
+    serve_from(monkeypatch, (tmp_path / "published.tar.gz").as_uri())
+    monkeypatch.setenv("XEVAL_DATA", str(tmp_path / "root"))
+    assert get("cifar100") == tmp_path / "root" / FOLDER
+
+
+def test_wrong_checksum_is_set_aside_and_never_unpacked(server: type[Server], tmp_path: Path) -> None:
+    server.content = makers.tar_of({"cifar-100-binary/train.bin": b"other"})
+    with pytest.raises(CheckpointError, match=r"\.bad has the wrong checksum: md5 [0-9a-f]{32}, expected [0-9a-f]{32}"):
+        get("cifar100", tmp_path)
+    assert names(tmp_path) == [f"{FILE}.bad"]
+    server.content = ARCHIVE
+    assert get("cifar100", tmp_path).is_dir()
+
+
+def test_cut_connection_then_continued(server: type[Server], tmp_path: Path) -> None:
+    server.cuts = 1
+    with pytest.raises(ResourceError, match=r"was cut after [\d,]+ of [\d,]+ bytes"):
+        get("cifar100", tmp_path)
+    assert names(tmp_path) == [f"{FILE}.part"]
+    assert get("cifar100", tmp_path).is_dir()
+    assert names(tmp_path) == [FOLDER, FILE]
+    assert server.ranges == [None, f"bytes={len(ARCHIVE) * 7 // 10}-"]
+
+
+def test_complete_part_is_not_fetched_again(server: type[Server], tmp_path: Path) -> None:
+    (tmp_path / f"{FILE}.part").write_bytes(ARCHIVE)
+    assert get("cifar100", tmp_path).is_dir()
+
+
+def test_no_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    serve_from(monkeypatch, "http://127.0.0.1:9/x.tar.gz")
+    with pytest.raises(ResourceError, match=r"could not be fetched.*put the file into"):
+        get("cifar100", tmp_path)
+
+
+def test_an_archive_that_lies_there_is_verified_and_never_touched(server: type[Server], tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(b"something else")
+    for act in (get, check):
+        with pytest.raises(CheckpointError, match="wrong checksum"):
+            act("cifar100", tmp_path)
+    assert (tmp_path / FILE).read_bytes() == b"something else"
+    assert server.ranges == []
+
+
+def test_hostile_official_archive_leaves_no_folder(
+    server: type[Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hostile = makers.tar_of({"cifar-100-binary/train.bin": b"x", "../evil": b"x"})
+    monkeypatch.setattr("tests.data.test_manage.ARCHIVE", hostile)
+    server.content = hostile
+    source = READERS["cifar100"]
+    official = replace(source.archives[0], md5=hashlib.md5(hostile).hexdigest())
+    monkeypatch.setitem(READERS._things, "cifar100", replace(source, archives=(official,)))
+    root = tmp_path / "root"
+    with pytest.raises(CheckpointError, match=r"'\.\./evil' is refused"):
+        get("cifar100", root)
+    assert names(root) == [FILE]
+    assert names(tmp_path) == ["root"]
+
+
+def test_full_disk_is_a_resource_error(server: type[Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("xeval.data.archive.shutil.copyfileobj", full)
+    with pytest.raises(ResourceError, match="No space left"):
+        get("cifar100", tmp_path)
+    assert names(tmp_path) in ([], [f"{FILE}.part"])
+
+
+@pytest.mark.parametrize("name", ["digits", "photo10", "shapes", "folder"])
+def test_nothing_to_download(name: str) -> None:
+    with pytest.raises(UsageError, match="nothing to download"):
+        get(name)
+
+
+def test_check_reports(server: type[Server], tmp_path: Path) -> None:
+    get("cifar100", tmp_path)
+    report = check("cifar100", tmp_path)
+    split = open_dataset("cifar100", tmp_path).split("test")
+    assert report == {
+        "name": "cifar100",
+        "place": str(tmp_path / FOLDER),
+        "checksum": "official",
+        "classes": 100,
+        "splits": {
+            "train": {
+                "images": 8,
+                "manifest": open_dataset("cifar100", tmp_path).split("train").manifest(),
+                "damaged": [],
+            },
+            "test": {"images": 4, "manifest": split.manifest(), "damaged": []},
+        },
+    }
+
+
+def test_check_lists_damaged_images(tmp_path: Path) -> None:
+    files = makers.image_folder(makers.noise(5, 32, seed=0))
+    makers.write_tree(tmp_path, {**files, "train/ant/1.png": b"", "val/bee/4.png": b"x"})
+    report = check(f"folder:{tmp_path}")
+    assert report["place"] == str(tmp_path)
+    assert report["splits"]["train"]["damaged"] == [f"{tmp_path}/train/ant/1.png is a 0-byte file"]
+    assert report["splits"]["test"]["manifest"] is None
+    assert len(report["splits"]["test"]["damaged"]) == 1
+
+
+def test_check_of_built_in_and_missing_sets(tmp_path: Path) -> None:
+    assert check("digits")["place"] == "built in"
+    with pytest.raises(DataError, match="was not found"):
+        check("cifar10", tmp_path)
+    with pytest.raises(UsageError, match="did you mean 'cifar10'"):
+        check("cifar11", tmp_path)
+
+
+def test_listing_has_a_row_for_every_reader(tmp_path: Path) -> None:
+    makers.zip_of(tmp_path / "tiny-imagenet-a20.zip", makers.tiny_imagenet(makers.noise(9, 64, 0)))
+    rows = {row["name"]: row for row in listing(tmp_path)}
+    assert set(rows) == set(READERS)
+    assert rows["digits"]["state"] == "built in"
+    assert rows["cifar10"]["state"] == "not here: xeval data get cifar10"
+    assert rows["tiny-imagenet"]["state"] == str(tmp_path / "tiny-imagenet-a20.zip")
+    makers.zip_of(tmp_path / "tiny-imagenet-b20.zip", {})
+    assert "several subsets" in {row["name"]: row for row in manage.listing(tmp_path)}["tiny-imagenet"]["state"]
+
+
+def test_official_archives_name_host_and_checksum() -> None:
+    for name in ("cifar10", "cifar100", "tiny-imagenet"):
+        for archive in READERS[name].archives:
+            assert archive.url.startswith("https://")
+            assert archive.url.endswith(f"/{archive.file}")
+            assert len(bytes.fromhex(archive.md5)) == 16

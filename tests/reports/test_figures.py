@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from reports.collect import collect
+from reports.compare import PRIMARY, Comparison
+from reports.embedding import panels
+from reports.figures import figures
+from reports.svg import inline
+from tests.reports.synthetic import scores, write_artifacts, write_run, write_study
+from xeval.errors import DataError
+
+NAMES = ["curves", "seeds", "convergence", "tsne", "reliability"]
+
+
+def test_every_figure_exists_as_svg_and_pdf(study: Comparison) -> None:
+    made = {f.slug.removeprefix("digits-"): f for f in study.sections[0].figures}
+    assert list(made) == NAMES
+    for name in NAMES:
+        assert (study.out / f"figures/digits-{name}.svg").read_text().startswith("<?xml")
+        assert (study.out / f"figures/digits-{name}.pdf").read_bytes().startswith(b"%PDF")
+        ET.fromstring(made[name].embedded)
+
+
+def test_figures_carry_no_date_and_no_style_attribute(study: Comparison) -> None:
+    for figure in study.sections[0].figures:
+        assert b"CreationDate" not in figure.pdf
+        assert "<dc:date>" not in figure.svg
+        assert "style=" not in figure.embedded
+        assert "<style" not in figure.embedded
+        assert "http" not in figure.embedded.replace('xmlns="http://www.w3.org/2000/svg"', "")
+
+
+def test_svg_text_stays_text(study: Comparison) -> None:
+    assert ">excon</text>" in re.sub(r"\s*\n\s*", "", study.sections[0].figures[1].embedded)
+
+
+def test_stability_numbers_stand_in_the_legend(study: Comparison) -> None:
+    # planted: every epoch's values are 0.01 apart between neighbouring seeds
+    assert "supcon (0.0100)" in study.sections[0].figures[2].embedded
+
+
+def test_no_data_no_figure(runs: Path) -> None:
+    found = scores("ce", 0, 0.3) | {"curves": {}, "reliability": {}}
+    (write_run(runs, found) / "history.csv").unlink()
+    assert [f.slug for f in figures(collect(runs).groups[0], PRIMARY)] == ["digits-seeds"]
+
+
+def test_names_are_printed_verbatim(runs: Path) -> None:
+    write_study(runs, {"$\\frac$": (0.1, 0.2), "_hidden": (0.2, 0.3), "<b>&": (0.3, 0.4)})
+    text = "".join(f.embedded for f in figures(collect(runs).groups[0], PRIMARY))
+    assert "$\\frac$" in text
+    assert "_hidden" in text
+    assert "&lt;b&gt;&amp;" in text
+    assert "<b>" not in text
+
+
+def test_panels_take_the_smallest_shared_seed(runs: Path) -> None:
+    write_study(runs, {"ce": (0.1, 0.2), "supcon": (0.2, 0.3)})
+    (runs / "digits-ce-s0" / "scores.json").unlink()
+    found = panels(collect(runs).groups[0])
+    assert [(panel.method, panel.seed) for panel in found] == [("ce", 1), ("supcon", 1)]
+    assert found[0].points.shape == (120, 2)
+    assert found[0].masked.sum() == 60
+    assert found[0].numbers["separation_ratio"] == pytest.approx(0.3)
+
+
+def test_panels_of_different_images_are_refused(runs: Path) -> None:
+    write_study(runs, {"ce": (0.1,), "supcon": (0.2,)})
+    path = runs / "digits-ce-s0" / "artifacts.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"image_ids": ["other"]}))
+    with pytest.raises(DataError, match="different images"):
+        panels(collect(runs).groups[0])
+
+
+def test_no_panels_where_a_method_has_no_embedding(runs: Path) -> None:
+    write_study(runs, {"ce": (0.1,), "supcon": (0.2,)})
+    (runs / "digits-ce-s0" / "artifacts.json").unlink()
+    assert panels(collect(runs).groups[0]) == []
+
+
+@pytest.mark.parametrize("damage", ["bytes", "classes"])
+def test_damaged_embeddings_are_an_error(runs: Path, damage: str) -> None:
+    run = write_run(runs, scores("ce", 0, 0.3))
+    write_artifacts(run, 0)
+    if damage == "bytes":
+        (run / "artifacts.safetensors").write_bytes(b"not a tensor file")
+    else:
+        path = run / "artifacts.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"classes": ["only one"]}))
+    with pytest.raises(DataError, match=r"artifacts\.safetensors"):
+        panels(collect(runs).groups[0])
+
+
+SVG = """<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="1pt" height="1pt">
+<defs><style type="text/css">*{stroke-linejoin: round}</style><path id="m1"/><clipPath id="c1"><rect/></clipPath></defs>
+<g id="g1" style="fill: #ff0000; opacity: 0.5; behavior: url(x)" clip-path="url(#c1)"><use xlink:href="#m1"/>
+<text style="font: bold 8px 'DejaVu Sans', sans-serif; text-anchor: middle">a</text></g></svg>"""
+
+
+def test_inline_moves_styles_into_attributes_and_prefixes_ids() -> None:
+    root = ET.fromstring(inline(SVG, "fig", "Title", "What <it> shows"))
+    svg = "{http://www.w3.org/2000/svg}"
+    group, text = root.find(f"{svg}g"), root.find(f".//{svg}text")
+    assert group is not None
+    assert text is not None
+    assert group.attrib == {"id": "fig-g1", "fill": "#ff0000", "opacity": "0.5", "clip-path": "url(#fig-c1)"}
+    assert root.find(f".//{svg}use").attrib == {"href": "#fig-m1"}  # type: ignore[union-attr]
+    assert text.attrib == {
+        "font-weight": "bold", "font-size": "8px", "font-family": "'DejaVu Sans', sans-serif", "text-anchor": "middle",
+    }  # fmt: skip
+    assert root.attrib["role"] == "img"
+    assert root.attrib["aria-labelledby"] == "fig-title fig-desc"
+    assert [child.text for child in root[:2]] == ["Title", "What <it> shows"]
+    assert root.find(f".//{svg}style") is None

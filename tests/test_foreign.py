@@ -1,0 +1,105 @@
+"""Any nn.Module with a loader: torchvision networks, odd names, transformers."""
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import xeval
+from tests.runs import make_run
+from xeval.data import normalize, open_dataset
+from xeval.errors import DataError, UsageError
+from xeval.foreign import Normalization
+
+IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def loader(n=12, side=64, classes=5, batch=5):
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.randn(n, 3, side, side, generator=generator), torch.arange(n) % classes
+    return DataLoader(TensorDataset(images, labels), batch_size=batch)
+
+
+def seeded(build, **options):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build(**options)
+
+
+def test_a_module_and_its_own_run_score_the_same(tmp_path):
+    """The same network and images, once as a run directory and once in memory."""
+    run, model = make_run(tmp_path / "digits-excon-s0")
+    split = open_dataset("digits").split("test")
+    chosen = list(range(24))
+    batches = [(normalize(split.read(chosen), split.info), torch.as_tensor(split.labels[chosen]))]
+    info = split.info
+    given = xeval.score(
+        model, batches, normalization=Normalization(info.mean, info.std), metrics=("drop", "complexity")
+    )
+    summary = given.attrs["summary"]
+    assert summary["dataset"]["n"] == 24
+    assert summary["explained"]["layer"] == "backbone.stage"
+    own = xeval.score(run, metrics=("drop", "complexity"), out=tmp_path / "scores")
+    each = xeval.results(tmp_path / "scores")
+    first = each[each.explainer == "grad-cam"].head(24)
+    of_module = given[given.explainer == "grad-cam"].set_index("column")["mean"]
+    for column in ("complexity.entropy", "complexity.gini"):  # no draws: those are keyed by the images' ids
+        assert first[column].mean() == pytest.approx(of_module[column], abs=1e-5)
+    assert len(own) == len(given)
+
+
+def test_torchvision_resnet_with_the_imagenet_stem():
+    model = seeded(torchvision.models.resnet18, num_classes=5).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    frame = xeval.score(model, loader(), normalization=IMAGENET, metrics=("drop", "complexity", "infidelity"))
+    assert frame.attrs["summary"]["explained"] == {"layer": "layer4", "cam_size": [2, 2], "target": "pred"}
+    assert frame.attrs["summary"]["checkpoint"]["arch"] == "ResNet"
+    assert frame["n"].gt(0).mean() > 0.9
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_last_convolution_that_is_not_called_layer4():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.trunk = nn.Sequential(
+                nn.Conv2d(3, 6, 3, 2), nn.ReLU(inplace=True), nn.Conv2d(6, 8, 3, 2), nn.ReLU(inplace=True)
+            )
+            self.head = nn.Linear(8, 5)
+
+        def forward(self, x):
+            return self.head(self.trunk(x).amax((-2, -1)))
+
+    frame = xeval.score(seeded(Odd), loader(side=16), metrics=("drop", "ssim"), classes=list("abcde"))
+    assert frame.attrs["summary"]["explained"]["layer"] == "trunk"
+    assert frame.attrs["summary"]["dataset"]["classes"] == list("abcde")
+
+
+def transformer():
+    options = {"image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 32}
+    model = seeded(torchvision.models.VisionTransformer, num_classes=5, **options)
+    nn.init.normal_(model.heads.head.weight, generator=torch.Generator().manual_seed(0))  # it starts at zero
+    return model
+
+
+def test_a_vision_transformer_gradients_yes_cams_no():
+    frame = xeval.score(transformer(), loader(side=32), explainers=("saliency",), metrics=("drop", "complexity"))
+    assert frame[frame.explainer == "saliency"]["mean"].notna().all()
+    with pytest.raises(UsageError, match="no N×K×h×w feature map"):
+        xeval.score(transformer(), loader(side=32), explainers=("grad-cam",), metrics=("drop",))
+
+
+def test_what_does_not_fit_is_said():
+    model = seeded(torchvision.models.resnet18, num_classes=5)
+    with pytest.raises(UsageError, match="needs data"):
+        xeval.score(model)
+    with pytest.raises(DataError, match="5 outputs for 3 classes"):
+        xeval.score(model, loader(), classes=list("abc"))
+    with pytest.raises(DataError, match="yields no batch"):
+        xeval.score(model, [])
+    with pytest.raises(DataError, match="square images"):
+        xeval.score(model, [(torch.zeros(2, 3, 8, 9), torch.zeros(2))])
+    with pytest.raises(UsageError, match="does not return logits"):
+        xeval.score(nn.Sequential(nn.Conv2d(3, 4, 3)), loader())

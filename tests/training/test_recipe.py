@@ -1,0 +1,160 @@
+"""Recipes: what is refused and how it is said, how files combine, and that every packaged recipe works."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from training.learner import model_spec
+from training.methods import METHODS
+from training.recipe import json_schema, load_recipe, recipe_hash, recipe_names
+from xeval.data import DatasetInfo
+from xeval.errors import UsageError
+from xeval.explainers.cam import find_layer
+from xeval.models import build
+
+CLASSES = {"digits": 10, "photo10": 10, "shapes": 5, "tiny-imagenet": 200, "cifar10": 10, "cifar100": 100}
+MINIMAL = 'method = "supcon"\ndataset = "digits"\narch = "cnn-tiny"\nepochs = 2\nbatch_size = 8\n'
+
+
+def write(folder: Path, text: str, name: str = "mine") -> Path:
+    path = folder / f"{name}.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_packaged_recipe_validates_and_builds_its_model(name: str) -> None:
+    recipe = load_recipe(name)
+    channels = 1 if recipe.dataset == "digits" else 3
+    classes = tuple(str(number) for number in range(CLASSES[recipe.dataset]))
+    info = DatasetInfo(recipe.dataset, classes, (0.5,) * channels, (0.2,) * channels, channels, recipe.image_size or 32)
+    with torch.device("meta"):
+        model = build(model_spec(recipe, info))
+        logits = model(torch.zeros(2, channels, info.size, info.size))
+    assert logits.shape == (2, len(classes))
+    if recipe.excon.layer is not None:
+        find_layer(model, recipe.excon.layer)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_packaged_recipe_says_where_it_comes_from(name: str) -> None:
+    from training.recipe import FOLDER
+
+    assert (FOLDER / f"{name}.toml").read_text(encoding="utf-8").startswith("#")
+    assert load_recipe(name).description
+
+
+@pytest.mark.parametrize("name", ["digits", "photo10", "shapes", "photos"])
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_the_small_recipes_serve_every_method_with_the_same_optimiser_and_views(name: str, method: str) -> None:
+    recipe, reference = load_recipe(name, method), load_recipe(name, "supcon")
+    assert recipe.method == method
+    assert (recipe.optimizer, recipe.views, recipe.epochs) == (reference.optimizer, reference.views, reference.epochs)
+
+
+def test_the_papers_numbers() -> None:
+    small, large = load_recipe("excon-cifar100-b128"), load_recipe("excon-cifar100-b256", "excon")
+    assert (small.batch_size, small.epochs, small.optimizer.lr, small.excon.explain_from_epoch) == (128, 200, 0.5, 0)
+    assert (large.batch_size, large.excon.explain_from_epoch) == (256, 100)
+    assert load_recipe("excon-cifar100-b256", "exconb").excon.explain_from_epoch == 50
+    assert load_recipe("excon-tiny-imagenet", "exconb").excon.explain_from_epoch == 0
+    assert load_recipe("supcontrast-cifar100", "simclr").loss.temperature == 0.5
+    assert load_recipe("supcontrast-cifar100", "ce").optimizer.lr == 0.8
+
+
+def test_published_variants_switch_the_two_faults_on() -> None:
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        published = name.endswith("-published")
+        assert (recipe.excon.explain_bn == "train") == published
+        assert (recipe.select_on == "test") == published
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer.lrr=0.1", "'optimizer.lrr' is unknown — did you mean 'lr'?"),
+        ("batchsize=8", "'batchsize' is unknown — did you mean 'batch_size'?"),
+        ("optimizer.lr=-0.1", "'optimizer.lr' is -0.1 but must be greater than 0"),
+        ("optimizer.lr=fast", "'optimizer.lr' is 'fast' but must be a valid number"),
+        ("optimizer.lr=inf", "'optimizer.lr'"),
+        ("optimizer.lr=nan", "'optimizer.lr'"),
+        ("epochs=0", "'epochs' is 0 but must be greater than or equal to 1"),
+        ("epochs=2.5", "'epochs' is 2.5 but must be a valid integer"),
+        ("batch_size=1", "'batch_size' is 1"),
+        ("optimizer.name=sdg", "'optimizer.name' is 'sdg'"),
+        ("views.crop=[0.9, 0.2]", "must be a range from small to large"),
+        ("views.crop=[0.2, 2.0]", "must be shares of the area"),
+        ("views.blur=4", "must be 0 or odd"),
+        ("optimizer=3", "'optimizer' is 3"),
+        ("epochs", "is not of the form key=value"),
+        ("method=exconn", "choose it with --method"),
+    ],
+)
+def test_wrong_keys_and_values_are_one_sentence_with_the_key(override: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_recipe("digits", None, [override])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_choosing_on_held_out_images_needs_some() -> None:
+    with pytest.raises(UsageError, match="select_on = 'heldout' needs heldout > 0"):
+        load_recipe("photos", None, ["heldout=0"])
+
+
+def test_unknown_names_get_the_nearest_match() -> None:
+    with pytest.raises(UsageError, match="did you mean 'digits'"):
+        load_recipe("digts")
+    with pytest.raises(UsageError, match="did you mean 'exconb'"):
+        load_recipe("digits", "exconn-b")
+    with pytest.raises(UsageError, match=r"no\.toml does not exist"):
+        load_recipe("no.toml")
+
+
+def test_a_recipe_refuses_methods_it_does_not_serve() -> None:
+    with pytest.raises(UsageError, match="it serves ce"):
+        load_recipe("clxai-cifar10-ce", "triplet")
+
+
+def test_missing_key(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="key 'epochs' is missing"):
+        load_recipe(write(tmp_path, MINIMAL.replace("epochs = 2\n", "")))
+
+
+def test_broken_toml(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not valid TOML"):
+        load_recipe(write(tmp_path, "epochs = "))
+
+
+def test_method_tables_override_common_keys_and_overrides_win(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL + "[optimizer]\nlr = 0.2\nmomentum = 0.5\n[methods.ce.optimizer]\nlr = 0.4\n")
+    assert load_recipe(path).optimizer.lr == 0.2
+    ce = load_recipe(path, "ce")
+    assert (ce.name, ce.optimizer.lr, ce.optimizer.momentum) == ("mine", 0.4, 0.5)
+    assert load_recipe(path, "ce", ["optimizer.lr=0.8"]).optimizer.lr == 0.8
+
+
+def test_extends_a_file_or_a_packaged_recipe(tmp_path: Path) -> None:
+    write(tmp_path, MINIMAL, "base")
+    assert load_recipe(write(tmp_path, 'extends = "base.toml"\nepochs = 5\n')).epochs == 5
+    child = load_recipe(write(tmp_path, 'extends = "digits"\n[loss]\ntemperature = 0.2\n'))
+    assert (child.dataset, child.loss.temperature) == ("digits", 0.2)
+    with pytest.raises(UsageError, match="extends itself"):
+        load_recipe(write(tmp_path, 'extends = "mine.toml"\n'))
+
+
+def test_hash_depends_on_settings_not_on_names(tmp_path: Path) -> None:
+    first = recipe_hash(load_recipe(write(tmp_path, MINIMAL, "a")))
+    assert first == recipe_hash(load_recipe(write(tmp_path, 'description = "other"\n' + MINIMAL, "b")))
+    assert first != recipe_hash(load_recipe(tmp_path / "a.toml", None, ["epochs=3"]))
+    assert first != recipe_hash(load_recipe(tmp_path / "a.toml", "ce"))
+
+
+def test_schema_knows_the_keys_of_a_file() -> None:
+    schema = json_schema()
+    assert {"extends", "serves", "methods", "optimizer", "epochs"} <= schema["properties"].keys()
+    assert schema["additionalProperties"] is False

@@ -1,0 +1,213 @@
+"""Views: every image on its own, the same again on replay, and every change against torchvision or by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from training.settings import Views
+from training.views import (
+    Draws,
+    blur,
+    brightness,
+    contrast,
+    crop_boxes,
+    grey,
+    hue,
+    jitter,
+    masked_view,
+    random_view,
+    saturation,
+)
+from xeval.perturb import image_keys
+
+ALL = Views(
+    crop=(0.2, 1.0),
+    pad=2,
+    rotate=10,
+    scale=(0.9, 1.1),
+    shift=0.1,
+    flip=0.5,
+    jitter=(0.4, 0.4, 0.4, 0.1),
+    jitter_p=0.8,
+    grey=0.2,
+    blur=3,
+)
+
+
+def images(count: int, channels: int = 3, side: int = 12) -> Tensor:
+    return torch.rand(count, channels, side, side, generator=torch.Generator().manual_seed(0))
+
+
+def keys(count: int) -> Tensor:
+    return image_keys([f"{number:04d}" for number in range(count)])
+
+
+def factor(count: int, value: float) -> Tensor:
+    return torch.full((count, 1, 1, 1), value)
+
+
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_a_view_does_not_depend_on_the_batch(size: int) -> None:
+    x, names = images(64), keys(64)
+    whole = random_view(x, Draws(0, "a", names), ALL)
+    parts = [random_view(x[i : i + size], Draws(0, "a", names[i : i + size]), ALL) for i in range(0, 64, size)]
+    torch.testing.assert_close(torch.cat(parts), whole, rtol=0, atol=1e-6)
+
+
+def test_replay_is_bit_equal_and_streams_and_seeds_differ() -> None:
+    x, names = images(16), keys(16)
+    first = random_view(x, Draws(3, "encoder:1:0", names), ALL)
+    torch.rand(100)  # the global generator plays no part
+    assert torch.equal(first, random_view(x, Draws(3, "encoder:1:0", names), ALL))
+    for seed, stream in ((3, "encoder:1:1"), (3, "encoder:2:0"), (4, "encoder:1:0")):
+        other = random_view(x, Draws(seed, stream, names), ALL)
+        assert all(not torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_images_of_one_batch_get_different_views() -> None:
+    x = images(1).repeat(8, 1, 1, 1)
+    views = random_view(x, Draws(0, "a", keys(8)), ALL)
+    assert len({view.numpy().tobytes() for view in views}) == 8
+
+
+def test_nothing_on_is_the_image_itself() -> None:
+    x = images(4)
+    assert random_view(x, Draws(0, "a", keys(4)), Views()) is x
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_shapes_and_range_stay(channels: int) -> None:
+    view = random_view(images(16, channels), Draws(0, "a", keys(16)), ALL)
+    assert view.shape == (16, channels, 12, 12)
+    assert float(view.min()) >= 0
+    assert float(view.max()) <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("value", [0.4, 0.9, 1.0, 1.7])
+def test_colour_changes_equal_torchvision(value: float) -> None:
+    functional = pytest.importorskip("torchvision.transforms.functional")
+    x = images(5)
+    pairs = [
+        (brightness, functional.adjust_brightness),
+        (contrast, functional.adjust_contrast),
+        (saturation, functional.adjust_saturation),
+    ]
+    for ours, theirs in pairs:
+        expected = torch.stack([theirs(image, value) for image in x])
+        # torchvision rounds one luminance weight to 0.2989
+        torch.testing.assert_close(ours(x, factor(5, value)), expected, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("turn", [-0.5, -0.1, 0.0, 0.3])
+def test_hue_equals_torchvision(turn: float) -> None:
+    functional = pytest.importorskip("torchvision.transforms.functional")
+    x = images(4)
+    x[0] = x[0, :1]  # grey pixels have no hue
+    torch.testing.assert_close(hue(x, factor(4, turn)), functional.adjust_hue(x, turn), rtol=0, atol=1e-5)
+
+
+def test_blur_equals_torchvision() -> None:
+    functional = pytest.importorskip("torchvision.transforms.functional")
+    x, sigma = images(3), torch.tensor([0.3, 1.0, 1.9])
+    for image, value, ours in zip(x, sigma, blur(x, sigma, 5), strict=True):
+        torch.testing.assert_close(ours, functional.gaussian_blur(image, 5, float(value)), rtol=0, atol=1e-5)
+
+
+def test_every_image_has_its_own_order_of_colour_changes() -> None:
+    """All 24 orders occur, and one image changed step by step in its order equals its row of the batch."""
+    draws = Draws(0, "a", keys(200))
+    orders = draws.unit("jitter-order", 4).argsort(1)
+    assert len({tuple(order) for order in orders.tolist()}) == 24
+    x = images(200, side=4)
+    ours = jitter(x, draws, (0.4, 0.4, 0.4, 0.1))
+    for row in range(10):
+        expected = x[row : row + 1]
+        amounts = [
+            draws.between("brightness", 0.6, 1.4),
+            draws.between("contrast", 0.6, 1.4),
+            draws.between("saturation", 0.6, 1.4),
+            draws.between("hue", -0.1, 0.1),
+        ]
+        for number in orders[row].tolist():
+            change = (brightness, contrast, saturation, hue)[number]
+            expected = change(expected, amounts[number][row].reshape(1, 1, 1, 1))
+        torch.testing.assert_close(ours[row : row + 1], expected)
+
+
+def test_probabilities_are_kept() -> None:
+    x, draws = images(2000, side=4), Draws(0, "a", keys(2000))
+    flipped = (random_view(x, draws, Views(flip=0.3)) == x.flip(-1)).flatten(1).all(1)
+    greyed = (random_view(x, draws, Views(grey=0.2)) == grey(x)).flatten(1).all(1)
+    changed = (random_view(x, draws, Views(jitter=(0.4, 0, 0, 0), jitter_p=0.8)) != x).flatten(1).any(1)
+    for happened, probability in ((flipped, 0.3), (greyed, 0.2), (changed, 0.8)):
+        assert float(happened.float().mean()) == pytest.approx(probability, abs=0.035)
+
+
+def test_crops_are_whole_pixel_boxes_inside_the_image_with_torchvisions_areas() -> None:
+    side = 32
+    boxes = crop_boxes(Draws(0, "a", keys(4000)), (0.2, 1.0), (3 / 4, 4 / 3), side)
+    size = boxes[:, [0, 1], [0, 1]] * side
+    corner = ((boxes[:, :2, 2] + 1) * side - size) / 2
+    for values in (size, corner):
+        torch.testing.assert_close(values, values.round(), rtol=0, atol=1e-4)
+    assert float(corner.min()) >= -1e-4
+    assert float((corner + size).max()) <= side + 1e-4
+    area = size.prod(1) / side**2
+    transforms = pytest.importorskip("torchvision.transforms")
+    image, generator_state = torch.zeros(1, side, side), torch.get_rng_state()
+    torch.manual_seed(0)
+    theirs = [transforms.RandomResizedCrop.get_params(image, (0.2, 1.0), (3 / 4, 4 / 3))[2:] for _ in range(4000)]
+    torch.set_rng_state(generator_state)
+    expected = torch.tensor([float(h * w) for h, w in theirs]) / side**2
+    assert float(area.mean()) == pytest.approx(float(expected.mean()), abs=0.015)
+    assert float(area.std()) == pytest.approx(float(expected.std()), abs=0.015)
+
+
+def test_a_crop_shows_the_box_it_drew() -> None:
+    x, draws = images(6, side=16), Draws(0, "a", keys(6))
+    boxes = crop_boxes(draws, (0.3, 0.6), (1, 1), 16)
+    views = random_view(x, draws, Views(crop=(0.3, 0.6), ratio=(1, 1)))
+    for image, box, view in zip(x, boxes, views, strict=True):
+        size = round(float(box[0, 0]) * 16)
+        left, top = (round((float(box[axis, 2]) + 1) * 8 - size / 2) for axis in (0, 1))
+        part = image[None, :, top : top + size, left : left + size]
+        expected = torch.nn.functional.interpolate(part, (16, 16), mode="bilinear", align_corners=False)[0]
+        torch.testing.assert_close(view[:, 2:-2, 2:-2], expected[:, 2:-2, 2:-2], rtol=0, atol=1e-5)
+
+
+def test_pad_and_crop_moves_by_whole_pixels_and_fills_with_black() -> None:
+    x, draws = images(50, side=8), Draws(0, "a", keys(50))
+    views, offsets = random_view(x, draws, Views(pad=2)), torch.floor(draws.unit("pad", 2) * 5) - 2
+    assert set(offsets.flatten().tolist()) == {-2, -1, 0, 1, 2}
+    padded = torch.nn.functional.pad(x, (2, 2, 2, 2))
+    for image, view, (dx, dy) in zip(padded, views, offsets.int().tolist(), strict=True):
+        torch.testing.assert_close(view, image[:, 2 + dy : 10 + dy, 2 + dx : 10 + dx], rtol=0, atol=1e-5)
+
+
+def test_a_quarter_turn_by_hand() -> None:
+    """With a limit of 90° / |draw| the drawn angle is ±90°: for a positive one, what was right comes to the top."""
+    x, names = images(1, side=6), keys(40)
+    draws = Draws(0, "a", names).between("rotate", -1, 1)
+    for row in (draws.abs() > 0.5).nonzero()[:6, 0].tolist():
+        angle = float(draws[row])
+        view = random_view(x, Draws(0, "a", names[row : row + 1]), Views(rotate=90 / abs(angle)))
+        turned = torch.rot90(x, 1 if angle > 0 else -1, (-2, -1))
+        torch.testing.assert_close(view, turned, rtol=0, atol=1e-4)
+
+
+def test_masked_view_by_hand() -> None:
+    """Map 0, 1 / 2, 4 → min-max 0, .25 / .5, 1; cut-off .5 keeps what is larger: the last pixel alone."""
+    image = torch.tensor([[[[1.0, -2.0], [3.0, -4.0]]]])
+    maps = torch.tensor([[[[0.0, 1.0], [2.0, 4.0]]]])
+    expected = torch.tensor([[[[0.0, 0.0], [0.0, -4.0]]]])
+    assert torch.equal(masked_view(image, maps, 0.5), expected)
+    assert torch.equal(masked_view(image, maps * 7 - 3, 0.5), expected)
+    assert torch.equal(masked_view(image, torch.zeros_like(maps), 0.5), torch.zeros_like(image))
+
+
+def test_masked_view_masks_all_channels_and_upsamples() -> None:
+    image = torch.ones(1, 3, 4, 4)
+    view = masked_view(image, torch.tensor([[[[0.0, 1.0], [0.0, 1.0]]]]), 0.5)
+    assert torch.equal(view, torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(1, 3, 4, 4))
