@@ -1,0 +1,1 @@
+"""Measured claims: one runnable file each, ``python -m benchmarks.<name>``."""
