@@ -20,7 +20,13 @@ def place(group: Group) -> str:
     data = group.first.scores.dataset
     of = f"{data.n:,} of {data.of:,}" if data.n < data.of else f"{data.n:,}"
     recipe = f", recipe {group.recipe}" if group.recipe and group.recipe != group.dataset else ""
-    return f"{data.name} ({data.split}, {of} images{recipe})"
+    return f"{data.name} ({data.split}, {of} images{_counted(group)}{recipe})"
+
+
+def _counted(group: Group) -> str:
+    """Which of the scored images the protocol counts, where not all."""
+    common = group.correct_under_all if group.subset == "correct-under-all" else None
+    return "" if common is None else f", the {int(common.sum()):,} that every checkpoint classifies correctly"
 
 
 def conventions(group: Group, headings: Iterable[Heading], rows: Iterable[Row]) -> str:

@@ -8,14 +8,18 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from xeval.errors import DataError
 
-from .schema import Artifacts, Card, Part, Scores
+from .images import Images, images_of
+from .schema import Artifacts, Card, Part, Scores, Subset
 from .text import clean
 
 P = TypeVar("P", bound=Part)
@@ -34,6 +38,7 @@ class Run:
     card: Card | None = None
     history: dict[str, tuple[float | None, ...]] = field(default_factory=dict)
     artifacts: Artifacts | None = None
+    images: Images | None = None
 
     @property
     def name(self) -> str:
@@ -83,6 +88,17 @@ class Group:
     def first(self) -> Run:
         """Any run, for what all of them share."""
         return self.runs[0]
+
+    @property
+    def subset(self) -> Subset:
+        """The images that the protocol counts."""
+        return self.first.scores.protocol.subset
+
+    @cached_property
+    def correct_under_all(self) -> NDArray[np.bool_] | None:
+        """Which images every checkpoint classifies correctly (N,); None where a run's per-image values are missing."""
+        correct = [run.images.correct for run in self.runs if run.images is not None]
+        return np.logical_and.reduce(correct) if len(correct) == len(self.runs) else None
 
 
 @dataclass(frozen=True)
@@ -146,6 +162,7 @@ def _read_folder(folder: Path, path: str) -> Run | Excluded:
         card=_parse(folder / CARD, Card) if (folder / CARD).is_file() else None,
         history=_read_history(folder / HISTORY),
         artifacts=_parse(folder / ARTIFACTS, Artifacts) if (folder / ARTIFACTS).is_file() else None,
+        images=images_of(folder, scores),
     )
 
 

@@ -24,7 +24,6 @@ from .summary import SEEDS_FOR_TESTS, cell, column_measure, controls, gain_measu
 from .tables import Table, to_csv, to_latex, to_markdown, to_terminal
 from .verdict import verdict
 
-PRIMARY = ("drop.mag@0.45", "infidelity.skill", "deletion.gain")
 REFERENCE = "supcon"
 SCHEMA = "xeval.comparison/1"
 KEY = "* best mean, ± std (n−1) over seeds, [n] images if fewer are defined, ‡ does not beat its controls"
@@ -97,7 +96,7 @@ def _primary(group: Group, asked: Sequence[str] | None) -> tuple[str, ...]:
     for key in asked or ():
         if key not in columns:
             raise unknown("column", key, columns)
-    return tuple(key for key in (asked or PRIMARY) if key in columns)
+    return tuple(key for key in (asked or group.first.scores.protocol.primary) if key in columns)
 
 
 def _section(group: Group, reference: str, primary: Sequence[str], rows: Rows) -> Section:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from .captions import conventions, place, table_slug
 from .collect import Group, Run
+from .schema import Subset
 from .summary import (
     Cell,
     Measure,
-    Reading,
     best,
     cell,
     column_measure,
@@ -66,16 +66,27 @@ def tables(group: Group, reference: str, primary: Sequence[str], rows: Rows = "m
         Sheet("complexity-continuity", "Complexity and continuity", _ranked(group, faithful=False)),
         Sheet("gains", "Gain over random maps on the same checkpoint", _gains(group), controls=False),
         Sheet("diagnostics", "Diagnostics, never ranked", _unranked(group)),
-        Sheet(
-            "correct-only", "Correctly classified images only", _strata(group, primary), _ABOUT_STRATA, controls=False
-        ),
+        *_strata(group, primary),
     ]
     built = [_table(group, sheet, _lines(group, reference, rows, sheet.controls)) for sheet in sheets if sheet.measures]
     built = [table for table in built if table.rows]
     return [*built, *_controls(group, primary), _models(group)]
 
 
-_ABOUT_STRATA = " Over the images that each checkpoint classifies correctly, so the images differ between rows."
+#: Subsets besides the protocol's own: name, title, what the caption adds.
+STRATA: tuple[tuple[Subset, str, str], ...] = (
+    ("all", "All images", " Over all images, whether classified correctly or not."),
+    (
+        "correct",
+        "Correctly classified images only",
+        " Over the images that each checkpoint classifies correctly, so the images differ between rows.",
+    ),
+    (
+        "correct-under-all",
+        "Images that every checkpoint classifies correctly",
+        " Over the images that all compared checkpoints classify correctly, the same for every row.",
+    ),
+)
 
 
 def headline_measures(group: Group, primary: Sequence[str]) -> list[Measure]:
@@ -129,19 +140,20 @@ def _gains(group: Group) -> list[Measure]:
     return [relabel(gain_measure(base, name), base.label, f"over {name}") for name in floors for base in bases]
 
 
-def _strata(group: Group, primary: Sequence[str]) -> list[Measure]:
-    """The primary columns over correctly classified images, where the scorer kept that stratum."""
-    kept = [run.scores.scores[explainer] for run in group.runs for explainer in run.scores.scores]
-    known = [key for key in primary if any(key in scores and scores[key].n_correct for scores in kept)]
-    return [_stratum(column_measure(group, key)) for key in known]
+def _strata(group: Group, primary: Sequence[str]) -> Iterator[Sheet]:
+    """The primary columns over the other subsets of the images."""
+    for subset, title, about in STRATA:
+        unknown = subset == "correct-under-all" and group.correct_under_all is None
+        if subset != group.subset and not unknown:
+            measures = [_stratum(column_measure(group, key, subset), subset) for key in primary]
+            filled = [
+                m for m in measures if any(m.read(run, e).n for run in group.runs for e in real_explainers(group))
+            ]
+            yield Sheet(f"{subset}-only" if subset == "correct" else subset, title, filled, about, controls=False)
 
 
-def _stratum(measure: Measure) -> Measure:
-    def read(run: Run, explainer: str) -> Reading:
-        score = run.scores.scores.get(explainer, {}).get(measure.key)
-        return Reading(score.mean_correct, score.n_correct) if score else Reading(None)
-
-    return replace(measure, key=f"correct.{measure.key}", family="stratum", read=read)
+def _stratum(measure: Measure, subset: Subset) -> Measure:
+    return replace(measure, key=f"{subset}.{measure.key}", family="stratum")
 
 
 def _lines(group: Group, reference: str, rows: Rows, with_controls: bool) -> list[Line]:
@@ -194,7 +206,8 @@ def _column(group: Group, measure: Measure, lines: Sequence[Line]) -> list[Entry
         for i, is_best in zip(where, best([cells[i] for i in where], measure.direction, places), strict=True):
             bold[i] = is_best
     marks = ["" if line.control else _mark(group, measure, line.runs, line.explainer) for line in lines]
-    return [entry(group, found, b, m, decimals=places) for found, b, m in zip(cells, bold, marks, strict=True)]
+    of = measure.images or group.first.scores.dataset.n
+    return [entry(of, found, b, m, decimals=places) for found, b, m in zip(cells, bold, marks, strict=True)]
 
 
 def _cell(measure: Measure, line: Line) -> Cell:
@@ -207,12 +220,12 @@ def _mark(group: Group, measure: Measure, runs: Sequence[Run], explainer: str) -
     return "‡" if not measure.is_gain and loses_to_controls(group, runs, measure, explainer) else ""
 
 
-def entry(group: Group, of: Cell, bold: bool = False, mark: str = "", *, decimals: int) -> Entry:
-    """A printed cell; the note says where fewer images or seeds than announced stand behind it."""
-    note = f"[{of.n}]" if of.n is not None and of.n < group.first.scores.dataset.n else ""
-    if 0 < len(of.defined) < len(of.values):
-        note += f"[{len(of.defined)} seeds]"
-    return Entry(of.mean, of.std, of.n, decimals, bold, mark, note)
+def entry(images: int, found: Cell, bold: bool = False, mark: str = "", *, decimals: int) -> Entry:
+    """A printed cell; the note says where fewer than the announced images, or fewer seeds, stand behind it."""
+    note = f"[{found.n}]" if found.n is not None and found.n < images else ""
+    if 0 < len(found.defined) < len(found.values):
+        note += f"[{len(found.defined)} seeds]"
+    return Entry(found.mean, found.std, found.n, decimals, bold, mark, note)
 
 
 def _controls(group: Group, primary: Sequence[str]) -> list[Table]:
@@ -239,7 +252,8 @@ def _control_rows(group: Group, measure: Measure) -> list[Row]:
     rows = []
     for explainer, found in cells.items():
         pairs = zip(found, marks.get(explainer, blank), strict=True)
-        entries = tuple(entry(group, of, mark=mark, decimals=places) for of, mark in pairs)
+        images = measure.images or group.first.scores.dataset.n
+        entries = tuple(entry(images, of, mark=mark, decimals=places) for of, mark in pairs)
         rows.append(Row(explainer, entries, control=explainer not in real, group=heading))
     return rows
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
 Direction = Literal["lower", "higher"]
+Subset = Literal["all", "correct", "correct-under-all"]
 
 
 class Part(BaseModel):
@@ -59,6 +60,8 @@ class Protocol(Part):
     name: str
     version: int | str = 1
     hash: str
+    subset: Subset = "all"
+    primary: tuple[str, ...] = ()
     settings: dict[str, Any] = {}
 
 
@@ -83,6 +86,7 @@ class Column(Part):
 
     metric: str
     family: str
+    definition: str = ""  # hash of everything that its values depend on besides checkpoint, images and explainer
     direction: Direction | None = None
     unit: str = ""
     title: str = ""

@@ -11,8 +11,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
+import numpy as np
+from numpy.typing import NDArray
+
+from xeval.errors import DataError
+
 from .collect import Group, Run
-from .schema import Direction
+from .schema import Direction, Subset
+from .text import clean
 
 #: Families in which an explainer must beat the random and centre controls to mean anything.
 MUST_BEAT_CONTROLS = frozenset({"faithfulness", "localisation"})
@@ -42,6 +48,7 @@ class Measure:
     read: Callable[[Run, str], Reading]
     group: str = ""
     is_gain: bool = False
+    images: int | None = None  # how many images count, where that is not all of them
 
     @property
     def arrow(self) -> str:
@@ -95,15 +102,56 @@ def cell(runs: Sequence[Run], measure: Measure, explainer: str) -> Cell:
     return Cell(tuple(reading.value for reading in readings), min(counts, default=None), alone)
 
 
-def column_measure(group: Group, key: str) -> Measure:
-    """The measure that reads the score column ``key``."""
+def column_measure(group: Group, key: str, subset: Subset | None = None) -> Measure:
+    """The measure that reads the score column ``key`` over a subset of the images, by default the protocol's."""
     column = group.first.scores.columns[key]
+    chosen = subset or group.subset
+    read = {"all": _over_all, "correct": _over_correct, "correct-under-all": _over_common}[chosen](group, key)
+    images = int(_common(group).sum()) if chosen == "correct-under-all" else None
+    return Measure(key, column_label(key), column.title or key, column.direction, column.family, read, images=images)
 
+
+def _over_all(_group: Group, key: str) -> Callable[[Run, str], Reading]:
     def read(run: Run, explainer: str) -> Reading:
         score = run.scores.scores.get(explainer, {}).get(key)
         return Reading(score.mean, score.n, score.se) if score else Reading(None)
 
-    return Measure(key, column_label(key), column.title or key, column.direction, column.family, read)
+    return read
+
+
+def _over_correct(_group: Group, key: str) -> Callable[[Run, str], Reading]:
+    def read(run: Run, explainer: str) -> Reading:
+        score = run.scores.scores.get(explainer, {}).get(key)
+        return Reading(score.mean_correct, score.n_correct) if score else Reading(None)
+
+    return read
+
+
+def _over_common(group: Group, key: str) -> Callable[[Run, str], Reading]:
+    counted = _common(group)
+
+    def read(run: Run, explainer: str) -> Reading:
+        if run.images is None or key not in run.scores.scores.get(explainer, {}):
+            return Reading(None)
+        values = run.images.values(explainer, key)[counted]
+        return _reading(values[np.isfinite(values)])
+
+    return read
+
+
+def _reading(values: NDArray[np.float64]) -> Reading:
+    n = len(values)
+    if not n:
+        return Reading(None, 0)
+    return Reading(float(values.mean()), n, float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else None)
+
+
+def _common(group: Group) -> NDArray[np.bool_]:
+    """The images that every checkpoint classifies correctly; raises DataError where nobody knows."""
+    if group.correct_under_all is None:
+        lacking = next(run.path for run in group.runs if run.images is None)
+        raise DataError(f"{clean(lacking)} has no per-image scores", "score the checkpoint again")
+    return group.correct_under_all
 
 
 def gain_measure(base: Measure, control: str) -> Measure:

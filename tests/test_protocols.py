@@ -10,6 +10,7 @@ from torch import nn
 
 from tests.runs import make_run
 from tests.scenes import SIDE, control, explained, images, scene_of, small_model
+from xeval import plan as plan_module
 from xeval.engine import Engine
 from xeval.errors import UsageError
 from xeval.explainers import EXPLAINERS
@@ -275,3 +276,31 @@ def test_excon_2022_of_a_resnet50_on_64_photographs(tmp_path, photos, size, coun
     run = photo_run(tmp_path, photos, "resnet50-cifar", size)
     scorer = scorer_of(run, protocol="excon-2022", data=photos)
     assert compare_with_loop(scorer, list(range(0, 960, 15))) == counts
+
+
+@pytest.mark.parametrize("name", list(PROTOCOLS))
+def test_declared_columns_exist_and_have_a_direction(name):
+    protocol = PROTOCOLS[name]
+    columns = {
+        c.name: c for metric in protocol.metrics for c in METRICS[metric].columns(protocol.metric_settings(metric))
+    }
+    assert protocol.primary
+    assert all(columns[key].direction for key in protocol.primary)
+
+
+def test_the_declared_drop_follows_the_thresholds():
+    assert resolve("xeval", thresholds=(0.1, 0.2)).primary == ("drop.mag@0.2", "infidelity.skill", "deletion.gain")
+    assert resolve("excon-2022", thresholds=(0.15, 0.3)).primary == ("drop.mag@0.15", "drop.mag@0.3")
+    assert resolve("xeval", mask="soft").primary[0] == "drop.mag@soft"
+
+
+def test_the_subset_changes_the_comparison_and_no_value(tmp_path):
+    whole, common = (
+        resolve("xeval", metrics=("complexity",)).model_copy(update={"subset": s}) for s in ("all", "correct-under-all")
+    )
+    assert whole.hash() != common.hash()
+    assert "every compared checkpoint" in " ".join(common.conventions())
+    tasks = [
+        plan_module._task(p, METRICS["complexity"], p.metric_settings("complexity"), "layer") for p in (whole, common)
+    ]
+    assert tasks[0].definition == tasks[1].definition

@@ -129,11 +129,13 @@ def results(run: Path | str) -> pd.DataFrame:
         raise DataError(f"{folder} holds no scores", "score the checkpoint first")
     summary = read_json(folder / scoring.SCORES, SCHEMA)
     wanted = (summary["checkpoint"]["sha256"], summary["dataset"]["key"])
+    definitions = {name: about["definition"] for name, about in summary["columns"].items()}
+    target = summary["explained"]["target"]
     with Store(folder / scoring.STORE) as store:
         series = {
             (cell.explainer, cell.name): store.read(number)
             for number, cell in store.cells()
-            if (cell.checkpoint, cell.data) == wanted and (cell.name in summary["columns"] or not cell.explainer)
+            if (cell.checkpoint, cell.data) == wanted and cell.definition == definitions.get(cell.name, target)
         }
         ids = store.images(summary["dataset"]["key"])
     model = {name: found.values for (explainer, name), found in series.items() if not explainer}

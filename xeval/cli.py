@@ -246,7 +246,7 @@ def _score_table(summary: dict[str, Any], out: Path, spread: str | None) -> str:
 @cli.command()
 @click.argument("runs", type=click.Path(path_type=Path))
 @click.option("--reference", help="method the others are compared with [default: supcon, else the first]")
-@click.option("--primary", help="columns of the verdict [default: drop.mag@0.45,infidelity.skill,deletion.gain]")
+@click.option("--primary", help="columns of the verdict [default: the protocol's]")
 @click.option("--rows", type=click.Choice(["methods", "explainers"]), default="methods", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="folder of the report [default: RUNS/report]")
 @click.option("--json", "as_json", is_flag=True, help="print results.json instead of the table")

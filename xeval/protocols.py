@@ -20,13 +20,15 @@ from xeval.registry import Registry
 from xeval.runs import digest
 
 GENERAL = ("target", "fill", "layer", "layer_rule", "map", "softmax", "order", "seed")
+PRIMARY = ("drop.mag@0.45", "infidelity.skill", "deletion.gain")
 
 
 class Protocol(BaseModel):
     """One set of definitions; ``settings`` overrides the metrics' own defaults, metric by metric.
 
     ``map``: scored as it is, or as the min-max of its ReLU. ``softmax`` in float32 and ``order`` by numpy's unstable
-    argsort reproduce published code: saturated networks then have ties, and ties an arbitrary order.
+    argsort reproduce published code: saturated networks then have ties, and ties an arbitrary order. ``subset`` and
+    ``primary`` are for comparisons: which images count, and which columns are declared before looking.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,6 +46,8 @@ class Protocol(BaseModel):
     softmax: Literal["float64", "float32"] = "float64"
     order: Literal["seeded", "argsort"] = "seeded"
     seed: int = 0
+    subset: Literal["all", "correct-under-all"] = "all"
+    primary: tuple[str, ...] = PRIMARY
     settings: dict[str, dict[str, Any]] = {}
 
     def metric_settings(self, name: str) -> Any:
@@ -62,7 +66,7 @@ class Protocol(BaseModel):
             "explainers": list(self.explainers),
             "controls": list(self.controls),
             "metrics": {name: self.metric_definition(name) for name in self.metrics},
-            **{field: getattr(self, field) for field in GENERAL},
+            **{field: getattr(self, field) for field in (*GENERAL, "subset")},
         }
 
     def metric_definition(self, name: str) -> dict[str, Any]:
@@ -80,6 +84,8 @@ class Protocol(BaseModel):
             f"protocol {self.name}, version {self.version}; explained class: {rule}; fill {self.fill}; "
             f"seed {self.seed}; {self.map} map; {self.softmax} softmax; {self.order} order of ties"
         ]
+        if self.subset == "correct-under-all":
+            lines.append("comparisons count the images that every compared checkpoint classifies correctly")
         return lines + [METRICS[name].convention(self.metric_settings(name)) for name in self.metrics]
 
 
@@ -100,6 +106,7 @@ PROTOCOLS.add(
         name="excon-2022",
         metrics=("drop", "infidelity"),
         layer_rule="excon-2022",
+        primary=("drop.mag@0.15", "drop.mag@0.3", "drop.mag@0.45"),
         softmax="float32",
         order="argsort",
         settings={
@@ -118,6 +125,8 @@ for _name, _semantics in (("clxai-2026", "0.5"), ("clxai-2026-quantus-0.6", "0.6
             explainers=("grad-cam", "eigen-cam"),
             metrics=("pixelflip", "complexity", "ssim", "contrast", "pointing", "relevance"),
             map="relu-minmax",
+            subset="correct-under-all",
+            primary=("pixelflip.auc", "complexity.gini", "ssim.value", "contrast.other"),
             settings={
                 "pixelflip": {"semantics": _semantics, "step": 32, "legacy_order": True},
                 "ssim": {"legacy_clip_normalised": True},
@@ -145,6 +154,7 @@ def resolve(name: str, **changes: Any) -> Protocol:
     }
     if of_drop:
         update["settings"] = {**base.settings, "drop": {**base.settings.get("drop", {}), **of_drop}}
+        update["primary"] = _still_there(base.primary, base.model_copy(update=update))
         changed += [_change(key, value) for key, value in of_drop.items()]
     protocol = base.model_copy(update=update)
     _check_names(protocol)
@@ -162,6 +172,14 @@ def expand(names: tuple[str, ...]) -> tuple[str, ...]:
         if metric.group is not None:
             groups.setdefault(metric.group, []).append(name)
     return tuple(dict.fromkeys(member for name in names for member in groups.get(name, [name])))
+
+
+def _still_there(primary: tuple[str, ...], protocol: Protocol) -> tuple[str, ...]:
+    """The declared columns; a drop that other settings have renamed becomes their last one."""
+    names = [column.name for column in METRICS["drop"].columns(protocol.metric_settings("drop"))]
+    last = [name for name in names if name.startswith("drop.mag@")][-1:]
+    kept = (name if not name.startswith("drop.mag@") or name in names else "".join(last) for name in primary)
+    return tuple(dict.fromkeys(name for name in kept if name))
 
 
 def _change(key: str, value: Any) -> str:

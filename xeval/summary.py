@@ -40,6 +40,8 @@ def summarize(store: Store, plan: Plan, cam_size: tuple[int, int], cost: dict[st
             "name": plan.protocol.name,
             "version": plan.protocol.version,
             "hash": plan.protocol.hash(),
+            "subset": plan.protocol.subset,
+            "primary": list(plan.protocol.primary),
             "settings": plan.protocol.definition(),
         },
         "explained": {"layer": plan.layer, "cam_size": list(cam_size), "target": plan.protocol.target},
@@ -156,6 +158,7 @@ def _columns(task: Task) -> dict[str, dict[str, Any]]:
     return {
         column.name: {
             "metric": task.metric.name,
+            "definition": task.definition,
             "family": task.metric.family,
             "direction": column.direction,
             "unit": column.unit,

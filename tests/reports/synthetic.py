@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
 
+from xeval.store import Block, Cell, Store
+
+PRIMARY = ("drop.mag@0.45", "infidelity.skill", "deletion.gain")
 THRESHOLDS = ("0.15", "0.3", "0.45")
 CONTROLS = ("random", "random-cam", "centre", "edge", "constant", "inverse")
 DIRECTIONS = {
@@ -51,6 +55,7 @@ def _column(key: str) -> dict[str, Any]:
     family = FAMILIES.get(metric, "faithfulness")
     return {
         "metric": metric,
+        "definition": _hash(key),
         "family": family,
         "direction": direction,
         "unit": "",
@@ -118,7 +123,14 @@ def scores(
             "size": 16,
             "channels": 1,
         },
-        "protocol": {"name": "xeval", "version": 1, "hash": _hash("protocol"), "settings": {"fill": "mean"}},
+        "protocol": {
+            "name": "xeval",
+            "version": 1,
+            "hash": _hash("protocol"),
+            "subset": "all",
+            "primary": list(PRIMARY),
+            "settings": {"fill": "mean"},
+        },
         "explained": {"layer": "backbone.stage3", "cam_size": [4, 4], "target": "predicted class"},
         "model": {"accuracy": 0.98, "p0": 0.95, "ece": 0.02},
         "columns": columns(),
@@ -185,6 +197,23 @@ def write_run(
     lines += [f"{i + 1},1.0,0.5,{a},{a},{1.5 - a},0.1,,,1.0" for i, a in enumerate(accuracies)]
     (run / "history.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return run
+
+
+def write_images(run: Path, found: dict[str, Any], correct: Sequence[bool], values: Sequence[float]) -> None:
+    """``scores.sqlite`` of a run: which images are right, and ``values``, NaN = undefined, in every other column."""
+    checkpoint, key = found["checkpoint"]["sha256"], found["dataset"]["key"]
+
+    def cell(explainer: str, metric: str, name: str, definition: str) -> Cell:
+        return Cell(checkpoint, key, explainer, metric, name, definition)
+
+    columns = {cell("", "model", "correct", found["explained"]["target"]): np.array(correct, float)}
+    for explainer, (name, about) in product(found["explainers"], found["columns"].items()):
+        # an older definition of the same column must not be read in its place
+        columns[cell(explainer, about["metric"], name, "older")] = np.full(len(values), 99.0)
+        columns[cell(explainer, about["metric"], name, about["definition"])] = np.array(values, float)
+    with Store(run / "scores.sqlite") as store:
+        ids = store.ids(list(columns))
+        store.put(0, {ids[c]: Block(v, {("undefined", "empty map"): np.isnan(v)}) for c, v in columns.items()})
 
 
 def write_artifacts(

@@ -8,11 +8,11 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from reports.collect import collect
-from reports.compare import PRIMARY, Comparison
+from reports.compare import Comparison
 from reports.embedding import panels
 from reports.figures import figures
 from reports.svg import inline
-from tests.reports.synthetic import scores, write_artifacts, write_run, write_study
+from tests.reports.synthetic import PRIMARY, scores, write_artifacts, write_run, write_study
 from xeval.errors import DataError
 
 NAMES = ["curves", "seeds", "convergence", "tsne", "reliability"]

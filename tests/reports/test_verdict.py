@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 from reports.collect import Group, collect
-from reports.compare import PRIMARY
 from reports.verdict import verdict
-from tests.reports.synthetic import DROPS, write_study
+from tests.reports.synthetic import DROPS, PRIMARY, write_study
 
 
 def group_of(runs: Path, drops: Any = DROPS, **more: Any) -> Group:

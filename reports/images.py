@@ -1,0 +1,61 @@
+"""The values of single images behind a run's means, read from its ``scores.sqlite`` when a table asks for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xeval.errors import DataError
+from xeval.store import Cell, Series, Store
+
+from .schema import Scores
+
+STORE = "scores.sqlite"
+
+
+@dataclass(frozen=True)
+class Images:
+    """The scored images of one run, in the order that all runs on the same images share."""
+
+    path: Path
+    scores: Scores
+
+    @cached_property
+    def correct(self) -> NDArray[np.bool_]:
+        """Which images the checkpoint classifies correctly (N,)."""
+        return np.asarray(self._read("", "model", "correct", self.scores.explained.target).values > 0.5)
+
+    def values(self, explainer: str, column: str) -> NDArray[np.float64]:
+        """One column of one explainer (N,), NaN where it is undefined."""
+        about = self.scores.columns[column]
+        series = self._read(explainer, about.metric, column, about.definition)
+        return np.where(series.ok, series.values, np.nan)
+
+    @cached_property
+    def _numbers(self) -> dict[Cell, int]:
+        with Store(self.path) as store:
+            return {cell: number for number, cell in store.cells()}
+
+    def _read(self, explainer: str, metric: str, column: str, definition: str) -> Series:
+        key = self.scores.dataset.key or ""
+        cell = Cell(self.scores.checkpoint.sha256, key, explainer, metric, column, definition)
+        if cell not in self._numbers:
+            raise DataError(f"{self.path} does not hold {column} of the scores beside it", "score the checkpoint again")
+        with Store(self.path) as store:
+            series = store.read(self._numbers[cell])
+        if len(series.values) != self.scores.dataset.n:
+            raise DataError(
+                f"{self.path} holds {len(series.values)} of {self.scores.dataset.n} images",
+                "score the checkpoint again",
+            )
+        return series
+
+
+def images_of(folder: Path, scores: Scores) -> Images | None:
+    """The per-image values beside ``scores.json``, where they were kept."""
+    path = folder / STORE
+    return Images(path, scores) if path.is_file() else None
