@@ -60,6 +60,42 @@ def test_torchvision_resnet_with_the_imagenet_stem():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+def test_torchvision_resnet_at_224_pixels_by_hand(tmp_path):
+    """Grad-CAM of a 7×7 map and the drop when 45 % of 224² pixels are kept, written out with torch alone."""
+    model = seeded(torchvision.models.resnet18, num_classes=5).eval()
+    model.fc.weight.data *= 20  # a more confident network
+    blobs = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(3)) * 2
+    images, labels = nn.functional.interpolate(blobs, (224, 224), mode="bilinear"), torch.tensor([0, 1])
+    frame = xeval.score(
+        model,
+        [(images, labels)],
+        normalization=IMAGENET,
+        metrics=("drop",),
+        explainers=("grad-cam", "random"),
+        out=tmp_path,
+    )
+    assert frame.attrs["summary"]["explained"]["cam_size"] == [7, 7]
+    each = xeval.results(tmp_path)
+    each = each[each.explainer == "grad-cam"]
+    assert list(each.label) == labels.tolist()
+    model.double()
+    for x, found in zip(images.double(), each["drop.mag@0.45"], strict=True):
+        stage: list[torch.Tensor] = []
+        hook = model.layer4.register_forward_hook(lambda *parts, kept=stage: kept.append(parts[2]))
+        logits = model(x[None])[0]
+        hook.remove()
+        (gradient,) = torch.autograd.grad(logits.max(), stage[0])
+        cam = (gradient.mean((2, 3), keepdim=True) * stage[0]).sum(1, keepdim=True).detach()
+        order = nn.functional.interpolate(cam, (224, 224), mode="bilinear").flatten().argsort(descending=True)
+        keep = torch.zeros(224 * 224, dtype=torch.bool)
+        keep[order[: int(0.45 * 224 * 224)]] = True
+        with torch.no_grad():
+            p0, p1 = (model(v[None]).softmax(1)[0, logits.argmax()] for v in (x, x * keep.reshape(224, 224)))
+        drop = float((p0 - p1) / p0)
+        assert drop > 1e-5
+        assert found == pytest.approx(drop, rel=1e-2)  # ties at the flat border may be cut differently
+
+
 def test_a_last_convolution_that_is_not_called_layer4():
     class Odd(nn.Module):
         def __init__(self):
