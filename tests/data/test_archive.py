@@ -6,10 +6,12 @@ import gzip
 import io
 import json
 import os
+import resource
 import stat
 import subprocess
 import sys
 import tarfile
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +21,8 @@ import pytest
 from tests.data.makers import snapshot, tar_of, zip_of
 from xeval.data import archive
 from xeval.data.archive import MARKER, extract, read_members
-from xeval.errors import CheckpointError, UsageError
+from xeval.data.files import ZipTree, open_zip
+from xeval.errors import CheckpointError, DataError, UsageError
 
 GOOD = {"set/a.bin": b"aaa", "set/deep/b.bin": b"b" * 3_000_000, "set/c.txt": b""}
 
@@ -75,6 +78,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.fault("D1", "D2")
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_hostile_members_are_refused(kind: str, tmp_path: Path) -> None:
     make, reason = HOSTILE[kind]
@@ -145,18 +149,24 @@ def test_bombs_are_refused_before_they_unfold(tmp_path: Path, monkeypatch: pytes
     assert not (tmp_path / "set").exists()
 
 
-def test_a_header_that_unfolds_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An extended header of the tar format is read whole: its size must be bounded too."""
+@pytest.mark.parametrize(
+    ("size", "count", "message"),
+    [(50_000_000, 1, "a header declares 50,000,000 bytes"), (60_416, 3, "unpacks to more")],
+)
+def test_headers_that_unfold_are_refused(
+    size: int, count: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An extended header of the tar format is read whole: its size must be bounded, and that of many together."""
     monkeypatch.setattr(archive, "MAX_BYTES", 100_000)
     monkeypatch.setattr(archive, "MAX_MEMBERS", 10)
     info = tarfile.TarInfo("header")
-    info.type, info.size = tarfile.XHDTYPE, 50_000_000
-    data = info.tobuf() + bytes(50_000_000)
-    (tmp_path / "x.tar.gz").write_bytes(gzip.compress(data, 1))
-    with pytest.raises(CheckpointError, match="unpacks to more than"):
+    info.type, info.size = tarfile.XHDTYPE, size
+    (tmp_path / "x.tar.gz").write_bytes(gzip.compress((info.tobuf() + bytes(size)) * count, 1))
+    with pytest.raises(CheckpointError, match=message):
         extract(tmp_path / "x.tar.gz", tmp_path, "set")
 
 
+@pytest.mark.fault("D2")
 def test_too_many_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archive, "MAX_MEMBERS", 5)
     files = {f"set/{number}": b"" for number in range(6)}
@@ -165,6 +175,36 @@ def test_too_many_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     for name in ("x.tar.gz", "x.zip"):
         with pytest.raises(CheckpointError, match="more than 5 members"):
             extract(tmp_path / name, tmp_path, "set")
+
+
+def test_a_directory_beyond_the_limit_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = zip_of(tmp_path / "x.zip", {f"set/{number}": b"" for number in range(50)})
+    monkeypatch.setattr(archive, "MAX_READ", 2_000)
+    for act in (lambda: extract(path, tmp_path, "set"), lambda: open_zip(path)):
+        with pytest.raises(CheckpointError, match=r"x\.zip is damaged .*bytes at once, 2,000 are read"):
+            act()
+
+
+def test_unusual_compressions_are_refused(tmp_path: Path) -> None:
+    """Their decompressors take the memory that the file asks for."""
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_LZMA) as packed:
+        packed.writestr("set/a", b"a" * 100)
+    with pytest.raises(CheckpointError, match="an unusual compression"):
+        extract(tmp_path / "x.zip", tmp_path, "set")
+    with pytest.raises(DataError, match="unusual compression"):
+        ZipTree(tmp_path / "x.zip").read("set/a")
+
+
+@pytest.mark.slow
+@pytest.mark.fault("D2")
+def test_a_million_entries_in_bounded_time_and_memory(tmp_path: Path) -> None:
+    path = zip_of(tmp_path / "x.zip", {f"set/{number:06d}": b"" for number in range(10**6)})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.monotonic()
+    with pytest.raises(CheckpointError):
+        extract(path, tmp_path, "set")
+    assert time.monotonic() - start < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
 
 
 def test_other_folder_inside(tmp_path: Path) -> None:
@@ -194,6 +234,7 @@ archive.extract(Path(sys.argv[1]), Path(sys.argv[2]), "set")
 """
 
 
+@pytest.mark.fault("D5")
 def test_killed_while_extracting_then_run_again(tmp_path: Path) -> None:
     path = tmp_path / "x.tar.gz"
     path.write_bytes(tar_of(GOOD))

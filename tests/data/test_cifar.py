@@ -14,6 +14,8 @@ from xeval.data import open_dataset
 from xeval.data.unpickler import load_arrays
 from xeval.errors import CheckpointError, DataError
 
+pytestmark = pytest.mark.usefixtures("any_checksum")
+
 IMAGES, LABELS = makers.noise(12, 32, seed=1), np.array([3, 9, 3, 0, 1, 2, 9, 9, 8, 7, 6, 5])
 MAKERS = {
     "cifar10": (makers.cifar10_binary, makers.cifar10_python),

@@ -13,6 +13,8 @@ from tests.data import makers
 from xeval.data import READERS, Dataset, normalize, open_dataset
 from xeval.errors import DataError, UsageError
 
+pytestmark = pytest.mark.usefixtures("any_checksum")
+
 LABELS = np.array([3, 9, 3, 0, 1, 2, 9, 9, 8, 7, 6, 5])
 
 

@@ -15,6 +15,8 @@ from xeval.data import open_dataset, unreadable
 from xeval.data.tiny_imagenet import scale_boxes
 from xeval.errors import CheckpointError, DataError
 
+pytestmark = pytest.mark.usefixtures("any_checksum")
+
 IMAGES = makers.noise(9, 64, seed=2)
 FILES = makers.tiny_imagenet(IMAGES)
 VAL = "val/val_annotations.txt"

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import http.client
 import io
 import json
+import lzma
 import os
 import shutil
+import struct
 import tarfile
 import urllib.error
 import urllib.request
@@ -22,13 +25,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, BinaryIO, cast
+from typing import IO, Any, BinaryIO, Self, cast
 
 from xeval.errors import CheckpointError, ResourceError, UsageError
 
-MAX_MEMBERS = 300_000
+MAX_MEMBERS = 50_000
 MAX_NAME = 1024
 MAX_BYTES = 2**30  # unpacked, all members together; the CIFAR archives hold 185 MB
+MAX_HEADER = 2**16  # an extended header of the tar format, which is read whole
+MAX_READ = 2**25  # one read of a zip file: its directory of at most 700,000 entries, which is read whole
 CHUNK = 2**20
 MARKER = ".complete"
 TEMPORARY = ".xeval-tmp-"
@@ -37,9 +42,14 @@ DAMAGE = (
     zipfile.BadZipFile,
     gzip.BadGzipFile,
     zlib.error,
+    lzma.LZMAError,
+    struct.error,
     EOFError,
     NotImplementedError,
     RuntimeError,
+    ValueError,
+    IndexError,
+    OverflowError,
 )
 
 
@@ -64,7 +74,7 @@ def verify(path: Path, archive: Archive) -> None:
     if actual != archive.md5:
         raise CheckpointError(
             f"{path} has the wrong checksum: md5 {actual}, expected {archive.md5}",
-            f"delete it and fetch it again from {archive.url}",
+            f"delete it and fetch it again from {archive.url}, or rename it if it is your own",
         )
 
 
@@ -81,7 +91,7 @@ def download(archive: Archive, root: Path) -> Path:
     target, part = root / archive.file, root / f"{archive.file}.part"
     try:
         _fetch(archive.url, part)
-    except (OSError, urllib.error.URLError) as fault:
+    except (OSError, http.client.HTTPException) as fault:
         raise ResourceError(
             f"{archive.url} could not be fetched ({fault})", f"run the command again, or put the file into {root}"
         ) from fault
@@ -173,16 +183,17 @@ def check_size(path: Path, count: int, total: int) -> None:
     """Refuse an archive with too many members or too much in them."""
     if count > MAX_MEMBERS:
         raise CheckpointError(f"{path} has more than {MAX_MEMBERS:,} members", "fetch the official archive")
-    if total > MAX_BYTES:
+    if not 0 <= total <= MAX_BYTES:
         raise CheckpointError(f"{path} declares more than {MAX_BYTES:,} bytes unpacked", "fetch the official archive")
 
 
 def _tar_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
     count = total = 0
-    with _Limited(path) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
+    with _Limited(path) as stream, tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as tar:
         for member in tar:
+            tar.members.clear()  # type: ignore[attr-defined]  # the library would keep them all
             name = check_name(member.name, path)
-            count, total = count + 1, total + member.size
+            count, total = count + 1, total + abs(member.size)
             check_size(path, count, total)
             if member.isdir():
                 continue
@@ -193,7 +204,7 @@ def _tar_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
 
 
 def _zip_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    with zipfile.ZipFile(path) as archive:
+    with Zip(path) as archive:
         entries = archive.infolist()
         check_size(path, len(entries), sum(entry.file_size for entry in entries))
         for entry in entries:
@@ -203,6 +214,50 @@ def _zip_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
             if not entry.is_dir():
                 with archive.open(entry) as stream:
                     yield name, stream
+
+
+class Zip(zipfile.ZipFile):
+    """A zip file opened for reading; its directory is refused before it is read where it is too large."""
+
+    def __init__(self, path: Path) -> None:
+        self._source = _Bounded(path)
+        try:
+            super().__init__(self._source)
+        except BaseException:
+            self._source.close()
+            raise
+
+    def open(self, name: Any, *args: Any, **options: Any) -> IO[bytes]:
+        """One member; a BadZipFile for compressions whose decompressors take whatever memory the file asks for."""
+        if self.getinfo(getattr(name, "filename", name)).compress_type not in (
+            zipfile.ZIP_STORED,
+            zipfile.ZIP_DEFLATED,
+        ):
+            raise zipfile.BadZipFile("an unusual compression")
+        return super().open(name, *args, **options)
+
+    def close(self) -> None:
+        """Close the archive and its file."""
+        super().close()
+        self._source.close()
+
+
+class _Bounded(io.FileIO):
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > MAX_READ:
+            raise zipfile.BadZipFile(f"{size:,} bytes at once, {MAX_READ:,} are read")
+        return super().read(size) or b""
+
+
+class _Header(tarfile.TarInfo):
+    """A tar header; extended ones, which the library reads whole, are bounded."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        header = super().frombuf(buf, encoding, errors)
+        if not header.isreg() and not 0 <= header.size <= MAX_HEADER:
+            raise tarfile.ReadError(f"a header declares {header.size:,} bytes, {MAX_HEADER:,} are read")
+        return header
 
 
 class _Limited(io.RawIOBase):
@@ -242,6 +297,8 @@ def _write(folder: Path, name: str, source: IO[bytes]) -> None:
             raise _refused(folder, name, "a path out of the folder")
         with target.open("xb") as sink:
             shutil.copyfileobj(source, sink, CHUNK)
+            sink.flush()
+            os.fsync(sink.fileno())  # the marker must not outlive a power cut that its files do not
     except (FileExistsError, NotADirectoryError):
         raise _refused(folder, name, "a name that comes twice") from None
 

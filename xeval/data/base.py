@@ -26,7 +26,10 @@ CHUNK = 512
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What a model and a report need to know about a data set; ``mean`` and ``std`` are of images scaled to [0, 1]."""
+    """What a model and a report need to know about a data set; ``mean`` and ``std`` are of images scaled to [0, 1].
+
+    ``size`` is the side of the images as read; ``native`` that of the files, None where they differ or there are none.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -34,6 +37,7 @@ class DatasetInfo:
     std: tuple[float, ...]
     channels: int
     size: int
+    native: int | None = None
 
 
 class Split(ABC):
@@ -76,7 +80,11 @@ class Split(ABC):
         return None
 
     def manifest(self) -> str:
-        """The sha256 (hex) of the image shape, the labels and the pixels as read, in order; computed once."""
+        """The sha256 (hex) of the image shape, the labels and the pixels as read, in order; computed once.
+
+        Raises:
+            DataError: images that cannot be decoded; says how many and names the first.
+        """
         return self._digest
 
     @cached_property
@@ -86,7 +94,11 @@ class Split(ABC):
         digest.update(self.labels.astype("<i8").tobytes())
         for start in range(0, len(self), CHUNK):
             positions = np.arange(start, min(start + CHUNK, len(self)))
-            digest.update(np.ascontiguousarray(self._images(positions)).data)
+            try:
+                digest.update(np.ascontiguousarray(self._images(positions)).data)
+            except DataError:
+                problems = unreadable(self, range(len(self)))
+                raise _damage(self, problems) from None
         return digest.hexdigest()
 
     def _positions(self, index: Index) -> Ints:
@@ -175,8 +187,50 @@ def resized(images: Pixels, side: int) -> Pixels:
     return result
 
 
+class Part(Split):
+    """Some images of another split, in their order and under their ids."""
+
+    def __init__(self, whole: Split, positions: Ints) -> None:
+        super().__init__(whole.info, whole.name, whole.labels[positions], [whole.ids[row] for row in positions])
+        self._whole = whole
+        self._rows = positions
+
+    def _images(self, positions: Ints) -> Pixels:
+        return self._whole._images(self._rows[positions])
+
+    def boxes(self, index: Index) -> torch.Tensor | None:
+        """Boxes of the whole split's images."""
+        return self._whole.boxes(self._rows[self._positions(index)])
+
+    def masks(self, index: Index) -> torch.Tensor | None:
+        """Masks of the whole split's images."""
+        return self._whole.masks(self._rows[self._positions(index)])
+
+
+def sound(split: Split) -> tuple[Split, dict[int, str]]:
+    """The images that can be read, the split itself where all can, and position → problem of the others.
+
+    Raises:
+        DataError: none can be read.
+    """
+    problems = unreadable(split, range(len(split)))
+    if not problems:
+        return split, {}
+    if len(problems) == len(split):
+        raise _damage(split, problems)
+    return Part(split, np.setdiff1d(np.arange(len(split)), list(problems))), problems
+
+
+def _damage(split: Split, problems: dict[int, str]) -> DataError:
+    first = problems[min(problems)] if problems else "an image could not be read at first"
+    return DataError(
+        f"{first} ({len(problems)} of {len(split)} images of {split.info.name}/{split.name} cannot be read)",
+        "replace or remove them; `xeval data check` lists all, `xeval score --allow-partial` leaves them out",
+    )
+
+
 def unreadable(split: Split, index: Index) -> dict[int, str]:
-    """Position → problem for those images that cannot be decoded; empty when all is well."""
+    """Position → problem for those images that cannot be decoded, or whose mask cannot; empty when all is well."""
     positions = [int(position) for position in index]
     problems: dict[int, str] = {}
     for start in range(0, len(positions), CHUNK):
@@ -190,6 +244,7 @@ def unreadable(split: Split, index: Index) -> dict[int, str]:
 def _problem(split: Split, positions: list[int]) -> str | None:
     try:
         split.read(positions)
+        split.masks(positions)
     except DataError as fault:
         return fault.problem
     return None

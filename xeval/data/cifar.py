@@ -17,7 +17,7 @@ import numpy as np
 from xeval.data.archive import Archive, read_members
 from xeval.data.base import ArraySplit, Dataset, DatasetInfo, Ints, Pixels
 from xeval.data.files import FolderTree
-from xeval.data.sources import READERS, Source, missing
+from xeval.data.sources import READERS, Source, missing, require_official
 from xeval.data.unpickler import load_arrays
 from xeval.errors import DataError
 
@@ -198,7 +198,9 @@ def _reader(variant: Variant) -> Callable[[Path, int | None], Dataset]:
         files = find(variant, root)
         if files is None:
             raise missing(variant.name, " or ".join(_places(variant)), root)
-        info = DatasetInfo(variant.name, files.class_names(), variant.mean, variant.std, channels=3, size=size or SIDE)
+        require_official(files.place, (files.layout.archive,))
+        names = files.class_names()
+        info = DatasetInfo(variant.name, names, variant.mean, variant.std, channels=3, size=size or SIDE, native=SIDE)
         return Dataset(info, {name: partial(_split, info, files, name) for name in ("train", "test")})
 
     return read

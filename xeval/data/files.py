@@ -10,11 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from xeval.data.archive import check_name
+from xeval.data.archive import DAMAGE, Zip, check_name
 from xeval.errors import CheckpointError, DataError
 
 MAX_FILE = 64 * 2**20
-MAX_ENTRIES = 2_000_000
 
 
 class Tree(Protocol):
@@ -111,7 +110,7 @@ class ZipTree:
             return self._zip.read(entry)
         except KeyError:
             raise DataError(f"{self.describe(name)} is missing", "fetch the archive again") from None
-        except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, EOFError, ValueError) as fault:
+        except (*DAMAGE, OSError) as fault:
             raise DataError(f"{self.describe(name)} cannot be read ({fault})", "fetch the archive again") from fault
 
     def below(self, folder: str) -> list[str]:
@@ -146,14 +145,11 @@ class ZipTree:
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
-    """An open zip file; CheckpointError where it is none or has too many members."""
+    """An open zip file; CheckpointError where it is none or its directory is too large."""
     try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, ValueError) as fault:
+        return Zip(path)
+    except (*DAMAGE, OSError) as fault:
         raise CheckpointError(f"{path} is damaged or no zip file ({fault})", "fetch it again") from fault
-    if len(archive.namelist()) > MAX_ENTRIES:
-        raise CheckpointError(f"{path} has more than {MAX_ENTRIES:,} members", "fetch the official archive")
-    return archive
 
 
 def text_lines(tree: Tree, name: str) -> list[str]:

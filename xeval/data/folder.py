@@ -37,8 +37,11 @@ def read(path: Path, size: int | None) -> Dataset:
     listed = {name: _list(tree, folder) for name, folder in folders.items()}
     classes = _classes(tree, folders)
     ids, labels = listed.get("train", listed["test"] if "test" in listed else ([], np.empty(0, np.int64)))
-    side, mean, std = _measure(tree, ids, labels, size)
-    info = DatasetInfo(f"folder:{path}", classes, mean, std, channels=3, size=side)
+    images = _decoded(tree, [ids[row] for row in stratified(labels, SAMPLE, SAMPLE_SEED)])
+    native = _common_side(images)
+    side = size or native or SIDE
+    pixels: Pixels = np.stack([np.asarray(square(image, side)).transpose(2, 0, 1) for image in images])
+    info = DatasetInfo(f"folder:{path}", classes, *moments(pixels), channels=3, size=side, native=native)
     return Dataset(info, {name: partial(FileSplit, info, name, tree, *rows) for name, rows in listed.items()})
 
 
@@ -78,16 +81,10 @@ def _list(tree: FolderTree, folder: str) -> tuple[list[str], Ints]:
     return ids, np.array(labels, dtype=np.int64)
 
 
-def _measure(
-    tree: FolderTree, ids: list[str], labels: Ints, size: int | None
-) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
-    """Side, mean and standard deviation from the sample."""
-    images = _decoded(tree, [ids[row] for row in stratified(labels, SAMPLE, SAMPLE_SEED)])
-    sizes = {image.size for image in images}
-    width, height = next(iter(sizes))
-    side = size or (width if len(sizes) == 1 and width == height else SIDE)
-    pixels: Pixels = np.stack([np.asarray(square(image, side)).transpose(2, 0, 1) for image in images])
-    return side, *moments(pixels)
+def _common_side(images: list[Image.Image]) -> int | None:
+    """The side of the images where all are squares of one size."""
+    sides = {side for image in images for side in image.size}
+    return sides.pop() if len(sides) == 1 else None
 
 
 def _decoded(tree: FolderTree, names: list[str]) -> list[Image.Image]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from xeval.data.archive import MARKER, Archive, download, extract, verify
+from xeval.data.archive import MARKER, download, extract, verify
 from xeval.data.base import Split, unreadable
-from xeval.data.sources import READERS, data_root, open_dataset
+from xeval.data.sources import READERS, data_root, open_dataset, require_official
 from xeval.errors import DataError, ResourceError, UsageError
 
 
@@ -58,7 +58,8 @@ def check(name: str, root: Path | None = None) -> dict[str, Any]:
     """
     kind, _, path = name.partition(":")
     source, where = READERS[kind], data_root(root)
-    official = [archive for archive in source.archives if _verified(archive, where)]
+    places = (where, *(where / archive.file for archive in source.archives))
+    official = [place for place in places if require_official(place, source.archives)]
     dataset = open_dataset(name, root)
     return {
         "name": name,
@@ -67,15 +68,6 @@ def check(name: str, root: Path | None = None) -> dict[str, Any]:
         "classes": len(dataset.info.classes),
         "splits": {split: _audit(dataset.split(split)) for split in dataset.splits},
     }
-
-
-def _verified(archive: Archive, root: Path) -> bool:
-    """Whether the archive is there under its official name; raises if it is another file."""
-    path = root if root.name == archive.file else root / archive.file
-    if not path.is_file():
-        return False
-    verify(path, archive)
-    return True
 
 
 def _audit(split: Split) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from xeval.data.archive import Archive
+from xeval.data.archive import Archive, verify
 from xeval.data.base import Dataset
 from xeval.errors import DataError, UsageError
 from xeval.registry import Registry
@@ -55,6 +55,17 @@ def missing(name: str, wanted: str, root: Path, remedy: str = "") -> DataError:
         f"{name} was not found: looked for {wanted} in {root}",
         remedy or f"run `xeval data get {name}`, or give --data DIR",
     )
+
+
+def require_official(place: Path, archives: tuple[Archive, ...]) -> bool:
+    """Whether ``place`` is one of these archives by its name; CheckpointError where it is another file by that name.
+
+    Called before anything in an archive is read. An archive of your own under another name is not compared.
+    """
+    named = [archive for archive in archives if place.name == archive.file and place.is_file()]
+    for archive in named:
+        verify(place, archive)
+    return bool(named)
 
 
 def open_dataset(name: str, root: Path | None = None, size: int | None = None) -> Dataset:

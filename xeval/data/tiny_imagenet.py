@@ -17,7 +17,7 @@ from xeval.data.archive import Archive
 from xeval.data.base import Dataset, DatasetInfo, Index, Ints
 from xeval.data.files import FolderTree, Tree, ZipTree, text_lines
 from xeval.data.images import FileSplit, is_image_name, size_of
-from xeval.data.sources import READERS, Source, missing
+from xeval.data.sources import READERS, Source, missing, require_official
 from xeval.errors import DataError
 
 if TYPE_CHECKING:
@@ -59,10 +59,13 @@ def read(root: Path, size: int | None) -> Dataset:
     place = locate(root)
     if place is None:
         raise missing("tiny-imagenet", f"{OFFICIAL.file} or a folder with wnids.txt", root)
+    require_official(place, (OFFICIAL,))
     tree = open_tree(place)
     wnids = sorted(line.strip() for line in text_lines(tree, "wnids.txt") if line.strip())
     native = _native_side(tree)
-    info = DatasetInfo("tiny-imagenet", _class_names(tree, wnids), MEAN, STD, channels=3, size=size or native)
+    info = DatasetInfo(
+        "tiny-imagenet", _class_names(tree, wnids), MEAN, STD, channels=3, size=size or native, native=native
+    )
     return Dataset(
         info, {"train": partial(_train, info, tree, wnids, native), "test": partial(_test, info, tree, wnids, native)}
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle  # noqa: TID251  (the one place: find_class below admits arrays and nothing else)
+import pickletools
 from typing import Any
 
 from xeval.errors import CheckpointError, DataError
@@ -12,8 +13,9 @@ ALLOWED = {
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
     ("numpy._core.multiarray", "_reconstruct"),
-    ("_codecs", "encode"),  # how protocol 2 spells bytes
+    ("_codecs", "encode"),  # how protocol 2 spells bytes; answered by _latin1
 }
+PLACES = ("PUT", "BINPUT", "LONG_BINPUT")
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -23,7 +25,21 @@ class _ArraysOnly(pickle.Unpickler):
             raise CheckpointError(
                 f"the pickle holds refused globals: {module}.{name}", "use the binary CIFAR files: `xeval data get`"
             )
-        return super().find_class(module, name)
+        return _latin1 if module == "_codecs" else super().find_class(module, name)
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    """The one use of ``_codecs.encode`` in a pickle of bytes; other codecs may take any time and memory."""
+    if encoding != "latin1":
+        raise ValueError(f"bytes in the encoding {encoding!r}")
+    return text.encode("latin1")
+
+
+def _check_places(data: bytes) -> None:
+    """Refuse a pickle that numbers its objects beyond its own length: the unpickler would make room for all of them."""
+    for opcode, argument, _ in pickletools.genops(data):
+        if opcode.name in PLACES and not 0 <= int(str(argument)) <= len(data):
+            raise ValueError(f"object number {argument}")
 
 
 def load_arrays(data: bytes, name: str) -> dict[str, Any]:
@@ -34,6 +50,7 @@ def load_arrays(data: bytes, name: str) -> dict[str, Any]:
         DataError: damaged bytes, or no dictionary.
     """
     try:
+        _check_places(data)
         content = _ArraysOnly(io.BytesIO(data), encoding="latin1").load()
     except CheckpointError as fault:
         raise CheckpointError(f"{name}: {fault.problem}", fault.remedy) from None
