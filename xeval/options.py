@@ -24,6 +24,9 @@ class ScoreOptions(BaseModel):
     dataset: str | None = Field(None, description="data set to score on [default: the checkpoint's own]")
     data: Path | None = Field(None, description="folder of the data [default: $XEVAL_DATA, else the user cache]")
     split: str = Field("test", description="split to score on")
+    normalize_from_ckpt: bool = Field(
+        False, description="normalise with the constants of training where the data set has others"
+    )
     protocol: str = Field("xeval", description="named set of definitions (xeval list protocols)")
     explainers: tuple[str, ...] | None = Field(
         None, description="explainers and controls, separated by commas [default: grad-cam and all controls]"

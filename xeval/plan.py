@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -137,32 +137,57 @@ def _open(checkpoint: Path, options: ScoreOptions) -> tuple[LoadedModel, Dataset
     known = loaded.card.dataset if loaded.card else None
     name = options.dataset or (known.name if known else described().name)
     dataset = open_dataset(name, options.data, known.size if known else None)
-    return loaded, dataset.info, dataset.split(options.split)
+    info = dataset.info
+    if options.normalize_from_ckpt:
+        if known is None:
+            raise UsageError(f"{checkpoint} carries no constants of training", "leave out --normalize-from-ckpt")
+        info = replace(info, mean=known.mean, std=known.std)
+    return loaded, info, dataset.split(options.split)
 
 
 def _check_fit(loaded: LoadedModel, info: DatasetInfo) -> None:
     """Refuse a pair of checkpoint and data set whose numbers would look normal and mean nothing."""
     if loaded.spec is None:
         return
+    trained = loaded.card.dataset if loaded.card else info
     if loaded.spec.num_classes != len(info.classes):
         raise DataError(
-            f"the head has {loaded.spec.num_classes} outputs, {info.name} has {len(info.classes)} classes",
+            f"the head has {loaded.spec.num_classes} outputs, {info.name} has {len(info.classes)} classes"
+            f"{_class_difference(trained.classes, info.classes)}",
             "check --dataset",
         )
     if loaded.spec.in_channels != info.channels:
         raise DataError(
             f"the network takes {loaded.spec.in_channels} channels, {info.name} has {info.channels}", "check --dataset"
         )
-    if loaded.card is None:
-        return
-    trained = loaded.card.dataset
     if trained.classes != info.classes:
-        raise DataError(f"{info.name} has other classes, or another order, than the training data", "check --data")
+        raise DataError(
+            f"{info.name} has other classes, or another order, than the training data"
+            f"{_class_difference(trained.classes, info.classes)}",
+            "check --data",
+        )
+    files = (trained.native or info.native, info.native or trained.native)  # equal where one of them is not known
+    for expected, found in ((loaded.spec.image_size, info.size), files):
+        if expected != found:
+            raise DataError(
+                f"trained on images of {expected}×{expected} pixels, {info.name} has {found}×{found}",
+                "give images of the size of the training images",
+            )
     if (trained.mean, trained.std) != (info.mean, info.std):
         raise DataError(
             f"trained with mean {trained.mean} std {trained.std}, {info.name} has {info.mean} {info.std}",
-            "check --data",
+            "check --data, or keep the constants of training with --normalize-from-ckpt",
         )
+
+
+def _class_difference(trained: tuple[str, ...], found: tuple[str, ...]) -> str:
+    """What the data set lacks and what training did not know, five names of each."""
+    lists = {
+        "missing": [name for name in trained if name not in found],
+        "not in training": [name for name in found if name not in trained],
+    }
+    shown = [f"{kind}: {', '.join(name[:40] for name in names[:5])}" for kind, names in lists.items() if names]
+    return f" ({'; '.join(shown)})" if shown else ""
 
 
 def _check_thresholds(protocol: Protocol, info: DatasetInfo) -> None:

@@ -190,6 +190,11 @@ def _warnings(plan: Plan, accuracy: float) -> list[str]:
             f"accuracy {accuracy:.3f} is more than 5 points below the {recorded:.3f} recorded in training: "
             "check normalisation and label order"
         )
+    if card is not None and plan.split.manifest() == card.train_manifest:
+        found.append(
+            "these are the images of the training split: image hashes overlap the training manifest, and unseen images "
+            "may score otherwise"
+        )
     if accuracy <= 1.5 / len(plan.info.classes):
         found.append(f"accuracy {accuracy:.3f} is at the level of chance")
     return found
