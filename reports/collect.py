@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from .schema import Artifacts, Card, Part, Scores, Subset
 from .text import clean
 
 P = TypeVar("P", bound=Part)
+SCHEMA = "xeval.scores/1"
 SCORES, CARD, HISTORY, ARTIFACTS = "scores.json", "run.json", "history.csv", "artifacts.json"
 #: Order of the known methods in every table: baselines first; others follow by name.
 METHOD_ORDER = ("ce", "triplet", "simclr", "supcon-ori", "supcon", "excon", "exconb")
@@ -153,8 +154,16 @@ def _read_folder(folder: Path, path: str) -> Run | Excluded:
             return Excluded(path, "trained, not scored", f"xeval score {path}")
         return Excluded(path, "training has not finished", "start the same `xeval train` command again to resume")
     scores = _parse(folder / SCORES, Scores)
+    if scores.schema_ != SCHEMA:
+        raise DataError(
+            f"{folder / SCORES} has schema {clean(scores.schema_)}, this version reads {SCHEMA}",
+            "use the version of xeval that wrote it, or score again",
+        )
     if scores.status != "complete":
         return Excluded(path, f"scoring is {scores.status}", f"xeval score {path}")
+    images = images_of(folder, scores)
+    if images is not None:
+        images.check()
     return Run(
         folder=folder,
         path=path,
@@ -162,7 +171,7 @@ def _read_folder(folder: Path, path: str) -> Run | Excluded:
         card=_parse(folder / CARD, Card) if (folder / CARD).is_file() else None,
         history=_read_history(folder / HISTORY),
         artifacts=_parse(folder / ARTIFACTS, Artifacts) if (folder / ARTIFACTS).is_file() else None,
-        images=images_of(folder, scores),
+        images=images,
     )
 
 
@@ -224,10 +233,28 @@ def _refuse_unlike(runs: list[Run]) -> None:
     _refuse_if_different(
         runs,
         lambda run: run.scores.protocol.hash,
-        lambda run: f"{run.scores.protocol.name} {run.scores.protocol.hash[:12]}",
+        lambda run: f"{run.scores.protocol.name} {run.scores.protocol.hash[:12]}{_particulars(run, runs)}",
         f"the runs on {name} were scored under different definitions",
         "score all of them with the same protocol and options",
     )
+
+
+def _particulars(run: Run, runs: list[Run]) -> str:
+    """The settings of a run's protocol that another run sets otherwise."""
+    every = [dict(_flat(other.scores.protocol.settings)) for other in runs]
+    own = dict(_flat(run.scores.protocol.settings))
+    differing = sorted({key for settings in every for key in settings | own if settings.get(key) != own.get(key)})
+    told = [f"{key}={own.get(key, 'unset')}" for key in differing[:5]]
+    return f" with {', '.join(told)}" if told else ""
+
+
+def _flat(settings: dict[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """Nested settings as dotted names and printable values."""
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _images(run: Run) -> tuple[str | None, ...]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xeval.errors import UsageError, unknown
+from xeval.errors import ResourceError, UsageError, unknown
 
 from .captions import place
 from .collect import Collection, Group, collect
@@ -79,7 +79,14 @@ def compare(
         for group in collection.groups
     )
     contents = _files(collection, sections)
-    _replace(out, contents)
+    try:
+        _replace(out, contents)
+    except OSError as error:
+        size = sum(map(len, contents.values()))
+        raise ResourceError(
+            f"the report cannot be written to {out} ({error.strerror}; it needs {size / 2**20:.1f} MiB)",
+            "make room or choose another folder with --out; the old report is as it was",
+        ) from None
     return Comparison(out, out / "report.html", json.loads(contents["results.json"]), sections, tuple(sorted(contents)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 from xeval.errors import DataError
 from xeval.store import Cell, Series, Store
 
-from .schema import Scores
+from .schema import Score, Scores
+from .text import clean
 
 STORE = "scores.sqlite"
 
@@ -34,6 +36,26 @@ class Images:
         about = self.scores.columns[column]
         series = self._read(explainer, about.metric, column, about.definition)
         return np.where(series.ok, series.values, np.nan)
+
+    def check(self) -> None:
+        """Compare the means of the competing explainers' ranked columns with their values; raises DataError."""
+        for explainer, about in self.scores.explainers.items():
+            for column, score in self.scores.scores.get(explainer, {}).items() if not about.control else ():
+                if self.scores.columns[column].direction is not None:
+                    self._agree(explainer, column, score)
+
+    def _agree(self, explainer: str, column: str, score: Score) -> None:
+        values = self.values(explainer, column)
+        values = values[np.isfinite(values)]
+        mean = float(values.mean()) if len(values) else None
+        known = mean is not None and score.mean is not None
+        same = math.isclose(score.mean, mean, rel_tol=1e-9) if known else score.mean == mean  # type: ignore[arg-type]
+        if not same or score.n != len(values):
+            raise DataError(
+                f"{self.path.with_name('scores.json')} says {clean(column)} {score.mean} (n = {score.n}) for "
+                f"{clean(explainer)}, its images give {mean} (n = {len(values)})",
+                "restore it or score the checkpoint again",
+            )
 
     @cached_property
     def _numbers(self) -> dict[Cell, int]:

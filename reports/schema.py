@@ -129,6 +129,7 @@ class Reliability(Part):
 class Scores(Part):
     """``scores.json``, schema ``xeval.scores/1``."""
 
+    schema_: str = Field(alias="schema")
     status: str
     checkpoint: Checkpoint
     dataset: ScoredData

@@ -166,7 +166,7 @@ def gain_measure(base: Measure, control: str) -> Measure:
 
     title = f"{base.title}: gain over {control}"
     key = f"gain[{control}].{base.key}"
-    return Measure(key, f"gain over {control}", title, "higher", base.family, read, base.label, is_gain=True)
+    return Measure(key, f"gain over {control}", title, "higher", base.family, read, base.label, True, base.images)
 
 
 def model_measures() -> list[Measure]:

@@ -8,7 +8,7 @@ import pytest
 
 from reports.compare import Comparison, compare
 from tests.reports.synthetic import scores, write_run, write_study
-from xeval.errors import DataError, UsageError
+from xeval.errors import DataError, ResourceError, UsageError
 
 TABLES = [
     "headline",
@@ -148,7 +148,7 @@ def test_a_failure_leaves_the_old_report_untouched(runs: Path, tmp_path: Path, m
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(ResourceError, match=r"No space left on device; it needs 0\.\d MiB"):
         compare(runs, tmp_path / "out")
     assert tree(tmp_path / "out") == before
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
