@@ -88,14 +88,14 @@ def test_missing_extra_and_misshapen_tensors_are_listed(tmp_path):
 
 def test_wrong_head_nan_and_encoder_only(tmp_path):
     state = build(ModelSpec(arch="resnet-small", num_classes=7, image_size=32)).state_dict()
-    with pytest.raises(DataError, match="7 outputs, 10 classes"):
+    with pytest.raises(DataError, match="head has 7 outputs, cifar10 has 10 classes"):
         checkpoints.load_model(save(state, tmp_path / "head.pt"), arch="resnet-small", describe=describe)
     state = build(ModelSpec(arch="resnet-small", num_classes=10, image_size=32)).state_dict()
     bad = {**state, "backbone.conv1.weight": state["backbone.conv1.weight"] * float("nan")}
     with pytest.raises(DataError, match="backbone.conv1.weight .* NaN"):
         checkpoints.load_model(save(bad, tmp_path / "nan.pt"), arch="resnet-small", describe=describe)
     encoder = {name: tensor for name, tensor in state.items() if not name.startswith("head")}
-    with pytest.raises(CheckpointError, match="no linear head"):
+    with pytest.raises(CheckpointError, match="no linear head — run: xeval probe"):
         checkpoints.load_model(save(encoder, tmp_path / "enc.pt"), arch="resnet-small", describe=describe)
 
 
@@ -157,8 +157,8 @@ def test_a_run_whose_weights_changed_is_refused(tmp_path):
     path.unlink()
     with pytest.raises(CheckpointError, match="has no best.safetensors"):
         checkpoints.load_model(run)
-    with pytest.raises(DataError, match="no complete run"):
-        checkpoints.load_model(tmp_path)
+    with pytest.raises(CheckpointError, match="not a regular file.* no complete run"):
+        checkpoints.load_model(tmp_path / "run" / "..")
 
 
 def test_unknown_architecture_and_ambiguous_shapes(tmp_path):

@@ -24,13 +24,33 @@ def room(path: Path) -> str:
 
 SOURCES = [path for path in TRACKED if path.suffix == ".py" and room(path) in ("xeval", "training", "reports")]
 OPENERS = {
-    "torch.load": {"xeval/checkpoints.py"},
+    "torch.load": {"xeval/weightfiles.py"},
+    "torch.jit.load": set(),
+    "torch.hub.load": set(),
+    "torch.package.PackageImporter": set(),
+    "torch.serialization.add_safe_globals": set(),
     "pickle.Unpickler": {"xeval/data/unpickler.py"},
     "pickle.load": set(),
     "pickle.loads": set(),
     "joblib.load": set(),
+    "np.load": set(),
+    "numpy.load": set(),
+    "pd.read_pickle": set(),
+    "pandas.read_pickle": set(),
+    "yaml.load": set(),
     "eval": set(),
     "exec": set(),
+}
+# Modules that open pickles, and the files that name one: for an exception's class, or with a restricted find_class.
+UNPICKLERS = {
+    "pickle": {"xeval/weightfiles.py", "xeval/data/unpickler.py"},
+    "_pickle": set(),
+    "cPickle": set(),
+    "cloudpickle": set(),
+    "dill": set(),
+    "joblib": set(),
+    "marshal": set(),
+    "shelve": set(),
 }
 
 
@@ -53,6 +73,36 @@ def test_weights_and_pickles_are_opened_in_one_place(path):
     for opener, allowed in OPENERS.items():
         assert opener not in used or name in allowed, f"{name} calls {opener}"
     assert "allow_pickle" not in used
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_other_module_brings_an_unpickler_or_hides_one(path):
+    """Neither the modules nor the functions of ``OPENERS`` under another name (``from torch import load``)."""
+    name, functions = str(path.relative_to(ROOT)), {tuple(opener.rsplit(".", 1)) for opener in OPENERS}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            modules = {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            modules = {(node.module or "").split(".")[0]}
+            assert not {(node.module, alias.name) for alias in node.names} & functions, f"{name} imports an opener"
+        else:
+            continue
+        for module, allowed in UNPICKLERS.items():
+            assert module not in modules or name in allowed, f"{name} imports {module}"
+
+
+def test_weights_only_is_never_switched_off():
+    """``weights_only`` is written once, as True, and nothing in a command line or an environment can change it."""
+    written = [
+        (str(path.relative_to(ROOT)), ast.unparse(word.value))
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        for word in node.keywords
+        if word.arg == "weights_only"
+    ]
+    assert written == [("xeval/weightfiles.py", "True")]
+    assert not [path for path in SOURCES if "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD" in path.read_text()]
 
 
 @pytest.mark.parametrize("path", [path for path in SOURCES if room(path) == "xeval"], ids=lambda path: path.name)

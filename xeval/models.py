@@ -27,7 +27,7 @@ class ModelSpec(BaseModel):
 
     arch: str
     num_classes: int = Field(ge=2)
-    in_channels: int = Field(default=3, ge=1)
+    in_channels: int = Field(default=3, ge=1, le=1024)
     image_size: int = Field(ge=1)
     normalize_features: bool = False
     bank: int = Field(default=0, ge=0)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from xeval.artifacts import write_artifacts
+from xeval.checkpoints import demand_unchanged
 from xeval.data import normalize
 from xeval.engine import Engine, pick_device, probe_batch_size, throughput
 from xeval.errors import UsageError
@@ -90,6 +91,7 @@ def execute(plan: Plan, options: ScoreOptions, folder: Path, progress: Progress)
             summary["embedding"] = write_artifacts(out, scorer)
         if options.save_maps:
             scorer.save_maps(out)
+    demand_unchanged(plan.loaded)
     write_json(out / SCORES, summary)
     return out
 

@@ -80,7 +80,7 @@ def test_a_nearest_neighbour_head_is_scored_like_any_other(encoder: Path, tmp_pa
 def test_a_probed_encoder_is_scored_and_an_unprobed_one_refused(encoder: Path, tmp_path: Path) -> None:
     run = probe_encoder(encoder, "digits", out=tmp_path, method="moco-v2")
     assert (score(run, limit=20, metrics=("drop",)) / "scores.json").is_file()
-    with pytest.raises(CheckpointError, match="no linear head — fit one with: xeval probe"):
+    with pytest.raises(CheckpointError, match="no linear head — run: xeval probe"):
         score(encoder, dataset="digits", arch="resnet-small")
 
 
