@@ -40,6 +40,7 @@ def asked_by_page(log: Path) -> list[str]:
     return [origin for origin in re.findall(r'"initiator":"([^"]*)"', log.read_text()) if origin != "not an origin"]
 
 
+@pytest.mark.fault("R1", "R7")
 def test_no_console_message_and_no_request(study: Comparison, tmp_path: Path) -> None:
     log = tmp_path / "net.json"
     dom, messages = dump(study.page, tmp_path / "profile", f"--log-net-log={log}")

@@ -61,11 +61,13 @@ def test_says_why_a_run_takes_no_part(runs: Path) -> None:
     }
 
 
+@pytest.mark.fault("P11")
 def test_an_empty_folder_is_refused(runs: Path) -> None:
     with pytest.raises(DataError, match="no run was found"):
         collect(runs)
 
 
+@pytest.mark.fault("P11")
 def test_nothing_scored_lists_what_was_found(runs: Path) -> None:
     (write_run(runs, scores("ce", 1, 0.3)) / "scores.json").unlink()
     with pytest.raises(DataError, match=r"digits-ce-s1: trained, not scored.*xeval score digits-ce-s1") as caught:
@@ -100,6 +102,7 @@ Change = Callable[[dict[str, Any]], object]
         (lambda s: s["checkpoint"].update(seed=0), "are both ce, seed 0"),
     ],
 )
+@pytest.mark.fault("P2", "P3")
 def test_unlike_runs_are_refused(runs: Path, change: Change, message: str) -> None:
     write_run(runs, scores("ce", 0, 0.3))
     other = scores("ce", 1, 0.3)
@@ -127,6 +130,7 @@ def test_data_sets_may_differ_from_each_other(runs: Path) -> None:
         lambda text: "[" * 100_000,
     ],
 )
+@pytest.mark.fault("P8")
 def test_a_damaged_score_file_is_an_error_that_names_it(runs: Path, damage: Callable[[str], str]) -> None:
     path = write_run(runs, scores("ce", 0, 0.3)) / "scores.json"
     path.write_text(damage(path.read_text()))
@@ -140,6 +144,7 @@ def test_a_damaged_history_is_an_error_that_names_it(runs: Path) -> None:
         collect(runs)
 
 
+@pytest.mark.fault("P8")
 def test_unknown_keys_of_newer_writers_are_ignored(runs: Path) -> None:
     found = scores("ce", 0, 0.3) | {"future": 1}
     found["checkpoint"]["future"] = 2
@@ -154,6 +159,7 @@ def test_state_folders_and_hidden_folders_are_not_entered(runs: Path) -> None:
     assert len(collect(runs).runs) == 1
 
 
+@pytest.mark.fault("R4")
 def test_messages_are_safe_to_print(runs: Path) -> None:
     for seed, selection in enumerate(("all", "\x1b]0;owned\x07some")):
         found = scores("ce", seed, 0.3)

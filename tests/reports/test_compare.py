@@ -108,11 +108,13 @@ def test_fewer_images_are_printed_beside_the_number(runs: Path, tmp_path: Path) 
     assert "two empty maps" in made.page.read_text()
 
 
+@pytest.mark.fault("R8")
 def test_two_builds_are_equal_byte_for_byte(study: Comparison, tmp_path: Path) -> None:
     again = compare(study.out.parent / "runs", tmp_path / "again")
     assert tree(again.out) == tree(study.out)
 
 
+@pytest.mark.fault("R5")
 def test_a_second_report_replaces_the_first_and_leaves_foreign_files_alone(runs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     write_run(runs / "one", scores("ce", 0, 0.3))
@@ -139,6 +141,7 @@ def test_a_forged_file_list_cannot_delete_other_files(runs: Path, tmp_path: Path
 
 
 @pytest.mark.usefixtures("no_figures")
+@pytest.mark.fault("R5")
 def test_a_failure_leaves_the_old_report_untouched(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_run(runs, scores("ce", 0, 0.3))
     before = tree(compare(runs, tmp_path / "out").out)
@@ -196,6 +199,7 @@ def test_names_that_nobody_has_are_refused(
 
 
 @pytest.mark.usefixtures("no_figures")
+@pytest.mark.fault("R5")
 def test_an_output_that_is_a_file_is_refused(runs: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("x")
     with pytest.raises(UsageError, match="is a file"):
