@@ -54,9 +54,8 @@ def permutation_check(a: ArrayLike, b: ArrayLike) -> Check:
     reason = _no_permutation(a, b)
     if reason:
         return Check(None, smallest, reason)
-    # Rounded standard units: the order of summation must not tell apart splits that tie.
     pool = np.concatenate([a, b])
-    z = np.round((pool - pool.mean()) / pool.std(), 12)
+    z = (pool - pool.mean()) / pool.std()
     found = stats.permutation_test(
         (z[: len(a)], z[len(a) :]),
         _welch_statistic,
@@ -83,9 +82,12 @@ def _no_permutation(a: Array, b: Array) -> str:
 
 
 def _welch_statistic(x: Array, y: Array, axis: int = -1) -> Array:
-    """Welch's t of values in standard units; where both sides are constant finite, and larger than any other."""
+    """Welch's t of values in standard units; where both sides are constant finite, and larger than any other.
+
+    Rounded, as the order of summation must not tell apart splits that tie.
+    """
     variance = x.var(axis, ddof=1) / x.shape[axis] + y.var(axis, ddof=1) / y.shape[axis]
-    found: Array = (x.mean(axis) - y.mean(axis)) / np.sqrt(np.maximum(variance, ROUNDING**2))
+    found: Array = np.round((x.mean(axis) - y.mean(axis)) / np.sqrt(np.maximum(variance, ROUNDING**2)), 9)
     return found
 
 

@@ -2,8 +2,8 @@
 
 Scores of a method are a table *seeds × images*: row s holds one independently trained network's values on the same
 test images as every other row; NaN marks a value that is undefined. Both the seeds and the images are samples, so the
-variance of a mean has two components, and Satterthwaite's formula gives the degrees of freedom of their sum. Methods are
-unpaired over seeds and crossed over images; explainers on the same checkpoints are paired over both.
+variance of a mean has two components, and Satterthwaite's formula gives the degrees of freedom of their sum. Methods
+are unpaired over seeds and crossed over images; explainers on the same checkpoints are paired over both.
 
 F. E. Satterthwaite, Biometrics Bulletin 2 (1946) 110–114; B. L. Welch, Biometrika 34 (1947) 28–35.
 """
@@ -146,9 +146,9 @@ def mean_interval(x: ArrayLike, level: float = 0.95) -> Estimate:
     """Mean of one method's scores, seeds × images, for other seeds and other images like these.
 
     The one-sample form of :func:`compare_methods`: v_s = var(seed means)/S, v_i = max(0, var(image means) − r/S)/I,
-    with df = (v_s + v_i)² / (v_s²/(S−1) + v_i²/(I−1)). The images count in full here, while in a difference of two methods
-    what is common to both cancels: two such intervals may overlap although the methods differ. No p. Raises as
-    :func:`common_images`.
+    with df = (v_s + v_i)² / (v_s²/(S−1) + v_i²/(I−1)). The images count in full here, while in a difference of two
+    methods what is common to both cancels: two such intervals may overlap although the methods differ. No p. Raises
+    as :func:`common_images`.
     """
     (x,) = common_images(x)
     return _one_sample(x, scale_of(x), level, test=False)
