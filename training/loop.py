@@ -10,7 +10,7 @@ from xeval.progress import Progress, Silent
 from xeval.runs import MANIFEST, read_card, run_name, writable_directory
 
 from .recipe import Recipe, result_settings
-from .state import require_same
+from .state import clear_state, require_same
 from .trainer import Trainer
 
 
@@ -40,11 +40,12 @@ def train(
         found = {"recipe": result_settings(card.recipe), "seed": card.seed, "limit": card.provenance.get("limit")}
         wanted = {"recipe": result_settings(recipe.model_dump(mode="json")), "seed": seed, "limit": limit}
         require_same(directory, found, wanted)
+        clear_state(directory)  # left by a kill just after the manifest
         reporter.say(f"{card.name} is complete: nothing to do")
         return directory
     dataset = open_dataset(recipe.dataset, data_root, recipe.image_size)
     trainer = Trainer(recipe, dataset, directory, seed=seed, limit=limit, device=where)
-    trainer.resume()
+    trainer.resume(reporter.say)
     remaining = range(trainer.epoch + 1, trainer.epochs + 1)
     if trainer.epoch:
         reporter.say(f"{directory.name}: going on after epoch {trainer.epoch} of {trainer.epochs}")

@@ -1,12 +1,14 @@
 """The state of an unfinished run: tensors and JSON in ``state/``, the one before in ``state.prev/``; no pickle.
 
-A state is built in a folder of its own and renamed, so that a kill at any moment leaves one complete state.
+A state is built in a folder of its own and renamed, so that a kill at any moment leaves one complete state. A damaged
+one is passed over for the one before it; what no kill can leave there, such as a pickle, is refused.
 """
 
 from __future__ import annotations
 
 import shutil
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from torch import Tensor
 
 from xeval.checkpoints import read_tensors, write_tensors
 from xeval.errors import CheckpointError, ResourceError, UsageError, XevalError
-from xeval.runs import file_sha256, read_json, sync_directory, write_json
+from xeval.runs import digest, file_sha256, read_json, sync_directory, write_json
 
 SCHEMA = "xeval.state/1"
 TENSORS, CONTENT = "state.safetensors", "state.json"
@@ -36,34 +38,50 @@ class State:
 def save_state(run: Path, state: State) -> None:
     """Make ``state`` the run's current one; raises :class:`ResourceError` where it cannot be written."""
     fresh, current, previous = run / ".state.tmp", run / "state", run / "state.prev"
-    try:
+    with saving(run):
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir()
         write_tensors(fresh / TENSORS, state.tensors)
         content = {"identity": state.identity, "epoch": state.epoch, "record": state.record, "rows": state.rows}
-        write_json(fresh / CONTENT, {"schema": SCHEMA, "sha256": file_sha256(fresh / TENSORS), **content})
+        hashes = {"sha256": file_sha256(fresh / TENSORS), "content_sha256": digest(content)}
+        write_json(fresh / CONTENT, {"schema": SCHEMA, **hashes, **content})
         if current.exists():
             shutil.rmtree(previous, ignore_errors=True)
             current.rename(previous)
         fresh.rename(current)
         sync_directory(run)
+
+
+@contextmanager
+def saving(run: Path) -> Iterator[None]:
+    """A run directory that can no longer be written is a :class:`ResourceError`, whatever was being written."""
+    try:
+        yield
     except OSError as error:
         raise ResourceError(
-            f"cannot save the state of {run} ({error.strerror})",
-            "free some space or check permissions, then run it again",
+            f"cannot write to {run} ({error.strerror})", "free some space or check permissions, then run it again"
         ) from None
 
 
-def load_state(run: Path) -> State | None:
-    """The newest complete state, or None where there is none yet; both damaged is a :class:`CheckpointError`."""
+def load_state(run: Path, say: Callable[[str], None]) -> State | None:
+    """The newest complete state, or None where there is none yet; ``say`` is told why a newer one is passed over.
+
+    Raises :class:`CheckpointError` where none can be read, or where a file was put there that no training writes;
+    nothing is deleted.
+    """
+    folders = [folder for folder in (run / "state", run / "state.prev") if folder.exists()]
+    for folder in folders:
+        _refuse_foreign(folder)
     problems = []
-    for folder in (run / "state", run / "state.prev"):
-        if not folder.exists():
-            continue
+    for folder in folders:
         try:
-            return _read(folder)
+            state = _read(folder)
         except XevalError as error:
             problems.append(error.problem)
+            continue
+        if problems:
+            say(f"warning: {problems[0]}; going on with the state before it, of epoch {state.epoch}")
+        return state
     if problems:
         raise CheckpointError(
             f"no state of {run} can be read: {'; '.join(problems)}", "delete the directory to start again"
@@ -78,15 +96,35 @@ def clear_state(run: Path) -> None:
             shutil.rmtree(run / name)
 
 
+def _refuse_foreign(folder: Path) -> None:
+    """A kill truncates nothing and adds nothing here: another file, or another format, was put there by somebody."""
+    for path in sorted(folder.iterdir()):
+        known = path.name in (TENSORS, CONTENT) or path.name.startswith(".")
+        if not known or (path.name == TENSORS and not _begins_as_safetensors(path)):
+            raise CheckpointError(f"{path} is not part of a training state", "find out where it comes from, remove it")
+
+
+def _begins_as_safetensors(path: Path) -> bool:
+    """Whether a file, as far as it goes, begins with a length and an opening brace."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(9)[8:] in (b"{", b"")
+
+
 def _read(folder: Path) -> State:
     content = read_json(folder / CONTENT, SCHEMA)
-    if not (folder / TENSORS).is_file() or file_sha256(folder / TENSORS) != content.get("sha256"):
+    if not (folder / TENSORS).is_file() or file_sha256(folder / TENSORS) != content.pop("sha256", None):
         raise CheckpointError(f"{folder / TENSORS} is missing or differs from its hash", "restore it")
-    try:
-        values = (content["identity"], content["epoch"], content["record"], content["rows"])
-    except KeyError as error:
-        raise CheckpointError(f"{folder / CONTENT} has no {error}", "restore it") from None
-    return State(*values, tensors=read_tensors(folder / TENSORS))
+    del content["schema"]
+    if content.pop("content_sha256", None) != digest(content) or content.keys() != {
+        "identity",
+        "epoch",
+        "record",
+        "rows",
+    }:
+        raise CheckpointError(f"{folder / CONTENT} differs from its hash", "restore it")
+    return State(**content, tensors=read_tensors(folder / TENSORS))
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer, name: str) -> dict[str, Tensor]:

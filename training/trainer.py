@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from xeval.checkpoints import read_tensors, write_tensors
 from xeval.data import Dataset, holdout, stratified
-from xeval.errors import ResourceError, UsageError
+from xeval.errors import CheckpointError, DataError, UsageError
 from xeval.explainers import EXPLAINERS
 from xeval.explainers.cam import find_layer
 from xeval.progress import Progress
@@ -27,7 +28,16 @@ from .methods import METHODS
 from .pool import Pool
 from .recipe import Recipe, recipe_hash, result_settings
 from .schedule import make_optimizer
-from .state import State, clear_state, load_state, pack_optimizer, require_same, save_state, unpack_optimizer
+from .state import (
+    State,
+    clear_state,
+    load_state,
+    pack_optimizer,
+    require_same,
+    save_state,
+    saving,
+    unpack_optimizer,
+)
 
 COLUMNS = (
     "epoch",
@@ -57,6 +67,8 @@ class Trainer:
         self._check()
         self.train_split = dataset.split("train")
         self.fit, self.held = self._pools(device)
+        if len(self.fit) < 2:
+            raise UsageError(f"{len(self.fit)} image is too few to train on", "train on at least two images")
         self.encoder_optimizer = make_optimizer(self._encoder_parameters(), recipe.optimizer)
         self.head_optimizer = make_optimizer(self.learner.model.head.parameters(), recipe.head.optimizer)
         self.epoch = 0
@@ -104,6 +116,10 @@ class Trainer:
         if not self.recipe.heldout:
             return Pool(self.train_split, rows, device), None
         fit, held = holdout(labels[rows], self.recipe.heldout, self.seed)
+        if not len(held):
+            raise UsageError(
+                f"none of {len(rows)} images can be held out: no class has two of them", "train on more images"
+            )
         return Pool(self.train_split, rows[fit], device), Pool(self.train_split, rows[held], device)
 
     def _encoder_parameters(self) -> list[torch.nn.Parameter]:
@@ -121,11 +137,21 @@ class Trainer:
         if self.held is not None and (self.method.head != "after" or epoch > self.recipe.epochs):
             row["val_accuracy"], row["val_loss"] = evaluate(self.learner, self.held)
         row["seconds"] = round(time.perf_counter() - started, 3)
+        self._require_finite(epoch)
         self.epoch = epoch
         self.rows.append(row)
         self._keep_best(row)
         self._save()
         return summary(row, self.epochs)
+
+    def _require_finite(self, epoch: int) -> None:
+        """The last step of an epoch has no later loss to show that it went wrong."""
+        for name, tensor in self.learner.state_dict().items():
+            if not bool(torch.isfinite(tensor).all()):
+                raise DataError(
+                    f"{name} is not finite after epoch {epoch}",
+                    "lower the learning rate; the state of the epoch before is kept",
+                )
 
     def _encoder(self, epoch: int, progress: Progress) -> Row:
         tally = encoder_epoch(
@@ -195,12 +221,12 @@ class Trainer:
         self._write_weights("best")
 
     def _write_weights(self, name: str) -> None:
-        try:
+        with saving(self.directory):
             write_tensors(self.directory / f"{name}.safetensors", self.learner.model.state_dict())
-        except OSError as error:
-            raise ResourceError(
-                f"cannot write to {self.directory} ({error.strerror})", "free some space, run it again"
-            ) from None
+
+    def _write_history(self) -> None:
+        with saving(self.directory):
+            atomic_write(self.directory / "history.csv", history(self.rows))
 
     def _save(self) -> None:
         tensors = {
@@ -209,23 +235,30 @@ class Trainer:
             **pack_optimizer(self.head_optimizer, "head-optimizer"),
         }
         save_state(self.directory, State(self.identity, self.epoch, self.record, self.rows, tensors))
-        atomic_write(self.directory / "history.csv", history(self.rows))
+        self._write_history()
 
-    def resume(self) -> None:
-        """Continue from the last saved epoch, if there is one."""
-        state = load_state(self.directory)
+    def resume(self, say: Callable[[str], None]) -> None:
+        """Continue from the last saved epoch, if there is one; ``say`` is told of a damaged state passed over."""
+        state = load_state(self.directory, say)
         if state is None:
             return
         require_same(self.directory, state.identity, self.identity)
         weights = {k.removeprefix("learner."): v for k, v in state.tensors.items() if k.startswith("learner.")}
-        self.learner.load_state_dict(weights)
-        unpack_optimizer(self.encoder_optimizer, "encoder-optimizer", state.tensors)
-        unpack_optimizer(self.head_optimizer, "head-optimizer", state.tensors)
+        try:
+            self.learner.load_state_dict(weights)
+            unpack_optimizer(self.encoder_optimizer, "encoder-optimizer", state.tensors)
+            unpack_optimizer(self.head_optimizer, "head-optimizer", state.tensors)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise CheckpointError(
+                f"the state of {self.directory} does not fit its recipe ({str(error)[:200]})",
+                "delete the directory to start again",
+            ) from None
         self.epoch, self.record, self.rows = state.epoch, state.record, state.rows
 
     def finish(self) -> None:
         """Write the last weights and, last of all, the manifest; then the states are no longer needed."""
         self._write_weights("last")
+        self._write_history()  # a kill may have come between the last state and its line
         selection = Selection(
             select_on=self.recipe.select_on,
             best_epoch=self.record["epoch"],
@@ -247,7 +280,8 @@ class Trainer:
             selection=selection,
             provenance={**provenance(), "started": self.started, "seconds": seconds, "limit": self.limit},
         )
-        write_card(self.directory, card, ["best.safetensors", "last.safetensors", "history.csv"])
+        with saving(self.directory):
+            write_card(self.directory, card, ["best.safetensors", "last.safetensors", "history.csv"])
         clear_state(self.directory)
 
 

@@ -2,73 +2,28 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tests.data.makers import snapshot
+from tests.training.interrupting import LIMIT, Interrupt, Listen, Stop, assert_same_run, rows, run, without_seconds
 from training import epochs, state
 from training.loop import train
 from training.methods import METHODS
 from training.recipe import Recipe
 from training.trainer import COLUMNS, collapsed, merit, summary
-from xeval.checkpoints import load_model, read_tensors
+from xeval.checkpoints import load_model
 from xeval.data import normalize, open_dataset
 from xeval.engine import pick_device
 from xeval.errors import CheckpointError, DataError, ResourceError, UsageError
-from xeval.progress import Silent
 from xeval.runs import read_card
 
 Make = Callable[..., Recipe]
-LIMIT = 60
-
-
-class Stop(Exception):  # noqa: N818 - stands for a kill, not for an error
-    """The run is interrupted."""
-
-
-class Interrupt(Silent):
-    """Stops a run after ``epochs`` finished epochs, or in the step ``step`` of the epoch after."""
-
-    def __init__(self, epochs: int, step: int | None = None) -> None:
-        self.left, self.step = epochs, step
-
-    def say(self, text: str) -> None:
-        if text.startswith("epoch"):
-            self.left -= 1
-            if self.left == 0 and self.step is None:
-                raise Stop
-
-    def track(self, items: Iterable[Any], total: int, label: str) -> Iterator[Any]:
-        for number, item in enumerate(items):
-            if self.left == 0 and number == self.step and label.startswith("epoch"):
-                raise Stop
-            yield item
-
-
-def run(recipe: Recipe, out: Path, seed: int = 0, **options: Any) -> Path:
-    return train(recipe, seed=seed, out=out, limit=LIMIT, **options)
-
-
-def rows(directory: Path) -> list[dict[str, str]]:
-    with (directory / "history.csv").open(encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def without_seconds(directory: Path) -> list[dict[str, str]]:
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows(directory)]
-
-
-def assert_same_run(first: Path, second: Path) -> None:
-    for name in ("best", "last"):
-        ours, theirs = (read_tensors(folder / f"{name}.safetensors") for folder in (first, second))
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
-    assert without_seconds(first) == without_seconds(second)
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
@@ -120,6 +75,7 @@ def test_an_interrupted_run_ends_bit_equal(method: str, recipe: Make, tmp_path: 
     assert_same_run(whole, run(settings, tmp_path / "halves"))
 
 
+@pytest.mark.fault("T1")
 def test_an_epoch_interrupted_in_the_middle_is_replayed(recipe: Make, tmp_path: Path) -> None:
     settings = recipe("excon", "epochs=3", "optimizer.name=sgd", "optimizer.lr=0.05")
     whole = run(settings, tmp_path / "whole")
@@ -128,6 +84,7 @@ def test_an_epoch_interrupted_in_the_middle_is_replayed(recipe: Make, tmp_path: 
     assert_same_run(whole, run(settings, tmp_path / "halves"))
 
 
+@pytest.mark.fault("T2")
 @pytest.mark.parametrize("damage", ["truncate", "remove", "swap"])
 def test_a_damaged_state_falls_back_to_the_one_before(damage: str, recipe: Make, tmp_path: Path) -> None:
     settings = recipe("supcon", "epochs=3")
@@ -142,19 +99,31 @@ def test_a_damaged_state_falls_back_to_the_one_before(damage: str, recipe: Make,
         (directory / "state").rename(directory / ".state.tmp")  # killed between the two renames
     else:
         newest.write_bytes((directory / "state.prev" / "state.safetensors").read_bytes())
-    assert_same_run(whole, run(settings, tmp_path / "halves"))
+    heard = Listen()
+    assert_same_run(whole, run(settings, tmp_path / "halves", progress=heard))
+    if damage != "remove":
+        assert any("state.safetensors is missing or differs" in text for text in heard.heard)
+    assert any("after epoch 1 of 3" in text for text in heard.heard)
 
 
+@pytest.mark.fault("T2")
 def test_two_damaged_states_are_an_error_and_stay_where_they_are(recipe: Make, out: Path) -> None:
+    settings = recipe("ce", "epochs=3")
     with pytest.raises(Stop):
-        run(recipe("ce"), out, progress=Interrupt(1))
+        run(settings, out, progress=Interrupt(2))
     directory = out / "digits-ce-s0"
     (directory / "state" / "state.json").write_text("{")
-    with pytest.raises(CheckpointError, match="no state of"):
-        run(recipe("ce"), out)
-    assert (directory / "state" / "state.safetensors").exists()
+    content = (directory / "state.prev" / "state.json").read_text()
+    (directory / "state.prev" / "state.json").write_text(content.replace('"epoch": 1', '"epoch": 0'))
+    before = snapshot(directory)
+    with pytest.raises(
+        CheckpointError, match=r"no state of .*not valid JSON.*state\.prev/state\.json differs from its hash"
+    ):
+        run(settings, out)
+    assert snapshot(directory) == before
 
 
+@pytest.mark.fault("T4")
 def test_a_run_cannot_go_on_with_other_settings(recipe: Make, out: Path) -> None:
     with pytest.raises(Stop):
         run(recipe("ce"), out, progress=Interrupt(1))
@@ -165,16 +134,10 @@ def test_a_run_cannot_go_on_with_other_settings(recipe: Make, out: Path) -> None
 
 
 def test_a_finished_run_is_left_alone(recipe: Make, out: Path) -> None:
-    class Listen(Silent):
-        heard: list[str] = []  # noqa: RUF012
-
-        def say(self, text: str) -> None:
-            self.heard.append(text)
-
-    directory = run(recipe("ce"), out)
+    directory, listener = run(recipe("ce"), out), Listen()
     before = {path.name: path.stat().st_mtime_ns for path in directory.iterdir()}
-    assert run(recipe("ce"), out, progress=Listen()) == directory
-    assert Listen.heard == ["digits-ce-s0 is complete: nothing to do"]
+    assert run(recipe("ce"), out, progress=listener) == directory
+    assert listener.heard == ["digits-ce-s0 is complete: nothing to do"]
     assert before == {path.name: path.stat().st_mtime_ns for path in directory.iterdir()}
     with pytest.raises(UsageError, match=r"recipe\.epochs was 2, now 3"):
         run(recipe("ce", "epochs=3"), out)
@@ -192,6 +155,7 @@ def test_training_is_deterministic_and_the_seed_counts(recipe: Make, tmp_path: P
     assert without_seconds(first) != without_seconds(other)
 
 
+@pytest.mark.fault("T3")
 def test_a_loss_that_is_not_finite_names_epoch_step_and_rate(
     recipe: Make, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,7 +165,7 @@ def test_a_loss_that_is_not_finite_names_epoch_step_and_rate(
         DataError, match=r"encoder loss is not finite at epoch 2, step \d, learning rate 1e\+30 \(images"
     ):
         run(recipe("ce", "epochs=3", "optimizer.name=sgd"), out)
-    kept = state.load_state(out / "digits-ce-s0")
+    kept = state.load_state(out / "digits-ce-s0", pytest.fail)
     assert kept is not None
     assert kept.epoch == 1
     assert all(torch.isfinite(tensor).all() for tensor in kept.tensors.values())
@@ -209,6 +173,7 @@ def test_a_loss_that_is_not_finite_names_epoch_step_and_rate(
     run(recipe("ce", "epochs=3", "optimizer.name=sgd"), out)
 
 
+@pytest.mark.fault("T7")
 @pytest.mark.parametrize("fault", [(28, "No space left on device"), (30, "Read-only file system")])
 def test_a_full_or_read_only_disk_is_an_error_and_the_state_before_stays(
     recipe: Make, out: Path, monkeypatch: pytest.MonkeyPatch, fault: tuple[int, str]
@@ -222,7 +187,7 @@ def test_a_full_or_read_only_disk_is_an_error_and_the_state_before_stays(
     monkeypatch.setattr(state, "write_tensors", full)
     with pytest.raises(ResourceError, match=fault[1]):
         run(recipe("ce"), out)
-    kept = state.load_state(out / "digits-ce-s0")
+    kept = state.load_state(out / "digits-ce-s0", pytest.fail)
     assert kept is not None
     assert kept.epoch == 1
 

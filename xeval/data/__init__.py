@@ -9,7 +9,7 @@ from xeval.data import (  # noqa: F401  (they register themselves)
     shapes,
     tiny_imagenet,
 )
-from xeval.data.base import Dataset, DatasetInfo, Split, normalize, sound, unreadable
+from xeval.data.base import Dataset, DatasetInfo, Split, normalize, unreadable
 from xeval.data.manage import check, get, listing
 from xeval.data.sources import READERS, Reader, Source, data_root, open_dataset
 from xeval.data.subsets import holdout, stratified
@@ -28,7 +28,6 @@ __all__ = [
     "listing",
     "normalize",
     "open_dataset",
-    "sound",
     "stratified",
     "unreadable",
 ]

@@ -187,45 +187,11 @@ def resized(images: Pixels, side: int) -> Pixels:
     return result
 
 
-class Part(Split):
-    """Some images of another split, in their order and under their ids."""
-
-    def __init__(self, whole: Split, positions: Ints) -> None:
-        super().__init__(whole.info, whole.name, whole.labels[positions], [whole.ids[row] for row in positions])
-        self._whole = whole
-        self._rows = positions
-
-    def _images(self, positions: Ints) -> Pixels:
-        return self._whole._images(self._rows[positions])
-
-    def boxes(self, index: Index) -> torch.Tensor | None:
-        """Boxes of the whole split's images."""
-        return self._whole.boxes(self._rows[self._positions(index)])
-
-    def masks(self, index: Index) -> torch.Tensor | None:
-        """Masks of the whole split's images."""
-        return self._whole.masks(self._rows[self._positions(index)])
-
-
-def sound(split: Split) -> tuple[Split, dict[int, str]]:
-    """The images that can be read, the split itself where all can, and position → problem of the others.
-
-    Raises:
-        DataError: none can be read.
-    """
-    problems = unreadable(split, range(len(split)))
-    if not problems:
-        return split, {}
-    if len(problems) == len(split):
-        raise _damage(split, problems)
-    return Part(split, np.setdiff1d(np.arange(len(split)), list(problems))), problems
-
-
 def _damage(split: Split, problems: dict[int, str]) -> DataError:
     first = problems[min(problems)] if problems else "an image could not be read at first"
     return DataError(
         f"{first} ({len(problems)} of {len(split)} images of {split.info.name}/{split.name} cannot be read)",
-        "replace or remove them; `xeval data check` lists all, `xeval score --allow-partial` leaves them out",
+        "replace or remove them; `xeval data check` lists all",
     )
 
 
