@@ -183,14 +183,14 @@ def _bare(
         raise UsageError(f"{path} carries no description of its data set", "name one with --dataset")
     dataset = describe()
     tensors, renamed = canonical(tensors)
-    spec = _spec(path, tensors, dataset, arch)
-    _demand_head(path, tensors, dataset)
+    spec = spec_of(path, tensors, dataset, arch)
+    demand_head(path, tensors, dataset)
     model, tensors, casts = fit(path, spec, tensors)
     notes = (*renamed, *casts, f"class order and normalisation taken from {dataset.name}")
     return LoadedModel(model, spec, None, "file", tensors_sha256(tensors), path, notes)
 
 
-def _demand_head(path: Path, tensors: dict[str, Tensor], dataset: DatasetInfo) -> None:
+def demand_head(path: Path, tensors: dict[str, Tensor], dataset: DatasetInfo) -> None:
     """A bare state dict has a linear head with as many outputs as the data set has classes."""
     head = tensors.get("head.weight")
     if head is None:
@@ -227,7 +227,7 @@ def encoder_from(
 ) -> tuple[Classifier, ModelSpec]:
     """The tensors below ``backbone.`` as an encoder with a fresh head; ``path`` is named where they do not fit."""
     encoder = {name: tensor for name, tensor in tensors.items() if name.startswith("backbone.")}
-    spec = _spec(path, encoder, dataset, arch).model_copy(
+    spec = spec_of(path, encoder, dataset, arch).model_copy(
         update={"normalize_features": normalize_features, "bank": bank}
     )
     with torch.random.fork_rng(devices=[]):
@@ -235,7 +235,7 @@ def encoder_from(
     return fit(path, spec, {**encoder, **head})[0], spec
 
 
-def _spec(path: Path, tensors: dict[str, Tensor], dataset: DatasetInfo, arch: str | None) -> ModelSpec:
+def spec_of(path: Path, tensors: dict[str, Tensor], dataset: DatasetInfo, arch: str | None) -> ModelSpec:
     """What a bare state dict has to be built as on a data set."""
     if arch is not None and arch not in MODELS:
         raise unknown("model", arch, MODELS)

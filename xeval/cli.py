@@ -197,6 +197,27 @@ def probe(encoder: Path, dataset: str, **options: Any) -> None:
     click.echo(str(part("training.encoder").probe_encoder(encoder, dataset, **options)))
 
 
+@cli.command(name="import")
+@click.argument("foreign", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="run directory to write")
+@click.option("--dataset", required=True, help="data set of the classifier: its class order and normalisation")
+@click.option("--data", type=click.Path(path_type=Path), help="folder of the data")
+@click.option("--classifier", type=click.Path(path_type=Path), help="file with the linear head, where it is kept apart")
+@click.option("--arch", help="architecture [default: the one whose shapes fit]")
+@click.option("--method", help="name in the tables [default: the file's]")
+def import_(foreign: Path, out: Path, dataset: str, **options: Any) -> None:
+    """Turn a checkpoint of SupContrast, ExCon, MoCo, torchvision or timm into a run that can be scored.
+
+    Nothing of the other project is imported or run: objects in the file are ignored, tensors kept bit for bit.
+
+    Example: xeval import excon.pth --out runs/excon-s0 --dataset cifar100
+    """
+    from xeval.importing import import_checkpoint
+    from xeval.progress import for_terminal
+
+    click.echo(str(import_checkpoint(foreign, out, dataset, for_terminal(), **options)))
+
+
 @cli.command()
 @click.argument("checkpoints", metavar="CKPT...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @options_of("xeval.options:ScoreOptions")

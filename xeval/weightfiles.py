@@ -242,5 +242,7 @@ def _bytes(count: int) -> str:
 
 
 def _brief(error: BaseException) -> str:
-    lines = str(error).splitlines()
-    return lines[0][:160] if lines else type(error).__name__
+    """The first line of an error's text; torch puts the reason behind a page of advice."""
+    reason = re.search(r"(?:WeightsUnpickler error: |(?=Trying to load))(.*)", str(error))
+    text = [reason[1]] if reason else str(error).strip().splitlines()
+    return text[0][:160].rstrip(".") if text else type(error).__name__
