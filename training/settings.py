@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+Rate = Annotated[float, Field(le=1e30)]  # what float32 can hold and be multiplied with
 
 
 class Settings(BaseModel):
@@ -62,9 +63,9 @@ class Optimizer(Settings):
     """An optimiser and its learning-rate schedule."""
 
     name: Literal["sgd", "adamw", "radam"] = "sgd"
-    lr: float = Field(default=0.1, gt=0, description="peak learning rate")
+    lr: Rate = Field(default=0.1, gt=0, description="peak learning rate")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD")
-    weight_decay: float = Field(default=1e-4, ge=0)
+    weight_decay: Rate = Field(default=1e-4, ge=0)
     schedule: Literal["cosine", "step", "constant"] = "cosine"
     final_factor: Share = Field(default=1e-3, description="the cosine ends at lr × this")
     milestones: tuple[int, ...] = Field(
@@ -72,7 +73,7 @@ class Optimizer(Settings):
     )
     gamma: float = Field(default=0.1, gt=0, le=1)
     warmup_epochs: int = Field(default=0, ge=0, description="linear warm-up, updated every step")
-    warmup_from: float = Field(default=0.01, ge=0, description="learning rate at the start of the warm-up")
+    warmup_from: Rate = Field(default=0.01, ge=0, description="learning rate at the start of the warm-up")
 
 
 class Head(Settings):

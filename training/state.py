@@ -22,6 +22,7 @@ from xeval.runs import digest, file_sha256, read_json, sync_directory, write_jso
 
 SCHEMA = "xeval.state/1"
 TENSORS, CONTENT = "state.safetensors", "state.json"
+KINDS = {"identity": dict, "epoch": int, "record": dict, "rows": list}
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def load_state(run: Path, say: Callable[[str], None]) -> State | None:
 def clear_state(run: Path) -> None:
     """Remove the states of a finished run."""
     for name in ("state", "state.prev", ".state.tmp"):
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # the run is complete without it; the next start tries again
             shutil.rmtree(run / name)
 
 
@@ -117,13 +118,10 @@ def _read(folder: Path) -> State:
     if not (folder / TENSORS).is_file() or file_sha256(folder / TENSORS) != content.pop("sha256", None):
         raise CheckpointError(f"{folder / TENSORS} is missing or differs from its hash", "restore it")
     del content["schema"]
-    if content.pop("content_sha256", None) != digest(content) or content.keys() != {
-        "identity",
-        "epoch",
-        "record",
-        "rows",
-    }:
+    if content.pop("content_sha256", None) != digest(content):
         raise CheckpointError(f"{folder / CONTENT} differs from its hash", "restore it")
+    if {key: type(value) for key, value in content.items()} != KINDS:
+        raise CheckpointError(f"{folder / CONTENT} is not the content of a state", "restore it")
     return State(**content, tensors=read_tensors(folder / TENSORS))
 
 

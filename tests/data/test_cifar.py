@@ -107,6 +107,7 @@ class Payload:
         return self.reduced
 
 
+@pytest.mark.fault("D6")
 @pytest.mark.parametrize("protocol", [0, 2, 4])
 def test_payloads_never_run(protocol: int, tmp_path: Path) -> None:
     marker = tmp_path / "ran"
@@ -130,6 +131,7 @@ def test_attribute_paths_are_refused() -> None:
         load_arrays(data, "file")
 
 
+@pytest.mark.fault("D6")
 @pytest.mark.parametrize("packed", [False, True])
 def test_hostile_python_files_are_refused_where_they_lie(packed: bool, tmp_path: Path) -> None:
     marker = tmp_path / "ran"

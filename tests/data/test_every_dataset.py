@@ -153,6 +153,7 @@ def test_manifest_ignores_the_place(kind: str, tmp_path: Path) -> None:
     assert len(first.split("test").manifest()) == 64
 
 
+@pytest.mark.fault("D18")
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_is_written_where_the_data_lie(kind: str, tmp_path: Path) -> None:
     name, root = make(kind, tmp_path)

@@ -37,11 +37,13 @@ def test_colour_is_exact() -> None:
     assert np.array_equal(array(png(PIXELS)).transpose(2, 0, 1), PIXELS)
 
 
+@pytest.mark.fault("D8")
 def test_grey_becomes_three_equal_channels() -> None:
     result = array(png(PIXELS[0]))
     assert all(np.array_equal(result[..., channel], PIXELS[0]) for channel in range(3))
 
 
+@pytest.mark.fault("D8")
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_sixteen_bits_are_scaled_not_clipped(kind: str) -> None:
     values = np.array([[0, 128, 129, 257 * 7, 65535, 30000]], dtype=np.uint16).repeat(6, axis=0)
@@ -49,11 +51,13 @@ def test_sixteen_bits_are_scaled_not_clipped(kind: str) -> None:
     assert result[0, :, 0].tolist() == [0, 0, 1, 7, 255, round(30000 / 257)]
 
 
+@pytest.mark.fault("D8")
 def test_transparency_is_dropped_as_torchvision_does() -> None:
     alpha = np.concatenate([PIXELS, PIXELS[:1]])
     assert np.array_equal(array(png(alpha)).transpose(2, 0, 1), PIXELS)
 
 
+@pytest.mark.fault("D8")
 def test_palette_and_cmyk() -> None:
     image = Image.fromarray(PIXELS.transpose(1, 2, 0))
     palette = image.quantize(16)
@@ -64,6 +68,7 @@ def test_palette_and_cmyk() -> None:
         assert np.array_equal(array(cmyk), np.asarray(again.convert("RGB")))
 
 
+@pytest.mark.fault("D8")
 @pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (8, 1), (3, 2), (6, 3)])
 def test_exif_orientation_is_applied(orientation: int, turns: int) -> None:
     image = Image.fromarray(PIXELS.transpose(1, 2, 0))
@@ -72,6 +77,7 @@ def test_exif_orientation_is_applied(orientation: int, turns: int) -> None:
     assert np.array_equal(array(saved(image, format="PNG", exif=exif)), np.rot90(np.asarray(image), turns))
 
 
+@pytest.mark.fault("D8")
 def test_first_picture_of_a_stereo_jpeg() -> None:
     first, second = (Image.fromarray(item.transpose(1, 2, 0)) for item in noise(2, 24, seed=5))
     data = saved(first, format="MPO", save_all=True, append_images=[second], quality=95)
@@ -95,6 +101,7 @@ def header_only(width: int, height: int) -> bytes:
 JPEG = saved(Image.fromarray(PIXELS.transpose(1, 2, 0)), format="JPEG")
 
 
+@pytest.mark.fault("D8", "D9")
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize(
     ("data", "message"),

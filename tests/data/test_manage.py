@@ -94,6 +94,7 @@ def test_get_by_file_url_and_default_root(tmp_path: Path, monkeypatch: pytest.Mo
     assert get("cifar100") == tmp_path / "root" / FOLDER
 
 
+@pytest.mark.fault("D3")
 def test_wrong_checksum_is_set_aside_and_never_unpacked(server: type[Server], tmp_path: Path) -> None:
     server.content = makers.tar_of({"cifar-100-binary/train.bin": b"other"})
     with pytest.raises(CheckpointError, match=r"\.bad has the wrong checksum: md5 [0-9a-f]{32}, expected [0-9a-f]{32}"):
@@ -103,6 +104,7 @@ def test_wrong_checksum_is_set_aside_and_never_unpacked(server: type[Server], tm
     assert get("cifar100", tmp_path).is_dir()
 
 
+@pytest.mark.fault("D4")
 def test_cut_connection_then_continued(server: type[Server], tmp_path: Path) -> None:
     server.cuts = 1
     with pytest.raises(ResourceError, match=r"was cut after [\d,]+ of [\d,]+ bytes"):
@@ -133,6 +135,7 @@ def test_an_archive_that_lies_there_is_verified_and_never_touched(server: type[S
     assert server.ranges == []
 
 
+@pytest.mark.fault("D1")
 def test_hostile_official_archive_leaves_no_folder(
     server: type[Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,6 +188,7 @@ def test_check_reports(server: type[Server], tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.fault("D7")
 def test_check_lists_damaged_images(tmp_path: Path) -> None:
     files = makers.image_folder(makers.noise(5, 32, seed=0))
     makers.write_tree(tmp_path, {**files, "train/ant/1.png": b"", "val/bee/4.png": b"x"})

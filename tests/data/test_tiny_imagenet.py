@@ -73,6 +73,7 @@ def test_scaled_boxes_cover_exactly_the_touched_pixels(corners: list[tuple[int, 
         assert [u0, u1] == [touched[0], touched[-1]]
 
 
+@pytest.mark.fault("D8")
 def test_grey_files_become_rgb(tmp_path: Path) -> None:
     root = tree(tmp_path, **{"val/images/val_0.JPEG": makers.png(IMAGES[0, 0])})
     assert torch.equal(
@@ -81,6 +82,7 @@ def test_grey_files_become_rgb(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.fault("D11")
 def test_crlf_and_byte_order_mark_are_accepted(tmp_path: Path) -> None:
     root = tree(tmp_path, **{VAL: b"\xef\xbb\xbf" + FILES[VAL].replace(b"\n", b"\r\n")})
     assert open_dataset("tiny-imagenet", root).split("test").labels.tolist() == [2, 1, 0]
@@ -89,6 +91,7 @@ def test_crlf_and_byte_order_mark_are_accepted(tmp_path: Path) -> None:
 ROWS = FILES[VAL].splitlines(keepends=True)
 
 
+@pytest.mark.fault("D11")
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -113,6 +116,7 @@ def test_malformed_rows_are_named_by_line(row: bytes, message: str, tmp_path: Pa
         dataset.split("test")
 
 
+@pytest.mark.fault("D10")
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -130,6 +134,7 @@ def test_lists_that_do_not_match_are_named(changes: dict[str, bytes | None], mes
         dataset.split("train")
 
 
+@pytest.mark.fault("D7")
 @pytest.mark.parametrize(
     ("data", "message"),
     [

@@ -13,6 +13,7 @@ from xeval.data import open_dataset
 CPU = torch.device("cpu")
 
 
+@pytest.mark.fault("T5")
 def test_every_image_once_and_no_batch_of_one(pool: Pool) -> None:
     for size in (5, 7, 23, 24, 100):
         rows = [batch.rows for batch in pool.batches(size, pool.shuffled(0, "a"))]

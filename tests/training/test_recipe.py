@@ -73,6 +73,7 @@ def test_published_variants_switch_the_two_faults_on() -> None:
         assert (recipe.select_on == "test") == published
 
 
+@pytest.mark.fault("T8")
 @pytest.mark.parametrize(
     ("override", "message"),
     [
