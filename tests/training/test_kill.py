@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -37,14 +38,16 @@ def epoch_of(directory: Path) -> int:
 
 
 @pytest.mark.slow
-def test_sigkill_twice(tmp_path: Path) -> None:
+@pytest.mark.fault("T1", "T2")
+def test_three_kills_at_random_moments(tmp_path: Path) -> None:
+    draw = random.Random(0)
     assert start(tmp_path / "whole").wait() == 0
     directory = tmp_path / "killed" / "digits-exconb-s0"
-    for reached, pause in ((2, 0.0), (5, 0.02)):
+    for reached in sorted(draw.sample(range(1, 7), 3)):
         process = start(tmp_path / "killed")
         while epoch_of(directory) < reached and process.poll() is None:
-            time.sleep(0.002)
-        time.sleep(pause)
+            time.sleep(0.001)
+        time.sleep(draw.uniform(0, 0.1))
         process.kill()
         assert process.wait() == -signal.SIGKILL
         assert not (directory / "run.json").exists()
@@ -52,3 +55,6 @@ def test_sigkill_twice(tmp_path: Path) -> None:
     for name in ("best.safetensors", "last.safetensors"):
         whole, killed = (read_tensors(tmp_path / run / directory.name / name) for run in ("whole", "killed"))
         assert all(torch.equal(whole[key], killed[key]) for key in whole)
+    assert {path.name for path in directory.iterdir()} == {
+        path.name for path in (tmp_path / "whole" / directory.name).iterdir()
+    }
