@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -142,4 +143,5 @@ LIMITS = [
 if __name__ == "__main__":
     for scenario in SCENARIOS + LIMITS:
         found = measure(scenario, 10_000)
-        print(f"| {scenario.about} | {found.coverage:.3f} | {found.false_alarms:.3f} |", flush=True)
+        alarms = "–" if math.isnan(found.false_alarms) else f"{found.false_alarms:.3f}"
+        print(f"| {scenario.about} | {found.coverage:.3f} | {alarms} |", flush=True)

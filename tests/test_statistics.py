@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy import integrate, special, stats
 
 from tests import simulated
+from tests.commands import ROOT
 from xeval.checks import (
     benjamini_yekutieli,
     family_limit,
@@ -36,6 +37,8 @@ from xeval.statistics import (
     scalar_interval,
     seed_means,
 )
+
+PAGE = (ROOT / "docs" / "statistics.md").read_text()
 
 pytestmark = pytest.mark.filterwarnings("error")  # guards must come before the division
 
@@ -391,6 +394,15 @@ def test_the_permutation_check_enumerates_every_split(sizes, seed):
     assert found.note == "assumes equal spread"
 
 
+def test_splits_that_tie_are_tied():
+    # unrounded sums would set equal splits apart and halve this p
+    a, b = np.divide([353, 354, 357, 355, 350], 360), np.divide([354, 354, 351, 353, 354], 360)
+    null, observed = list(every_split(a, b)), welch_t(a, b)
+    assert permutation_check(a, b).p == pytest.approx(2 * fmean(t >= observed - 1e-9 for t in null))
+    flags = permutation_check([0, 0, 0, 0, 1], [1, 1, 1, 1, 0])  # one split and its mirror have no variance at all
+    assert flags.p == pytest.approx(2 * (1 + 25) / 252)
+
+
 def test_the_permutation_check_reaches_its_smallest_p_and_no_less():
     found = permutation_check([6, 7, 8, 9, 10], [1, 2, 3, 4, 5])
     assert found.p == found.smallest_p == pytest.approx(2 / 252)
@@ -500,6 +512,7 @@ def test_the_detectable_difference_has_the_power_it_promises(n, other, m):
 def test_the_largest_family_is_the_largest_that_holm_lets_pass(n):
     m, p = largest_family(n, n), smallest_permutation_p(n, n)
     assert holm([p] + [1.0] * (m - 1))[0] <= 0.05 < holm([p] + [1.0] * m)[0]
+    assert largest_family(3, 3, alpha=0.3) == 3  # though 0.3 / 0.1 < 3 in floating point
 
 
 @pytest.mark.fault("P12")
@@ -571,6 +584,23 @@ def test_a_planted_difference_of_three_standard_deviations_is_found():
     assert np.mean(np.less(found, 0.05)) > power - 4 * math.sqrt(power * (1 - power) / 300)
 
 
+def documented(scenario):
+    """The coverage that docs/statistics.md states."""
+    (line,) = [line for line in PAGE.splitlines() if line.startswith(f"| {scenario.about} |")]
+    return float(line.split("|")[2])
+
+
+@pytest.mark.parametrize("n", LIMITS)
+def test_the_page_states_the_limits_that_are_computed(n):
+    flip, permutation, family, *detectable = LIMITS[n]
+    (line,) = [line for line in PAGE.splitlines() if line.startswith(f"| {n} | 0.")]
+    assert [float(cell) for cell in line.split("|")[2:-1]] == [flip, permutation, family, *detectable]
+
+
+def test_the_page_states_every_scenario():
+    assert all(documented(scenario) >= 0.9 for scenario in simulated.SCENARIOS + simulated.LIMITS)
+
+
 @pytest.mark.slow
 @pytest.mark.fault("P9")
 @pytest.mark.parametrize("scenario", simulated.SCENARIOS, ids=lambda scenario: scenario.about)
@@ -578,6 +608,7 @@ def test_coverage_and_false_alarms(scenario):
     found = simulated.measure(scenario, 10_000)
     assert 0.93 <= found.coverage <= 0.97
     assert not found.false_alarms > 0.08
+    assert found.coverage == pytest.approx(documented(scenario), abs=0.005)
 
 
 @pytest.mark.slow
@@ -586,6 +617,7 @@ def test_the_documented_limits_are_where_they_are_said_to_be(scenario):
     found = simulated.measure(scenario, 10_000)
     assert 0.90 <= found.coverage < 0.94
     assert not found.false_alarms > 0.10
+    assert found.coverage == pytest.approx(documented(scenario), abs=0.005)
 
 
 @pytest.mark.slow
