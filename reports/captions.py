@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from .collect import Group
+from .contrasts import Analysis
 from .summary import FLOORS, SEEDS_FOR_TESTS, controls
 from .tables import Heading, Row
 from .text import slug
@@ -29,17 +30,22 @@ def _counted(group: Group) -> str:
     return "" if common is None else f", the {int(common.sum()):,} that every checkpoint classifies correctly"
 
 
-def conventions(group: Group, headings: Iterable[Heading], rows: Iterable[Row]) -> str:
-    """The end of a caption: what ±, arrows, bold, brackets and ‡ mean, as far as the table uses them."""
+def conventions(
+    group: Group, headings: Iterable[Heading], rows: Iterable[Row], analysis: Analysis | None = None
+) -> str:
+    """The end of a caption: what ±, arrows, bold, brackets and marks mean, as far as the table uses them."""
     entries = [entry for row in rows for entry in row.entries]
+    marks = {sign for entry in entries for sign in entry.mark}
     parts = [f"Entries are {_spread(group)}"]
     if any(heading.arrow for heading in headings):
         parts.append("↓ lower, ↑ higher is better")
     if any(entry.bold for entry in entries):
-        parts.append(_bold(group))
+        parts.append(_bold(group, analysis))
     if any(entry.note for entry in entries):
         parts.append("[n] = images where fewer are defined")
-    if any(entry.mark for entry in entries):
+    if analysis is not None:
+        parts += [words for sign, words in significance(analysis).items() if sign in marks]
+    if "‡" in marks:
         floors = [name for name in FLOORS if name in controls(group)]
         both = "both " if len(floors) > 1 else ""
         parts.append(f"‡ does not beat {both}{' and '.join(floors)} on the same checkpoints")
@@ -54,7 +60,20 @@ def _spread(group: Group) -> str:
     return f"mean ± std (n−1) over {seeds}"
 
 
-def _bold(group: Group) -> str:
+def significance(analysis: Analysis) -> dict[str, str]:
+    """What the marks of significance mean in this comparison."""
+    names = sorted({found.reference for found in analysis.contrasts.values()})
+    than = f"differs from {' or '.join(names)}"
+    family = f"Holm over the {len(analysis.primary)} declared comparisons"
+    return {
+        "†": f"† {than} ({family}, α = {analysis.alpha:g})",
+        "§": f"§ {than} (exploratory: Benjamini–Yekutieli, α = {analysis.alpha:g})",
+    }
+
+
+def _bold(group: Group, analysis: Analysis | None) -> str:
     least = min(len(runs) for runs in group.methods.values())
+    if analysis is not None and analysis.leading:
+        return f"bold = best mean and those not significantly worse (Holm, α = {analysis.alpha:g})"
     why = f"fewer than {SEEDS_FOR_TESTS} seeds, so no test and no claim" if least < SEEDS_FOR_TESTS else "untested"
     return f"bold = best mean ({why})"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from xeval.errors import ResourceError, UsageError, unknown
 
 from .captions import place
 from .collect import Collection, Group, collect
-from .contents import Rows, tables
+from .contents import Rows, analysis_of, tables
+from .contrasts import Contrast
+from .declaration import Declaration, declare
 from .figures import figures
 from .page import Section, render
 from .provenance import provenance, status
@@ -68,16 +71,15 @@ def compare(
 ) -> Comparison:
     """Compare every scored run below ``runs`` and write the report to ``out``.
 
-    Leaves report.html, results.json, tables/*.{md,csv,tex} and figures/*.{svg,pdf}. Raises DataError (see ``collect``)
+    Leaves report.html, results.json, tables/*.{md,csv,tex} and figures/*.{svg,pdf}, and in ``runs`` comparison.toml
+    where there is none yet. Raises DataError (see ``collect``)
     where runs must not be compared, UsageError for a reference or primary column that nobody has.
     """
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file", "name a folder for the report")
     collection = collect(runs)
-    sections = tuple(
-        _section(group, _reference(collection, group, reference), _primary(group, primary), rows)
-        for group in collection.groups
-    )
+    declaration = _declaration(runs, collection, reference, primary)
+    sections = tuple(_section(group, _in_group(group, declaration), rows) for group in collection.groups)
     contents = _files(collection, sections)
     try:
         _replace(out, contents)
@@ -90,29 +92,41 @@ def compare(
     return Comparison(out, out / "report.html", json.loads(contents["results.json"]), sections, tuple(sorted(contents)))
 
 
-def _reference(collection: Collection, group: Group, asked: str | None) -> str:
-    """The declared reference; else supcon; else the first method."""
-    methods = {method for every in collection.groups for method in every.methods}
-    if asked is not None and asked not in methods:
-        raise unknown("reference method", asked, methods)
-    return next(name for name in (asked, REFERENCE, *group.methods) if name in group.methods)
+def _declaration(
+    runs: Path, collection: Collection, reference: str | None, primary: Sequence[str] | None
+) -> Declaration:
+    """What is declared for these runs; names that nobody has are refused before anything is written down."""
+    methods = list(dict.fromkeys(method for group in collection.groups for method in group.methods))
+    if reference is not None and reference not in methods:
+        raise unknown("reference method", reference, methods)
+    for group in collection.groups:
+        for key in primary or ():
+            if key not in group.first.scores.columns:
+                raise unknown("column", key, group.first.scores.columns)
+    first = collection.groups[0].first.scores
+    usual = REFERENCE if REFERENCE in methods else methods[0]
+    known = tuple(key for key in first.protocol.primary if key in first.columns)
+    return declare(runs, usual, known, reference, primary)
 
 
-def _primary(group: Group, asked: Sequence[str] | None) -> tuple[str, ...]:
-    columns = group.first.scores.columns
-    for key in asked or ():
-        if key not in columns:
-            raise unknown("column", key, columns)
-    return tuple(key for key in (asked or group.first.scores.protocol.primary) if key in columns)
+def _in_group(group: Group, declaration: Declaration) -> Declaration:
+    """The declaration as far as a group can follow it: its own methods and columns."""
+    reference = next(name for name in (declaration.reference, REFERENCE, *group.methods) if name in group.methods)
+    known = tuple(key for key in declaration.primary if key in group.first.scores.columns)
+    return replace(declaration, reference=reference, primary=known)
 
 
-def _section(group: Group, reference: str, primary: Sequence[str], rows: Rows) -> Section:
+def _section(group: Group, declaration: Declaration, rows: Rows) -> Section:
+    reference, primary = declaration.reference, declaration.primary
+    analysis = analysis_of(group, declaration, rows)
     return Section(
         group,
         reference,
-        tuple(tables(group, reference, primary, rows)),
+        tuple(tables(group, reference, primary, rows, analysis)),
         tuple(figures(group, primary)),
-        verdict(group, reference, primary),
+        verdict(group, reference, primary, analysis if rows == "methods" else None, declaration.sentence),
+        declaration,
+        analysis,
     )
 
 
@@ -157,9 +171,40 @@ def _section_results(section: Section) -> dict[str, Any]:
         "verdict": section.verdict.text,
         "ordering": section.verdict.ordering,
         "threats": list(section.verdict.threats),
+        "declaration": {
+            "date": section.declaration.date,
+            "primary": list(section.declaration.primary),
+            "alpha": section.declaration.alpha,
+            "changes": list(section.declaration.changes),
+        },
+        "contrasts": [_contrast_results(block, found) for (block, *_), found in section.analysis.contrasts.items()],
         "marks_from_seeds": SEEDS_FOR_TESTS,
         "methods": {method: _method_results(group, method) for method in group.methods},
         "runs": [provenance(run) for run in group.runs],
+    }
+
+
+def _contrast_results(block: str, found: Contrast) -> dict[str, Any]:
+    estimate, share = found.estimate, found.estimate.share
+    return {
+        "block": block,
+        "row": found.label,
+        "reference": found.reference,
+        "column": found.measure.key,
+        "family": "primary" if found.primary else "exploratory",
+        "difference": None if math.isnan(estimate.value) else estimate.value,
+        "interval": list(estimate.interval) if estimate.interval else None,
+        "df": estimate.df,
+        "p": estimate.p,
+        "p_adjusted": found.adjusted,
+        "p_permutation": found.check.p if found.check else None,
+        "share_of_seeds": share.seeds if share else None,
+        "hedges_g": found.g,
+        "a12": found.a12.value if found.a12 else None,
+        "images_better": found.images.better if found.images else None,
+        "seeds": list(estimate.seeds),
+        "n": estimate.images,
+        "note": estimate.note,
     }
 
 

@@ -8,6 +8,9 @@ from typing import Literal
 
 from .captions import conventions, place, table_slug
 from .collect import Group, Run
+from .contrasts import Analysis, Sample, analyse
+from .declaration import Declaration
+from .differences import differences
 from .schema import Subset
 from .summary import (
     Cell,
@@ -57,8 +60,33 @@ class Sheet:
     controls: bool = True
 
 
-def tables(group: Group, reference: str, primary: Sequence[str], rows: Rows = "methods") -> list[Table]:
+def analysis_of(group: Group, declaration: Declaration, rows: Rows = "methods") -> Analysis:
+    """Every row against its block's reference: methods against the declared one, explainers against the first."""
+    blocks: dict[str, list[Sample]] = {}
+    for line in _lines(group, declaration.reference, rows, with_controls=False):
+        blocks.setdefault(line.block, []).append(Sample(line.label, line.runs, line.explainer))
+    references = {
+        block: declaration.reference if rows == "methods" else lines[0].label for block, lines in blocks.items()
+    }
+    measures = {measure.key: measure for measure in _compared(group, declaration.primary, rows)}
+    primary = () if declaration.changes else declaration.primary
+    return analyse(blocks, references, list(measures.values()), primary, declaration.alpha, paired=rows == "explainers")
+
+
+def _compared(group: Group, primary: Sequence[str], rows: Rows) -> list[Measure]:
+    """All measures that any table ranks."""
+    found = [*headline_measures(group, primary), *_drop_increase(group), *_gains(group)]
+    found += [*_ranked(group, faithful=True), *_ranked(group, faithful=False)]
+    networks = [*model_measures(), *embedding_measures()]
+    chosen = [measure for measure in found if measure.family != "model"] + (networks if rows == "methods" else [])
+    return [measure for measure in chosen if measure.direction is not None]
+
+
+def tables(
+    group: Group, reference: str, primary: Sequence[str], rows: Rows = "methods", analysis: Analysis | None = None
+) -> list[Table]:
     """All tables of one data set and recipe, empty ones left out; ``rows`` compares methods or explainers."""
+    analysis = analysis or Analysis()
     sheets = [
         Sheet("headline", "Headline", headline_measures(group, primary)),
         Sheet("drop-increase", "Drop and increase of confidence", _drop_increase(group)),
@@ -68,9 +96,14 @@ def tables(group: Group, reference: str, primary: Sequence[str], rows: Rows = "m
         Sheet("diagnostics", "Diagnostics, never ranked", _unranked(group)),
         *_strata(group, primary),
     ]
-    built = [_table(group, sheet, _lines(group, reference, rows, sheet.controls)) for sheet in sheets if sheet.measures]
+    built = [
+        _table(group, sheet, _lines(group, reference, rows, sheet.controls), analysis)
+        for sheet in sheets
+        if sheet.measures
+    ]
     built = [table for table in built if table.rows]
-    return [*built, *_controls(group, primary), _models(group)]
+    told = differences(group, analysis, [column_measure(group, key) for key in primary])
+    return [*built[:1], *told, *built[1:], *_controls(group, primary), _models(group, analysis)]
 
 
 #: Subsets besides the protocol's own: name, title, what the caption adds.
@@ -173,8 +206,8 @@ def _lines(group: Group, reference: str, rows: Rows, with_controls: bool) -> lis
     ]
 
 
-def _table(group: Group, sheet: Sheet, lines: Sequence[Line]) -> Table:
-    columns = [_column(group, measure, lines) for measure in sheet.measures]
+def _table(group: Group, sheet: Sheet, lines: Sequence[Line], analysis: Analysis) -> Table:
+    columns = [_column(group, measure, lines, analysis) for measure in sheet.measures]
     rows = tuple(
         Row(line.label, tuple(column[i] for column in columns), len(line.runs), line.control, line.block)
         for i, line in enumerate(lines)
@@ -183,7 +216,7 @@ def _table(group: Group, sheet: Sheet, lines: Sequence[Line]) -> Table:
     blocks = any(line.block for line in lines)
     on = next((line.runs[0].method for line in lines if line.control and not line.block), "")
     explainer = "" if blocks else f", {real_explainers(group)[0]} maps"
-    caption = f"{sheet.title}, {place(group)}{explainer}.{sheet.about} {conventions(group, headings, rows)}"
+    caption = f"{sheet.title}, {place(group)}{explainer}.{sheet.about} {conventions(group, headings, rows, analysis)}"
     return Table(
         slug=table_slug(group, sheet.name),
         title=sheet.title,
@@ -196,16 +229,18 @@ def _table(group: Group, sheet: Sheet, lines: Sequence[Line]) -> Table:
     )
 
 
-def _column(group: Group, measure: Measure, lines: Sequence[Line]) -> list[Entry]:
-    """One column: decimals shared, the best mean of each block bold, marks on real explainers only."""
+def _column(group: Group, measure: Measure, lines: Sequence[Line], analysis: Analysis) -> list[Entry]:
+    """One column: decimals shared, the leading rows of each block bold, marks on real explainers only."""
     cells = [_cell(measure, line) for line in lines]
     places = decimal_places(found for found, line in zip(cells, lines, strict=True) if not line.control)
     bold = [False] * len(lines)
     for block in {line.block for line in lines}:
         where = [i for i, line in enumerate(lines) if line.block == block and not line.control]
-        for i, is_best in zip(where, best([cells[i] for i in where], measure.direction, places), strict=True):
-            bold[i] = is_best
-    marks = ["" if line.control else _mark(group, measure, line.runs, line.explainer) for line in lines]
+        leading = analysis.leading.get((block, measure.key))
+        tops = best([cells[i] for i in where], measure.direction, places)
+        for i, is_best in zip(where, tops, strict=True):
+            bold[i] = is_best if leading is None else lines[i].label in leading
+    marks = [_significance(measure, line, analysis) + _mark(group, measure, line) for line in lines]
     of = measure.images or group.first.scores.dataset.n
     return [entry(of, found, b, m, decimals=places) for found, b, m in zip(cells, bold, marks, strict=True)]
 
@@ -216,8 +251,16 @@ def _cell(measure: Measure, line: Line) -> Cell:
     return Cell(()) if silent else cell(line.runs, measure, line.explainer)
 
 
-def _mark(group: Group, measure: Measure, runs: Sequence[Run], explainer: str) -> str:
-    return "‡" if not measure.is_gain and loses_to_controls(group, runs, measure, explainer) else ""
+def _significance(measure: Measure, line: Line, analysis: Analysis) -> str:
+    found = analysis.of(measure.key, line.label, line.block)
+    if found is None or line.control or not found.significant(analysis.alpha):
+        return ""
+    return "†" if found.primary else "§"
+
+
+def _mark(group: Group, measure: Measure, line: Line) -> str:
+    loses = not (line.control or measure.is_gain) and loses_to_controls(group, line.runs, measure, line.explainer)
+    return "‡" if loses else ""
 
 
 def entry(images: int, found: Cell, bold: bool = False, mark: str = "", *, decimals: int) -> Entry:
@@ -246,7 +289,7 @@ def _control_rows(group: Group, measure: Measure) -> list[Row]:
     real = real_explainers(group)
     cells = {e: [cell(runs, measure, e) for runs in group.methods.values()] for e in [*real, *controls(group)]}
     places = decimal_places(found for explainer in real for found in cells[explainer])
-    marks = {e: [_mark(group, measure, runs, e) for runs in group.methods.values()] for e in real}
+    marks = {e: [_mark(group, measure, Line(e, runs, e)) for runs in group.methods.values()] for e in real}
     blank = [""] * len(group.methods)
     heading = f"{measure.label} {measure.arrow}".strip()
     rows = []
@@ -258,19 +301,19 @@ def _control_rows(group: Group, measure: Measure) -> list[Row]:
     return rows
 
 
-def _models(group: Group) -> Table:
+def _models(group: Group, analysis: Analysis) -> Table:
     """What the networks are, whatever explains them: accuracy, calibration, feature space, training stability."""
     space = [m for m in embedding_measures() if any(cell(runs, m, "").defined for runs in group.methods.values())]
     measures = [*model_measures(), *space]
     lines = [Line(method, runs, "") for method, runs in group.methods.items()]
-    columns = [_column(group, measure, lines) for measure in measures] + _stability_columns(group)
+    columns = [_column(group, measure, lines, analysis) for measure in measures] + _stability_columns(group)
     rows = [Row(line.label, tuple(c[i] for c in columns), len(line.runs)) for i, line in enumerate(lines)]
     headings = [*map(Heading.of, measures), *_stability_headings(group)]
     caption = (
         f"The models, {place(group)}: what may explain a difference between explanation scores. Masked shift = "
         "distance original–masked over distance between class centroids; k-NN and silhouette in the original feature "
         "space; stability = mean over epochs of the std over seeds of the validation curve. "
-        + conventions(group, headings, rows)
+        + conventions(group, headings, rows, analysis)
     )
     return Table(table_slug(group, "models"), "The models", caption, tuple(headings), tuple(rows), where=place(group))
 

@@ -58,17 +58,19 @@ class Images:
             )
 
     @cached_property
+    def _store(self) -> Store:
+        return Store(self.path, read_only=True)
+
+    @cached_property
     def _numbers(self) -> dict[Cell, int]:
-        with Store(self.path) as store:
-            return {cell: number for number, cell in store.cells()}
+        return {cell: number for number, cell in self._store.cells()}
 
     def _read(self, explainer: str, metric: str, column: str, definition: str) -> Series:
         key = self.scores.dataset.key or ""
         cell = Cell(self.scores.checkpoint.sha256, key, explainer, metric, column, definition)
         if cell not in self._numbers:
             raise DataError(f"{self.path} does not hold {column} of the scores beside it", "score the checkpoint again")
-        with Store(self.path) as store:
-            series = store.read(self._numbers[cell])
+        series = self._store.read(self._numbers[cell])
         if len(series.values) != self.scores.dataset.n:
             raise DataError(
                 f"{self.path} holds {len(series.values)} of {self.scores.dataset.n} images",

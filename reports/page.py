@@ -12,6 +12,8 @@ from typing import Any
 
 from .captions import place
 from .collect import Collection, Group
+from .contrasts import Analysis
+from .declaration import Declaration
 from .drawing import Figure
 from .provenance import provenance, status, undefined, versions, warnings
 from .tables import Table, to_csv, to_latex, to_markdown
@@ -30,6 +32,8 @@ class Section:
     tables: tuple[Table, ...]
     figures: tuple[Figure, ...]
     verdict: Verdict
+    declaration: Declaration
+    analysis: Analysis
 
     @property
     def slug(self) -> str:

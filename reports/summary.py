@@ -36,9 +36,16 @@ class Reading:
     se: float | None = None
 
 
+Matrix = NDArray[np.float64]
+
+
 @dataclass(frozen=True)
 class Measure:
-    """Something that can be read off a scored run, and which direction is better."""
+    """Something that can be read off a scored run, and which direction is better.
+
+    ``each`` gives one value per counted image (NaN = undefined), None where the run did not keep them; a measure
+    without it is no mean over images.
+    """
 
     key: str
     label: str
@@ -49,6 +56,7 @@ class Measure:
     group: str = ""
     is_gain: bool = False
     images: int | None = None  # how many images count, where that is not all of them
+    each: Callable[[Run, str], Matrix | None] | None = None
 
     @property
     def arrow(self) -> str:
@@ -107,8 +115,27 @@ def column_measure(group: Group, key: str, subset: Subset | None = None) -> Meas
     column = group.first.scores.columns[key]
     chosen = subset or group.subset
     read = {"all": _over_all, "correct": _over_correct, "correct-under-all": _over_common}[chosen](group, key)
-    images = int(_common(group).sum()) if chosen == "correct-under-all" else None
-    return Measure(key, column_label(key), column.title or key, column.direction, column.family, read, images=images)
+    counted = _common(group) if chosen == "correct-under-all" else None
+    return Measure(
+        key,
+        column_label(key),
+        column.title or key,
+        column.direction,
+        column.family,
+        read,
+        images=None if counted is None else int(counted.sum()),
+        each=None if chosen == "correct" else _each(key, counted),
+    )
+
+
+def _each(key: str, counted: NDArray[np.bool_] | None) -> Callable[[Run, str], Matrix | None]:
+    def each(run: Run, explainer: str) -> Matrix | None:
+        if run.images is None or key not in run.scores.scores.get(explainer, {}):
+            return None
+        values = run.images.values(explainer, key)
+        return values if counted is None else values[counted]
+
+    return each
 
 
 def _over_all(_group: Group, key: str) -> Callable[[Run, str], Reading]:
@@ -128,13 +155,11 @@ def _over_correct(_group: Group, key: str) -> Callable[[Run, str], Reading]:
 
 
 def _over_common(group: Group, key: str) -> Callable[[Run, str], Reading]:
-    counted = _common(group)
+    each = _each(key, _common(group))
 
     def read(run: Run, explainer: str) -> Reading:
-        if run.images is None or key not in run.scores.scores.get(explainer, {}):
-            return Reading(None)
-        values = run.images.values(explainer, key)[counted]
-        return _reading(values[np.isfinite(values)])
+        values = each(run, explainer)
+        return Reading(None) if values is None else _reading(values[np.isfinite(values)])
 
     return read
 
@@ -164,15 +189,27 @@ def gain_measure(base: Measure, control: str) -> Measure:
             return Reading(None)
         return Reading(sign * (own.value - floor.value), own.n, own.se)
 
+    def each(run: Run, explainer: str) -> Matrix | None:
+        own, floor = (base.each(run, name) if base.each else None for name in (explainer, control))
+        return None if own is None or floor is None else sign * (own - floor)
+
     title = f"{base.title}: gain over {control}"
     key = f"gain[{control}].{base.key}"
-    return Measure(key, f"gain over {control}", title, "higher", base.family, read, base.label, True, base.images)
+    return Measure(key, f"gain over {control}", title, "higher", base.family, read, base.label, True, base.images, each)
 
 
 def model_measures() -> list[Measure]:
     """The confounders that belong beside every explanation score."""
     return [
-        Measure("model.accuracy", "accuracy", "top-1 accuracy on the scored images", "higher", "model", _accuracy),
+        Measure(
+            "model.accuracy",
+            "accuracy",
+            "top-1 accuracy on the scored images",
+            "higher",
+            "model",
+            _accuracy,
+            each=_correct,
+        ),
         Measure("model.p0", "confidence", "mean softmax of the predicted class", None, "model", _of_model("p0")),
         Measure("model.ece", "ECE", "expected calibration error", "lower", "model", _of_model("ece")),
     ]
@@ -181,6 +218,10 @@ def model_measures() -> list[Measure]:
 def _accuracy(run: Run, _: str) -> Reading:
     value, n = run.scores.model.accuracy, run.scores.dataset.n
     return Reading(value, None, math.sqrt(value * (1 - value) / n) if value is not None and n else None)
+
+
+def _correct(run: Run, _: str) -> Matrix | None:
+    return None if run.images is None else run.images.correct.astype(np.float64)
 
 
 def _of_model(name: str) -> Callable[[Run, str], Reading]:

@@ -17,6 +17,7 @@ TERMINAL_WIDTH = 100
 #: Lines of a terminal table's headings, which wrap at words.
 HEAD_LINES = 4
 BLANK = [""] * (HEAD_LINES - 1)
+LATEX_MARKS = {"†": r"\dagger", "§": r"\S", "‡": r"\ddagger"}
 #: A table with more columns than this takes the full width of a two-column page and shrinks to fit.
 WIDE = 5
 
@@ -32,16 +33,26 @@ class Entry:
     bold: bool = False
     mark: str = ""
     note: str = ""  # printed in brackets: what is unusual about this cell's n
+    interval: tuple[float, float] | None = None  # printed in place of the standard deviation
+    text: str = ""  # printed in place of the mean: a p value, a count
 
     @property
     def mean_text(self) -> str:
         """The mean as printed."""
-        return MISSING if self.mean is None else number(self.mean, self.decimals)
+        return self.text or (MISSING if self.mean is None else number(self.mean, self.decimals))
 
     @property
     def std_text(self) -> str:
         """The standard deviation as printed, empty below two seeds."""
         return "" if self.std is None else number(self.std, self.decimals)
+
+    @property
+    def spread_text(self) -> str:
+        """What stands behind the mean: ± the standard deviation, or the interval in brackets."""
+        if self.interval is not None:
+            low, high = (number(end, self.decimals) for end in self.interval)
+            return f" [{low}, {high}]"
+        return f" ± {self.std_text}" if self.std_text else ""
 
 
 @dataclass(frozen=True)
@@ -93,6 +104,11 @@ class Table:
     def marked(self) -> bool:
         """Whether any entry carries a mark, which needs room."""
         return any(entry.mark for row in self.rows for entry in row.entries)
+
+    @property
+    def has_intervals(self) -> bool:
+        """Whether any entry carries an interval."""
+        return any(entry.interval for row in self.rows for entry in row.entries)
 
     @property
     def full_title(self) -> str:
@@ -169,7 +185,7 @@ def _terminal_column(table: Table, index: int, lines: Sequence[Row | str]) -> li
 
 
 def _terminal_entry(entry: Entry) -> str:
-    spread = f"±{entry.std_text}" if entry.std_text else ""
+    spread = entry.spread_text.replace(" ± ", "±")
     note = f" {entry.note}" if entry.note else ""
     return f"{entry.mean_text}{spread}{note}{entry.mark}{'*' if entry.bold else ' '}"
 
@@ -210,19 +226,21 @@ def _markdown_line(row: Row, show_seeds: bool) -> str:
 
 def _markdown_entry(entry: Entry) -> str:
     mean = f"**{entry.mean_text}**" if entry.bold else entry.mean_text
-    spread = f" ± {entry.std_text}" if entry.std_text else ""
     note = f" {markdown(entry.note)}" if entry.note else ""
-    return f"{mean}{spread}{entry.mark}{note}"
+    return f"{mean}{entry.spread_text}{entry.mark}{note}"
 
 
 def to_csv(table: Table) -> str:
-    """Full precision: mean, std and smallest n of every column, RFC 4180."""
+    """Full precision: mean, std (or both ends of the interval) and smallest n of every column, RFC 4180."""
     out = io.StringIO()
     writer = csv.writer(out)
-    heads = [f"{heading.key} {what}" for heading in table.headings for what in ("mean", "std", "n")]
+    spread = ("low", "high") if table.has_intervals else ("std",)
+    heads = [f"{heading.key} {what}" for heading in table.headings for what in ("mean", *spread, "n")]
     writer.writerow([*map(spreadsheet, ("group", table.corner)), "control", "seeds", *map(spreadsheet, heads)])
     for row in table.rows:
-        numbers = [_exact(value) for entry in row.entries for value in (entry.mean, entry.std, entry.n)]
+        ends = [entry.interval or (None, None) if table.has_intervals else (entry.std,) for entry in row.entries]
+        cells = zip(row.entries, ends, strict=True)
+        numbers = [_exact(value) for entry, end in cells for value in (entry.mean, *end, entry.n)]
         names = [spreadsheet(row.group), spreadsheet(row.label)]
         writer.writerow([*names, "yes" if row.control else "no", _exact(row.seeds), *numbers])
     return out.getvalue()
@@ -289,8 +307,9 @@ def _latex_line(row: Row, show_seeds: bool) -> str:
 def _latex_entry(entry: Entry) -> str:
     if entry.mean is None:
         return "--"
-    mean = entry.mean_text.replace("−", "-")
-    body = (rf"\mathbf{{{mean}}}" if entry.bold else mean) + (rf" \pm {entry.std_text}" if entry.std_text else "")
-    mark = r"^{\ddagger}" if entry.mark else ""
+    mean = entry.mean_text.replace("−", "-").replace("%", r"\%")
+    spread = entry.spread_text.replace(" ± ", r" \pm ").replace(" [", r"\ [").replace("−", "-")
+    body = (rf"\mathbf{{{mean}}}" if entry.bold else mean) + spread
+    mark = f"^{{{''.join(LATEX_MARKS[sign] for sign in entry.mark)}}}" if entry.mark else ""
     note = rf"~{{\scriptsize {latex(entry.note)}}}" if entry.note else ""
     return f"${body}{mark}${note}"

@@ -17,6 +17,7 @@ _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%",
     "^": r"\textasciicircum{}", "_": r"\_", "~": r"\textasciitilde{}",
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"{\char34}",
+    "†": r"$\dagger$", "§": r"\S{}", "α": r"$\alpha$", "Δ": r"$\Delta$",
     "±": r"$\pm$", "‡": r"$\ddagger$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "−": "$-$", "×": r"$\times$",
     "·": r"$\cdot$", "≤": r"$\leq$", "≥": r"$\geq$", "⌊": r"$\lfloor$", "⌋": r"$\rfloor$", "√": r"$\surd$",
     "σ": r"$\sigma$", "β": r"$\beta$", "Σ": r"$\Sigma$", "∞": r"$\infty$", "²": r"$^2$", "–": "--", "—": "---",

@@ -5,11 +5,17 @@ Nothing here is written by hand about a particular result: if an expectation fai
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from xeval.checks import family_limit
+from xeval.effects import detectable_difference
+
 from .captions import place
 from .collect import Group, Run
+from .contrasts import Analysis, Contrast
+from .differences import p_text
 from .summary import (
     SEEDS_FOR_TESTS,
     Cell,
@@ -46,8 +52,12 @@ class Verdict:
         return " ".join(self.sentences)
 
 
-def verdict(group: Group, reference: str, primary: Sequence[str]) -> Verdict:
-    """Best method per primary column against the reference, the expected ordering, and threats to validity."""
+def verdict(
+    group: Group, reference: str, primary: Sequence[str], analysis: Analysis | None = None, told: str = ""
+) -> Verdict:
+    """Best method per primary column against the reference, what is significant, the expected ordering, and threats to
+    validity; ``told`` says when the comparison was declared."""
+    analysis = analysis or Analysis()
     explainers = real_explainers(group)
     if not explainers:
         return Verdict((f"On {place(group)} only control explainers were scored: there is nothing to rank.",), None, ())
@@ -57,8 +67,9 @@ def verdict(group: Group, reference: str, primary: Sequence[str]) -> Verdict:
     ordering, said = _ordering(group, explainers[0])
     sentences += [said] if said else []
     sentences += _control_sentences(group, known, explainers[0])
-    sentences.append(_certainty(group))
-    return Verdict(tuple(sentences), ordering, tuple(_threats(group, known, explainers[0])))
+    sentences += _certainty(group, analysis)
+    threats = [*_threats(group, known, explainers[0]), *_threats_of_tests(analysis), *([told] if told else [])]
+    return Verdict(tuple(sentences), ordering, tuple(threats))
 
 
 def _seeds(group: Group) -> str:
@@ -161,13 +172,63 @@ def _control_sentences(group: Group, measures: Sequence[Measure], explainer: str
         yield f"{_listed(methods)} {'does' if len(methods) == 1 else 'do'} not {outcome}."
 
 
-def _certainty(group: Group) -> str:
+def _certainty(group: Group, analysis: Analysis) -> Iterator[str]:
     least = min(len(runs) for runs in group.methods.values())
     if least == 1:
-        return "With one seed a difference says nothing about training again: treat it as a description of these files."
-    if least < SEEDS_FOR_TESTS:
-        return f"With fewer than {SEEDS_FOR_TESTS} seeds no difference can be tested: read each against its spread."
-    return "Differences are not tested for significance here: read each against its spread."
+        yield "With one seed a difference says nothing about training again: treat it as a description of these files."
+    elif least < SEEDS_FOR_TESTS:
+        yield f"With fewer than {SEEDS_FOR_TESTS} seeds no difference can be tested: read each against its spread."
+    elif tested := [found for found in analysis.primary if found.adjusted is not None]:
+        yield from _significant(tested, analysis.alpha)
+    else:
+        yield "No declared difference is tested here: read each against its spread."
+
+
+def _significant(tested: Sequence[Contrast], alpha: float) -> Iterator[str]:
+    """The significant differences in numbers, or what could have been found."""
+    found = [one for one in tested if one.significant(alpha)]
+    for key in dict.fromkeys(one.measure.key for one in found):
+        same = [one for one in found if one.measure.key == key]
+        yield f"Against {clean(same[0].reference)} on {key}: {'; '.join(map(_difference, same))}."
+    if found:
+        rest = len(tested) - len(found)
+        if rest:
+            yield f"The other {rest} declared differences are not significant (Holm, α = {alpha:g})."
+        return
+    first, second = min((one.estimate.seeds for one in tested), key=min)
+    size = detectable_difference(first, second, alpha=alpha, comparisons=len(tested))
+    yield (
+        f"None of the {len(tested)} declared differences is significant (Holm, α = {alpha:g}); with these seeds a "
+        f"difference of {size:.1f} standard deviations between seeds would be found four times in five."
+    )
+
+
+def _difference(one: Contrast) -> str:
+    estimate = one.estimate
+    low, high = estimate.interval or (math.nan, math.nan)
+    places = max(3, 2 - math.floor(math.log10(max(abs(high - low), 1e-9))))
+    ends = f"[{number(low, places)}, {number(high, places)}]"
+    wins = f", {one.a12} seed pairs" if one.a12 else ""
+    return f"{clean(one.label)} {number(estimate.value, places)} {ends} (p {_after_holm(one)}{wins})"
+
+
+def _after_holm(one: Contrast) -> str:
+    p = p_text(one.adjusted)
+    return p if p.startswith("<") else f"= {p}"
+
+
+def _threats_of_tests(analysis: Analysis) -> Iterator[str]:
+    """Where the exact check cannot confirm or does not confirm what the interval says."""
+    tested = [one for one in analysis.primary if one.adjusted is not None]
+    pairs = [(one.estimate.seeds[0], one.estimate.seeds[-1]) for one in tested]
+    limits = {family_limit(first, second, len(tested), analysis.alpha) for first, second in pairs}
+    yield from (f"{limit[0].upper()}{limit[1:]}." for limit in sorted(limits - {""}))
+    for one in tested:
+        if one.significant(analysis.alpha) and one.check and one.check.p is not None and one.check.p >= analysis.alpha:
+            yield (
+                f"{clean(one.label)} on {one.measure.key}: the permutation check ({one.check.note}) gives "
+                f"p = {one.check.p:.2g} and does not confirm the difference."
+            )
 
 
 def _threats(group: Group, primary: Sequence[Measure], explainer: str) -> Iterator[str]:

@@ -11,7 +11,7 @@ from tests.scenes import SIDE, MeanOfPixels, control, explained, images, live, r
 from xeval.explainers import CONTROLS
 from xeval.metrics import METRICS
 from xeval.metrics.base import EXPECTED_REASONS, Explained
-from xeval.scoring import average
+from xeval.scorer import average
 
 NATIVE = [name for name in METRICS if not name.startswith("quantus:")]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ def study(root: Path, subset: str = "all", *, stores: tuple[str, ...] = ("supcon
         found = scores(method, 0, 0.4)
         found["dataset"].update(n=5, of=5, key="five")
         found["protocol"].update(subset=subset, primary=[KEY])
-        known = [value for value in DROPS[method] if value == value]
+        known = [value for value in DROPS[method] if not math.isnan(value)]
         for cell in found["scores"]["grad-cam"].values():
             cell.update(mean=sum(known) / len(known), n=len(known))
         run = write_run(root, found)

@@ -1,0 +1,112 @@
+"""``comparison.toml``: what is compared with what, declared before looking and dated when it was first written."""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from xeval.errors import UsageError
+from xeval.runs import atomic_write
+
+FILE = "comparison.toml"
+ALPHA = 0.05
+
+
+class Declared(BaseModel):
+    """The file's content."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    declared: date
+    reference: str
+    primary: tuple[str, ...]
+    alpha: float = Field(default=ALPHA, gt=0, lt=0.5)
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """The choices in force: ``changes`` names those that differ from what was declared on ``date``."""
+
+    reference: str
+    primary: tuple[str, ...]
+    alpha: float = ALPHA
+    date: str | None = None
+    changes: tuple[str, ...] = field(default=())
+
+    @property
+    def sentence(self) -> str:
+        """When the choices were made, for people."""
+        if self.date is None:
+            return "The reference and the primary columns were not recorded before looking."
+        if self.changes:
+            return f"Not as declared on {self.date}: {'; '.join(self.changes)}. Every test here is exploratory."
+        return f"Reference and primary columns as declared on {self.date} in {FILE}."
+
+
+def declare(
+    folder: Path,
+    reference: str,
+    primary: Sequence[str],
+    asked_reference: str | None,
+    asked_primary: Sequence[str] | None,
+) -> Declaration:
+    """What the folder declares, changed by what is asked for; written down where nothing is declared yet.
+
+    ``reference`` and ``primary`` are what holds where nobody says otherwise. Raises UsageError for a damaged file.
+    """
+    path = folder / FILE
+    if path.is_file():
+        return _in_force(_read(path), asked_reference, asked_primary)
+    chosen = Declared(
+        declared=_today(), reference=asked_reference or reference, primary=tuple(asked_primary or primary)
+    )
+    try:
+        atomic_write(path, _toml(chosen).encode())
+    except OSError:  # a folder that cannot be written is compared all the same, and the page says what is missing
+        return Declaration(chosen.reference, chosen.primary, chosen.alpha)
+    return Declaration(chosen.reference, chosen.primary, chosen.alpha, chosen.declared.isoformat())
+
+
+def _in_force(found: Declared, reference: str | None, primary: Sequence[str] | None) -> Declaration:
+    changes = []
+    if reference is not None and reference != found.reference:
+        changes.append(f"reference {reference} in place of {found.reference}")
+    if primary is not None and tuple(primary) != found.primary:
+        changes.append(f"primary columns {', '.join(primary)} in place of {', '.join(found.primary)}")
+    day = found.declared.isoformat()
+    return Declaration(reference or found.reference, tuple(primary or found.primary), found.alpha, day, tuple(changes))
+
+
+def _read(path: Path) -> Declared:
+    try:
+        return Declared.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        first = error.errors()[0]
+        problem = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        problem = str(error)
+    raise UsageError(f"{path} cannot be read ({problem})", "mend it, or remove it to declare anew")
+
+
+def _toml(declared: Declared) -> str:
+    lines = [
+        "# Written by the first `xeval compare` here: what was declared before looking.",
+        f"declared = {declared.declared.isoformat()}",
+        f"reference = {json.dumps(declared.reference)}",
+        f"primary = {json.dumps(declared.primary)}",
+        f"alpha = {declared.alpha:g}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _today() -> date:
+    """Today in UTC; ``SOURCE_DATE_EPOCH`` fixes it for builds that must repeat."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    return datetime.fromtimestamp(int(epoch), UTC).date() if epoch else datetime.now(UTC).date()

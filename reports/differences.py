@@ -1,0 +1,89 @@
+"""The table of differences to the reference: Δ with its interval, the adjusted p, and how often a seed wins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from .captions import place, table_slug
+from .collect import Group
+from .contrasts import Analysis, Contrast
+from .summary import Measure, cell, decimal_places
+from .tables import Entry, Heading, Row, Table
+
+MISSING = "–"
+
+
+def differences(group: Group, analysis: Analysis, primary: Sequence[Measure]) -> list[Table]:
+    """One table over the primary measures, none where there is nothing to compare."""
+    found = {key: one for key, one in analysis.contrasts.items() if key[1] in {measure.key for measure in primary}}
+    if not found:
+        return []
+    labels = list(dict.fromkeys((block, label) for block, _, label in found))
+    rows = tuple(
+        Row(label, tuple(_entries(group, analysis, primary, block, label)), group=block) for block, label in labels
+    )
+    headings = tuple(heading for measure in primary for heading in _headings(measure))
+    against = " or ".join(sorted({one.reference for one in found.values()}))
+    blocks = any(block for block, _ in labels)
+    return [
+        Table(
+            slug=table_slug(group, "differences"),
+            title=f"Differences to {against}",
+            caption=_caption(group, analysis, list(found.values()), against),
+            headings=headings,
+            rows=rows,
+            corner="explainer" if blocks else "method",
+            where=place(group),
+        )
+    ]
+
+
+def _headings(measure: Measure) -> Iterator[Heading]:
+    name = f"{measure.label} {measure.arrow}".strip()
+    yield Heading(f"delta.{measure.key}", "Δ [95 %]", "", name, f"difference of {measure.title}, 95 % interval")
+    yield Heading(f"p.{measure.key}", "p", "", name, "adjusted p")
+    yield Heading(f"a12.{measure.key}", "A12", "", name, "share of seed pairs in which the row is better, ties half")
+    yield Heading(
+        f"seeds.{measure.key}", "seeds' share", "", name, "share of the variance of Δ that lies between seeds"
+    )
+
+
+def _entries(group: Group, analysis: Analysis, primary: Sequence[Measure], block: str, label: str) -> Iterator[Entry]:
+    for measure in primary:
+        found = analysis.of(measure.key, label, block)
+        if found is None:
+            yield from (Entry(),) * 4
+            continue
+        explainers = list(group.first.scores.explainers)
+        places = decimal_places(cell(runs, measure, explainers[0]) for runs in group.methods.values())
+        yield from _of(found, places)
+
+
+def _of(found: Contrast, places: int) -> Iterator[Entry]:
+    estimate, share = found.estimate, found.estimate.share
+    value = None if estimate.value != estimate.value else estimate.value
+    yield Entry(value, n=estimate.images, decimals=places, interval=estimate.interval)
+    yield Entry(found.adjusted, text=p_text(found.adjusted))
+    yield Entry(None if found.a12 is None else found.a12.value, decimals=2)
+    yield Entry(None if share is None else share.seeds, text=MISSING if share is None else f"{share.seeds:.0%}")
+
+
+def p_text(p: float | None) -> str:
+    """Two significant digits, ``< 0.001`` below that, a dash where there is none."""
+    if p is None:
+        return MISSING
+    return "< 0.001" if p < 0.001 else f"{p:.2g}"
+
+
+def _caption(group: Group, analysis: Analysis, found: Sequence[Contrast], against: str) -> str:
+    paired = any(block for block, *_ in analysis.contrasts)
+    design = "paired on the same checkpoints" if paired else "unpaired over seeds, crossed over images"
+    declared = any(one.primary for one in found)
+    rule = f"Holm over {len(analysis.primary)} declared comparisons" if declared else "exploratory, Benjamini–Yekutieli"
+    notes = sorted({one.estimate.note for one in found if one.estimate.note})
+    return (
+        f"Row minus {against}, {place(group)}: {design}, two-component interval with Satterthwaite's degrees of "
+        f"freedom; p adjusted ({rule}, α = {analysis.alpha:g}). A12 = share of seed pairs in which the row is better; "
+        "seeds' share = how much of the uncertainty only more seeds can lower."
+        + (f" Where a number is missing: {'; '.join(notes)}." if notes else "")
+    )
