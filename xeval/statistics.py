@@ -137,7 +137,8 @@ def compare_checkpoints(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Esti
     across = _clean(_variance_of_mean((a - b)[0]), scale_of(a, b))
     value, images = mean_of(a) - mean_of(b), a.shape[1]
     if not across.variance:
-        return Estimate(value, (1, 1), images, note=no_variance(value, scale_of(a, b)))
+        same = abs(value) <= ROUNDING * scale_of(a, b)
+        return Estimate(value, (1, 1), images, note=IDENTICAL if same else "the same difference on every image")
     interval = _interval(value, across.variance, across.df, level)
     return Estimate(value, (1, 1), images, interval, None, float(across.df), Share(0.0, 1.0), IMAGES_ONLY)
 
