@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from xeval.statistics import SEEDS_FOR_P
+
 from .collect import Group
 from .contrasts import Analysis
-from .summary import FLOORS, SEEDS_FOR_TESTS, controls
+from .summary import FLOORS, controls
 from .tables import Heading, Row
 from .text import slug
 
@@ -75,5 +77,5 @@ def _bold(group: Group, analysis: Analysis | None) -> str:
     least = min(len(runs) for runs in group.methods.values())
     if analysis is not None and analysis.leading:
         return f"bold = best mean and those not significantly worse (Holm, α = {analysis.alpha:g})"
-    why = f"fewer than {SEEDS_FOR_TESTS} seeds, so no test and no claim" if least < SEEDS_FOR_TESTS else "untested"
+    why = f"fewer than {SEEDS_FOR_P} seeds, so no test and no claim" if least < SEEDS_FOR_P else "untested"
     return f"bold = best mean ({why})"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from xeval.errors import ResourceError, UsageError, unknown
+from xeval.statistics import SEEDS_FOR_P
 
 from .captions import place
 from .collect import Collection, Group, collect
@@ -23,7 +24,7 @@ from .declaration import Declaration, declare
 from .figures import figures
 from .page import Section, render
 from .provenance import provenance, status
-from .summary import SEEDS_FOR_TESTS, cell, column_measure, controls, gain_measure, model_measures
+from .summary import cell, column_measure, controls, gain_measure, model_measures
 from .tables import Table, to_csv, to_latex, to_markdown, to_terminal
 from .verdict import verdict
 
@@ -123,7 +124,7 @@ def _section(group: Group, declaration: Declaration, rows: Rows) -> Section:
         group,
         reference,
         tuple(tables(group, reference, primary, rows, analysis)),
-        tuple(figures(group, primary)),
+        tuple(figures(group, primary, reference, analysis)),
         verdict(group, reference, primary, analysis if rows == "methods" else None, declaration.sentence),
         declaration,
         analysis,
@@ -178,7 +179,7 @@ def _section_results(section: Section) -> dict[str, Any]:
             "changes": list(section.declaration.changes),
         },
         "contrasts": [_contrast_results(block, found) for (block, *_), found in section.analysis.contrasts.items()],
-        "marks_from_seeds": SEEDS_FOR_TESTS,
+        "marks_from_seeds": SEEDS_FOR_P,
         "methods": {method: _method_results(group, method) for method in group.methods},
         "runs": [provenance(run) for run in group.runs],
     }

@@ -9,6 +9,7 @@ from .collect import Group
 from .contrasts import Analysis, Contrast
 from .summary import Measure, cell, decimal_places
 from .tables import Entry, Heading, Row, Table
+from .text import clean
 
 MISSING = "–"
 
@@ -28,7 +29,7 @@ def differences(group: Group, analysis: Analysis, primary: Sequence[Measure]) ->
     return [
         Table(
             slug=table_slug(group, "differences"),
-            title=f"Differences to {against}",
+            title=f"Differences to {clean(against)}",
             caption=_caption(group, analysis, list(found.values()), against),
             headings=headings,
             rows=rows,

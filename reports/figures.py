@@ -11,22 +11,38 @@ from typing import Any
 
 from .captions import place
 from .collect import Group, Run
+from .contents import headline_measures
+from .contrasts import Analysis
 from .drawing import COLUMN, GREY, PAGE, Figure, Look, axes, band, finish, legend_columns, looks, style
 from .embedding import Panel, note, panels
-from .summary import Cell, cell, column_measure, real_explainers, stability
+from .overview import agreement, forest, ranks
+from .summary import Cell, Measure, cell, column_measure, real_explainers, stability
 from .text import plot_label
 
 FEWEST = 5  # predictions in a bin of the reliability diagram
 
 
-def figures(group: Group, primary: Sequence[str]) -> list[Figure]:
+def figures(
+    group: Group, primary: Sequence[str], reference: str = "", analysis: Analysis | None = None
+) -> list[Figure]:
     """Every figure that the group has data for."""
-    makers = (_keep_curves, _seed_dots, _convergence, _tsne, _reliability)
+    measures = [column_measure(group, key) for key in primary]
+    ranked = [measure for measure in headline_measures(group, primary) if not measure.is_gain]
     with style():
-        return [figure for make in makers if (figure := make(group, primary)) is not None]
+        made = [
+            _keep_curves(group),
+            _seed_dots(group, measures),
+            forest(group, analysis or Analysis(), measures),
+            ranks(group, ranked),
+            agreement(group, reference, ranked[1:]) if reference else None,
+            _convergence(group),
+            _tsne(group),
+            _reliability(group),
+        ]
+    return [figure for figure in made if figure is not None]
 
 
-def _keep_curves(group: Group, _: Sequence[str]) -> Figure | None:
+def _keep_curves(group: Group) -> Figure | None:
     """Softmax of the explained class when only the top share is kept, and when it is deleted."""
     explainers = real_explainers(group)
     curve = group.first.scores.curves.keep.get(explainers[0], ()) if explainers else ()
@@ -69,10 +85,9 @@ def _thresholds(group: Group) -> list[float]:
     return sorted({float(key.partition("@")[2]) for key in group.first.scores.columns if key.startswith("drop.mag@")})
 
 
-def _seed_dots(group: Group, primary: Sequence[str]) -> Figure | None:
+def _seed_dots(group: Group, measures: Sequence[Measure]) -> Figure | None:
     """Every seed of every method on the primary columns: with few seeds, show the data."""
     explainers = real_explainers(group)
-    measures = [column_measure(group, key) for key in primary]
     if not measures or not explainers:
         return None
     figure, panes = axes(1, len(measures), PAGE, 0.75 + 0.27 * len(group.methods), sharey=True)
@@ -106,7 +121,7 @@ def _dots(axis: Any, y: float, found: Cell, look: Look) -> None:
         axis.plot([found.mean] * 2, [y - 0.3, y + 0.3], color=look.color, linewidth=1.6)
 
 
-def _convergence(group: Group, _: Sequence[str]) -> Figure | None:
+def _convergence(group: Group) -> Figure | None:
     """Validation accuracy and loss per epoch with the stability number of each method."""
     drawn = [c for c in ("val_accuracy", "val_loss") if any(_histories(runs, c) for runs in group.methods.values())]
     if not drawn:
@@ -138,7 +153,7 @@ def _histories(runs: Sequence[Run], column: str) -> list[list[float]]:
     return [values for values, whole in zip(known, found, strict=True) if values and len(values) == len(whole)]
 
 
-def _tsne(group: Group, _: Sequence[str]) -> Figure | None:
+def _tsne(group: Group) -> Figure | None:
     """ExCon's figure 1: dots are originals, crosses are masked images."""
     found = panels(group)
     if not found:
@@ -178,7 +193,7 @@ def _draw_panel(axis: Any, panel: Panel) -> None:
     axis.text(0, -0.03, text, transform=axis.transAxes, va="top", fontsize=6.5, color="#333333")
 
 
-def _reliability(group: Group, _: Sequence[str]) -> Figure | None:
+def _reliability(group: Group) -> Figure | None:
     """Confidence against accuracy: an over-confident model changes every softmax-based score."""
     if not any(sum(run.scores.reliability.count) for run in group.runs):
         return None

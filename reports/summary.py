@@ -23,8 +23,6 @@ from .text import clean
 #: Families in which an explainer must beat the random and centre controls to mean anything.
 MUST_BEAT_CONTROLS = frozenset({"faithfulness", "localisation"})
 FLOORS = ("random-cam", "centre")
-#: Seeds per method from which differences between methods can be tested at all.
-SEEDS_FOR_TESTS = 5
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 from xeval.checks import family_limit
 from xeval.effects import detectable_difference
+from xeval.statistics import SEEDS_FOR_P
 
+from .agreement import over_methods
 from .captions import place
 from .collect import Group, Run
 from .contrasts import Analysis, Contrast
 from .differences import p_text
 from .summary import (
-    SEEDS_FOR_TESTS,
     Cell,
     Measure,
     best,
@@ -176,8 +178,8 @@ def _certainty(group: Group, analysis: Analysis) -> Iterator[str]:
     least = min(len(runs) for runs in group.methods.values())
     if least == 1:
         yield "With one seed a difference says nothing about training again: treat it as a description of these files."
-    elif least < SEEDS_FOR_TESTS:
-        yield f"With fewer than {SEEDS_FOR_TESTS} seeds no difference can be tested: read each against its spread."
+    elif least < SEEDS_FOR_P:
+        yield f"With fewer than {SEEDS_FOR_P} seeds no difference can be tested: read each against its spread."
     elif tested := [found for found in analysis.primary if found.adjusted is not None]:
         yield from _significant(tested, analysis.alpha)
     else:
@@ -236,8 +238,18 @@ def _threats(group: Group, primary: Sequence[Measure], explainer: str) -> Iterat
     yield from _threats_of_design(group)
     yield from _threats_of_confounders(group)
     yield from _threats_of_training(group)
+    yield from _threats_of_disagreement(group, primary, explainer)
     for measure in primary:
         yield from _threats_of_controls(group, measure, explainer)
+
+
+def _threats_of_disagreement(group: Group, primary: Sequence[Measure], explainer: str) -> Iterator[str]:
+    """Primary columns that rank the methods against each other."""
+    ranked = [measure for measure in primary if measure.direction is not None]
+    for a, b in combinations(ranked, 2):
+        tau = over_methods(group, a, b, explainer)
+        if tau < 0:
+            yield f"{a.key} and {b.key} rank the methods against each other (Kendall τ {number(tau, 2)})."
 
 
 def _threats_of_controls(group: Group, measure: Measure, explainer: str) -> Iterator[str]:
@@ -258,8 +270,8 @@ def _control_wins(runs: Sequence[Run], measure: Measure, explainer: str, control
 
 def _threats_of_design(group: Group) -> Iterator[str]:
     counts = {method: len(runs) for method, runs in group.methods.items()}
-    if few := [f"{clean(method)} {count}" for method, count in counts.items() if count < SEEDS_FOR_TESTS]:
-        yield f"Fewer than {SEEDS_FOR_TESTS} seeds: {', '.join(few)}."
+    if few := [f"{clean(method)} {count}" for method, count in counts.items() if count < SEEDS_FOR_P]:
+        yield f"Fewer than {SEEDS_FOR_P} seeds: {', '.join(few)}."
     if len(set(counts.values())) > 1:
         yield "Methods have different numbers of seeds."
     data = group.first.scores.dataset

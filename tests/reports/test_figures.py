@@ -15,7 +15,7 @@ from reports.svg import inline
 from tests.reports.synthetic import PRIMARY, scores, write_artifacts, write_run, write_study
 from xeval.errors import DataError
 
-NAMES = ["curves", "seeds", "convergence", "tsne", "reliability"]
+NAMES = ["curves", "seeds", "forest", "ranks", "agreement", "convergence", "tsne", "reliability"]
 
 
 def test_every_figure_exists_as_svg_and_pdf(study: Comparison) -> None:
@@ -42,7 +42,7 @@ def test_svg_text_stays_text(study: Comparison) -> None:
 
 def test_stability_numbers_stand_in_the_legend(study: Comparison) -> None:
     # planted: every epoch's values are 0.01 apart between neighbouring seeds
-    assert "supcon (0.0100)" in study.sections[0].figures[2].embedded
+    assert "supcon (0.0100)" in next(f for f in study.sections[0].figures if f.slug == "digits-convergence").embedded
 
 
 def test_no_data_no_figure(runs: Path) -> None:
