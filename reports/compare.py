@@ -30,7 +30,10 @@ from .verdict import verdict
 
 REFERENCE = "supcon"
 SCHEMA = "xeval.comparison/1"
-KEY = "* best mean, ± std (n−1) over seeds, [n] images if fewer are defined, ‡ does not beat its controls"
+KEY = (
+    "* best mean (from 5 seeds on: and all not significantly worse), ± std (n−1) over seeds, [n] images if fewer are\n"
+    "defined, † § differs from the reference (declared, exploratory), ‡ does not beat its controls"
+)
 #: What a report may own beside itself; anything else in the folder is never touched.
 _OWNED = re.compile(r"(tables|figures)/[a-z0-9][a-z0-9.-]{0,120}\.(md|csv|tex|svg|pdf)")
 

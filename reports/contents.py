@@ -11,6 +11,7 @@ from .collect import Group, Run
 from .contrasts import Analysis, Sample, analyse
 from .declaration import Declaration
 from .differences import differences
+from .published import published
 from .schema import Subset
 from .summary import (
     Cell,
@@ -103,7 +104,7 @@ def tables(
     ]
     built = [table for table in built if table.rows]
     told = differences(group, analysis, [column_measure(group, key) for key in primary])
-    return [*built[:1], *told, *built[1:], *_controls(group, primary), _models(group, analysis)]
+    return [*built[:1], *told, *published(group), *built[1:], *_controls(group, primary), _models(group, analysis)]
 
 
 #: Subsets besides the protocol's own: name, title, what the caption adds.

@@ -11,7 +11,7 @@ from .agreement import Matrix, over_checkpoints, over_images
 from .captions import place
 from .collect import Group
 from .contrasts import Analysis
-from .drawing import COLUMN, GREY, PAGE, Figure, axes, finish, looks
+from .drawing import COLUMN, PAGE, Figure, axes, finish, looks
 from .summary import Measure, cell, real_explainers
 from .text import clean, plot_label
 
@@ -24,7 +24,7 @@ def forest(group: Group, analysis: Analysis, measures: Sequence[Measure]) -> Fig
         return None
     figure, panes = axes(1, len(shown), PAGE, 0.75 + 0.27 * len(others), sharey=True)
     for axis, measure in zip(panes, shown, strict=True):
-        axis.axvline(0, color=GREY, linewidth=0.8, zorder=0)
+        axis.axvline(0, color="black", linewidth=0.8, zorder=1)
         for y, name in enumerate(others):
             _difference(axis, y, analysis, measure.key, name, looks(group)[name])
         axis.set_title(f"{measure.label} {measure.arrow}")
@@ -34,7 +34,7 @@ def forest(group: Group, analysis: Analysis, measures: Sequence[Measure]) -> Fig
     reference = clean(next(iter(analysis.contrasts.values())).reference)
     caption = (
         f"Difference to {reference} on the primary columns, {place(group)}, with its 95 % interval over seeds and "
-        "images where the number of seeds allows one; the grey line is no difference. ↓ left, ↑ right is better."
+        "images where the number of seeds allows one; the black line is no difference. ↓ left, ↑ right is better."
     )
     return finish(figure, group, "forest", f"Differences to {reference}", caption)
 
@@ -105,7 +105,7 @@ def agreement(group: Group, reference: str, measures: Sequence[Measure]) -> Figu
         "better. 1 = the same order, 0 = unrelated, −1 = opposite; a dash where it is undefined. Over checkpoints: all "
         "methods and seeds. Over images: within a checkpoint, averaged over seeds."
     )
-    return finish(figure, group, "agreement", "Do the measures agree?", caption)
+    return finish(figure, group, "agreement", "Agreement between measures", caption)
 
 
 def _heat(axis: Any, table: Matrix, measures: Sequence[Measure], title: str) -> None:
