@@ -22,7 +22,9 @@ from .settings import Recipe
 __all__ = ["Recipe", "json_schema", "load_recipe", "recipe_hash", "recipe_names", "result_settings"]
 
 FOLDER = Path(__file__).parent / "recipes"
-FILE_KEYS = {
+MAX_BYTES = 2**20
+MAX_EXTENDS = 20
+FILE_KEYS: dict[str, dict[str, Any]] = {
     "extends": {"type": "string", "description": "name or file of the recipe whose keys these replace"},
     "serves": {"type": "array", "items": {"type": "string"}, "description": "methods the recipe is meant for"},
     "methods": {"type": "object", "description": "tables of keys that hold for one method alone"},
@@ -77,7 +79,7 @@ def json_schema() -> dict[str, Any]:
 def _find(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
     if path.suffix == ".toml":
-        if not path.is_file():
+        if not _is_file(path):
             raise UsageError(f"the recipe file {path} does not exist", "check the path, or see: xeval list recipes")
         return path
     if str(name_or_path) not in recipe_names():
@@ -85,20 +87,46 @@ def _find(name_or_path: str | Path) -> Path:
     return FOLDER / f"{name_or_path}.toml"
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long for one
+        return False
+
+
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The tables of a recipe file on top of those it extends."""
-    if path in seen:
-        raise UsageError(f"the recipe {path.stem!r} extends itself", "remove one key 'extends'")
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"the recipe file {path} is not valid TOML ({error})", "correct the file") from None
+    if path in seen or len(seen) > MAX_EXTENDS:
+        raise UsageError(f"the recipe {path.stem!r} extends itself, or too many others", "remove one key 'extends'")
+    content = _load(path)
     base = content.pop("extends", None)
     if base is None:
         return content
-    nearby = path.parent / str(base)
-    parent = _read(nearby if nearby.is_file() else _find(str(base)), (*seen, path))
+    nearby = path.parent / base
+    parent = _read(nearby if _is_file(nearby) else _find(base), (*seen, path))
     return _merge(parent, content)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """The content of one file; what is no part of a recipe itself has the right type."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UsageError(f"the recipe file {path} has more than {MAX_BYTES:,} bytes", "give a recipe")
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError) as error:
+        raise UsageError(f"the recipe file {path} is not valid TOML ({error})", "correct the file") from None
+    extends, serves, tables = content.get("extends", ""), content.get("serves", []), content.get("methods", {})
+    sound = {
+        "extends": isinstance(extends, str),
+        "serves": isinstance(serves, list) and all(isinstance(name, str) for name in serves),
+        "methods": isinstance(tables, dict) and all(isinstance(table, dict) for table in tables.values()),
+    }
+    for key, is_sound in sound.items():
+        if not is_sound:
+            raise UsageError(
+                f"the recipe file {path}: key {key!r} must be {FILE_KEYS[key]['type']}", "correct the file"
+            )
+    return content
 
 
 def _check_method(recipe: str, method: object, serves: list[str] | None) -> None:
@@ -132,7 +160,7 @@ def _parse(override: str) -> dict[str, Any]:
         )
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text.strip()
     for part in reversed(key.strip().split(".")):
         value = {part: value}
@@ -141,10 +169,15 @@ def _parse(override: str) -> dict[str, Any]:
 
 def _validate(content: dict[str, Any]) -> Recipe:
     """Strict validation through JSON, where a list may stand for a tuple but a string never for a number."""
+    name = str(content["name"])[:80]
     try:
-        return Recipe.model_validate_json(json.dumps(content, default=str), strict=True)
+        text = json.dumps(content, default=str)
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, tables in tables in tables
+        raise UsageError(f"recipe {name!r} holds a value that is no setting ({error})", "correct the recipe") from None
+    try:
+        return Recipe.model_validate_json(text, strict=True)
     except ValidationError as error:
-        raise _explain(error, str(content["name"])) from None
+        raise _explain(error, name) from None
 
 
 def _explain(error: ValidationError, recipe: str) -> UsageError:
@@ -161,7 +194,7 @@ def _explain(error: ValidationError, recipe: str) -> UsageError:
     wish = first["msg"].removeprefix("Input ").removeprefix("Value error, ").replace("should", "must", 1)
     if not path:
         return UsageError(f"recipe {recipe!r}: {wish}", "correct the recipe or the override")
-    return UsageError(f"{where} is {first['input']!r} but {wish}", "correct the recipe or the override")
+    return UsageError(f"{where} is {repr(first['input'])[:80]} but {wish}", "correct the recipe or the override")
 
 
 def _fields(path: list[str]) -> list[str]:

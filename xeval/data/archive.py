@@ -50,6 +50,7 @@ DAMAGE = (
     ValueError,
     IndexError,
     OverflowError,
+    OSError,
 )
 
 
@@ -156,10 +157,24 @@ def read_members(path: Path, wanted: set[str]) -> dict[str, bytes]:
     return {name: source.read() for name, source in members(path) if name in wanted}
 
 
-def members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """All regular files of a tar or zip file as (name, open stream), in order, each checked before it is read."""
+def members(path: Path) -> Iterator[tuple[str, Member]]:
+    """All regular files of a tar or zip file as (name, open file), in order, each checked before it is read."""
     with _damage_named(path):
-        yield from _zip_members(path) if zipfile.is_zipfile(path) else _tar_members(path)
+        for name, source in _zip_members(path) if zipfile.is_zipfile(path) else _tar_members(path):
+            yield name, Member(path, source)
+
+
+@dataclass(frozen=True)
+class Member:
+    """An open file in an archive; damage found while reading is a CheckpointError that names the archive."""
+
+    path: Path
+    source: IO[bytes]
+
+    def read(self, size: int = -1) -> bytes:
+        """At most ``size`` bytes, all that is left where it is negative."""
+        with _damage_named(self.path):
+            return self.source.read(size)
 
 
 def check_name(name: str, path: Path) -> str:
@@ -288,7 +303,7 @@ def _decompressed(path: Path) -> BinaryIO:
     return cast(BinaryIO, gzip.open(path)) if packed else path.open("rb")
 
 
-def _write(folder: Path, name: str, source: IO[bytes]) -> None:
+def _write(folder: Path, name: str, source: Member) -> None:
     """Create one file below ``folder``; an existing one (a name that comes twice) is refused."""
     target = folder / name
     try:

@@ -191,7 +191,7 @@ def _damage(split: Split, problems: dict[int, str]) -> DataError:
     first = problems[min(problems)] if problems else "an image could not be read at first"
     return DataError(
         f"{first} ({len(problems)} of {len(split)} images of {split.info.name}/{split.name} cannot be read)",
-        "replace or remove them; `xeval data check` lists all",
+        "replace or remove them; `xeval data check` lists all, `xeval score --allow-partial` leaves them out",
     )
 
 

@@ -110,7 +110,7 @@ class ZipTree:
             return self._zip.read(entry)
         except KeyError:
             raise DataError(f"{self.describe(name)} is missing", "fetch the archive again") from None
-        except (*DAMAGE, OSError) as fault:
+        except DAMAGE as fault:
             raise DataError(f"{self.describe(name)} cannot be read ({fault})", "fetch the archive again") from fault
 
     def below(self, folder: str) -> list[str]:
@@ -148,7 +148,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     """An open zip file; CheckpointError where it is none or its directory is too large."""
     try:
         return Zip(path)
-    except (*DAMAGE, OSError) as fault:
+    except DAMAGE as fault:
         raise CheckpointError(f"{path} is damaged or no zip file ({fault})", "fetch it again") from fault
 
 
