@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.commands import ROOT, here, xeval
-from tests.data.makers import cifar100_binary, noise, tar_of
+from tests.data.makers import cifar100_binary, noise, write_tree
 from tests.runs import make_run
 from xeval.cli import cli
 
@@ -29,8 +29,7 @@ def test_the_two_commands_as_typed(tmp_path):
     """``xeval score ckpt.pt --dataset cifar100 …`` and ``xeval compare runs/`` in a folder that holds nothing else."""
     labels = np.arange(300) % 100
     data = tmp_path / "data"
-    data.mkdir()
-    (data / "cifar-100-binary.tar.gz").write_bytes(tar_of(cifar100_binary(noise(300, 32, 0), labels)))
+    write_tree(data, cifar100_binary(noise(300, 32, 0), labels))
     folder = tmp_path / "empty"
     folder.mkdir()
     for method in ("supcon", "excon"):

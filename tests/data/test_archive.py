@@ -223,24 +223,32 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from xeval.data import archive
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
 write, written = archive._write, []
-def die(*arguments):
+def write_and_die(*arguments):
     write(*arguments)
     written.append(1)
     if len(written) == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-archive._write = die
+        die()
+if sys.argv[3] == "files":
+    archive._write = write_and_die
+if sys.argv[3] == "marker":
+    archive._hash = lambda *_: die()
+if sys.argv[3] == "rename":
+    Path.rename = lambda *_: die()
 archive.extract(Path(sys.argv[1]), Path(sys.argv[2]), "set")
 """
 
 
 @pytest.mark.fault("D5")
-def test_killed_while_extracting_then_run_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", ["files", "marker", "rename"])
+def test_killed_while_extracting_then_run_again(moment: str, tmp_path: Path) -> None:
     path = tmp_path / "x.tar.gz"
     path.write_bytes(tar_of(GOOD))
     root = tmp_path / "root"
     root.mkdir()
-    run = subprocess.run([sys.executable, "-c", KILLED, str(path), str(root)], check=False)
+    run = subprocess.run([sys.executable, "-c", KILLED, str(path), str(root), moment], check=False)
     assert run.returncode == -9
     (left,) = root.iterdir()
     assert left.name.startswith(archive.TEMPORARY)  # the final name never showed half of it

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.data.makers import noise
+from tests.data.makers import noise, png, write_tree
+from xeval.data import open_dataset, unreadable
 from xeval.data.base import ArraySplit, DatasetInfo
 from xeval.errors import DataError
 
@@ -45,6 +47,7 @@ def test_chunks_do_not_change_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert manifest() == before
 
 
+@pytest.mark.fault("D16")
 @pytest.mark.parametrize(
     ("labels", "ids", "message"),
     [
@@ -59,3 +62,15 @@ def test_chunks_do_not_change_it(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_rows_that_cannot_be(labels: list[int], ids: list[str], message: str) -> None:
     with pytest.raises(DataError, match=message):
         ArraySplit(INFO, "test", IMAGES[: len(labels)], np.array(labels, dtype=int), ids)
+
+
+@pytest.mark.fault("D7")
+def test_images_that_cannot_be_read_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xeval.data.base.CHUNK", 2)
+    files = {f"a/{number}.png": png(image) for number, image in enumerate(IMAGES)}
+    write_tree(tmp_path, {**files, "a/3.png": b"", "a/5.png": b"text"})
+    split = open_dataset(f"folder:{tmp_path}").split("test")
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"a/3\.png is a 0-byte file \(2 of 6 images of folder:.*/test cannot be"):
+            split.manifest()
+    assert list(unreadable(split, range(6))) == [3, 5]

@@ -116,6 +116,13 @@ def test_malformed_rows_are_named_by_line(row: bytes, message: str, tmp_path: Pa
         dataset.split("test")
 
 
+@pytest.mark.fault("D16")
+def test_a_row_that_comes_twice_is_named(tmp_path: Path) -> None:
+    dataset = open_dataset("tiny-imagenet", tree(tmp_path, **{VAL: FILES[VAL] + ROWS[0]}))
+    with pytest.raises(DataError, match=r"duplicate image ids: val/images/val_2\.JPEG"):
+        dataset.split("test")
+
+
 @pytest.mark.fault("D10")
 @pytest.mark.parametrize(
     ("changes", "message"),
