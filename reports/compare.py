@@ -22,6 +22,7 @@ from .contents import Rows, analysis_of, tables
 from .contrasts import Contrast
 from .declaration import Declaration, declare
 from .figures import figures
+from .methods import methods
 from .page import Section, render
 from .provenance import provenance, status
 from .summary import cell, column_measure, controls, gain_measure, model_measures
@@ -31,8 +32,9 @@ from .verdict import verdict
 REFERENCE = "supcon"
 SCHEMA = "xeval.comparison/1"
 KEY = (
-    "* best mean (from 5 seeds on: and all not significantly worse), ± std (n−1) over seeds, [n] images if fewer are\n"
-    "defined, † § differs from the reference (declared, exploratory), ‡ does not beat its controls"
+    "* best mean, from 5 seeds on with all that are not significantly worse; ± std (n−1) over seeds;\n"
+    "[n] images if fewer are defined; † § differs from the reference (declared, exploratory);\n"
+    "‡ does not beat its controls"
 )
 #: What a report may own beside itself; anything else in the folder is never touched.
 _OWNED = re.compile(r"(tables|figures)/[a-z0-9][a-z0-9.-]{0,120}\.(md|csv|tex|svg|pdf)")
@@ -75,7 +77,7 @@ def compare(
 ) -> Comparison:
     """Compare every scored run below ``runs`` and write the report to ``out``.
 
-    Leaves report.html, results.json, tables/*.{md,csv,tex} and figures/*.{svg,pdf}, and in ``runs`` comparison.toml
+    Leaves report.html, results.json, methods.tex, references.bib, tables/*.{md,csv,tex} and figures/*.{svg,pdf}, and in ``runs`` comparison.toml
     where there is none yet. Raises DataError (see ``collect``)
     where runs must not be compared, UsageError for a reference or primary column that nobody has.
     """
@@ -144,6 +146,9 @@ def _files(collection: Collection, sections: Sequence[Section]) -> dict[str, byt
         for figure in section.figures:
             files[f"figures/{figure.slug}.svg"] = figure.svg.encode()
             files[f"figures/{figure.slug}.pdf"] = figure.pdf
+    told = [methods(section.group, section.declaration) for section in sections]
+    files["methods.tex"] = "\n".join(one.tex for one in told).encode()
+    files["references.bib"] = "\n".join(dict.fromkeys(one.bib for one in told)).encode()
     results = _results(collection, sections, [*files, "report.html", "results.json"])
     files["results.json"] = (json.dumps(results, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
     files["report.html"] = render(collection, sections, results).encode()

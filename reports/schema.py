@@ -90,12 +90,14 @@ class Column(Part):
     direction: Direction | None = None
     unit: str = ""
     title: str = ""
+    citation: str = ""
 
 
 class Explainer(Part):
     """A scored explainer; controls are reference rows and never compete."""
 
     control: bool = False
+    citation: str = ""
 
 
 class Score(Part):

@@ -61,6 +61,7 @@ def _column(key: str) -> dict[str, Any]:
         "unit": "",
         "range": [0, 1],
         "title": f"{key} in words",
+        "citation": "Yeh et al., NeurIPS 2019",
     }
 
 

@@ -1,0 +1,121 @@
+"""The methods paragraph of a paper, written from what was done, and the references it needs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from xeval.statistics import SEEDS_FOR_INTERVAL, SEEDS_FOR_P
+
+from .captions import place
+from .collect import Group
+from .declaration import Declaration
+from .summary import controls, real_explainers
+from .text import clean, latex
+
+FILE = Path(__file__).parent / "references.bib"
+_ENTRY = re.compile(r"@\w+\{(?P<key>\w+), cited = \{(?P<cited>.*?)\},\n.*?\}\}\n", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Methods:
+    """The paragraph as plain text and as LaTeX with \\cite, and the BibTeX entries it cites."""
+
+    text: str
+    tex: str
+    bib: str
+
+
+@cache
+def references() -> dict[str, tuple[str, str]]:
+    """What the registry cites, in lower case → key and entry."""
+    found = {}
+    for match in _ENTRY.finditer(FILE.read_text(encoding="utf-8")):
+        entry = match[0].replace(f" cited = {{{match['cited']}}},", "")
+        found[match["cited"].lower()] = (match["key"], entry)
+    return found
+
+
+def keys_of(citation: str) -> list[str]:
+    """The keys of a citation such as ``Bach et al., PLoS ONE 2015; Montavon et al., 2019``; unknown ones left out."""
+    parts = (re.sub(r"\s*\(.*?\)", "", part).strip().lower() for part in citation.split(";"))
+    return [references()[part][0] for part in parts if part in references()]
+
+
+def methods(group: Group, declaration: Declaration) -> Methods:
+    """What was measured on what, how, and how it was compared; every clause computed from the runs."""
+    scores = group.first.scores
+    cited: list[str] = []
+
+    def cite(citation: str) -> str:
+        keys = keys_of(citation)
+        cited.extend(keys)
+        return "".join(f" [{key}]" for key in keys)
+
+    explainers = _listed(f"{clean(name)}{cite(scores.explainers[name].citation)}" for name in real_explainers(group))
+    metrics: dict[str, str] = {}
+    for column in scores.columns.values():
+        if column.metric not in metrics:
+            metrics[column.metric] = f"{clean(column.metric)}{cite(column.citation)}"
+    sentences = [
+        f"Explanations were scored with xeval {clean(str(scores.provenance.get('xeval', '')))} under its protocol "
+        f"{clean(scores.protocol.name)} (version {scores.protocol.version}, hash {scores.protocol.hash[:12]}) on "
+        f"{clean(place(group), 300)}.",
+        f"The explanations are {explainers} at {_layer(group)} of {_models(group)}.",
+        f"The metrics were {_listed(metrics.values())}.",
+        f"Control maps on the same checkpoints ({_listed(map(clean, controls(group)))}) are reported beside them."
+        if controls(group)
+        else "",
+        *(f"Convention: {clean(line, 500)}." for line in scores.conventions),
+        _statistics(group, declaration),
+    ]
+    said = [sentence for sentence in sentences if sentence]
+    bib = "\n".join(entry for key, entry in sorted(references().values()) if key in cited)
+    return Methods(" ".join(said), _tex(said, cited), bib)
+
+
+def _layer(group: Group) -> str:
+    explained = group.first.scores.explained
+    size = "×".join(map(str, explained.cam_size)) if explained.cam_size else ""
+    return f"layer {clean(explained.layer or 'none')}" + (f" ({size} maps)" if size else "")
+
+
+def _models(group: Group) -> str:
+    archs = sorted({clean(run.scores.checkpoint.arch or "unknown") for run in group.runs})
+    counts = [f"{clean(name)} ({len(runs)} seed{'s' if len(runs) > 1 else ''})" for name, runs in group.methods.items()]
+    return f"{_listed(archs)} networks trained with {_listed(counts)}"
+
+
+def _statistics(group: Group, declaration: Declaration) -> str:
+    least = min(len(runs) for runs in group.methods.values())
+    if len(group.methods) < 2:
+        return ""
+    if least < SEEDS_FOR_INTERVAL:
+        return f"With fewer than {SEEDS_FOR_INTERVAL} seeds no interval over training runs is given."
+    said = (
+        f"Differences to {clean(declaration.reference)} carry 95 % intervals with a component for seeds and one for "
+        "images and Satterthwaite's degrees of freedom"
+    )
+    if least < SEEDS_FOR_P:
+        return f"{said}; with fewer than {SEEDS_FOR_P} seeds nothing is tested."
+    columns = _listed(map(clean, declaration.primary))
+    return (
+        f"{said}; p values of the declared columns ({columns}) are adjusted by Holm's method (α = "
+        f"{declaration.alpha:g}), all others by that of Benjamini and Yekutieli."
+    )
+
+
+def _tex(said: Sequence[str], cited: Sequence[str]) -> str:
+    """The paragraph for LaTeX: everything escaped, then the citations made commands."""
+    escaped = " ".join(map(latex, said))
+    for key in dict.fromkeys(cited):
+        escaped = escaped.replace(f" [{key}]", rf"~\cite{{{key}}}")
+    return escaped + "\n"
+
+
+def _listed(parts: Iterable[str]) -> str:
+    every = list(parts)
+    return every[0] if len(every) == 1 else f"{', '.join(every[:-1])} and {every[-1]}" if every else "none"
