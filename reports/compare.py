@@ -77,9 +77,9 @@ def compare(
 ) -> Comparison:
     """Compare every scored run below ``runs`` and write the report to ``out``.
 
-    Leaves report.html, results.json, methods.tex, references.bib, tables/*.{md,csv,tex} and figures/*.{svg,pdf}, and in ``runs`` comparison.toml
-    where there is none yet. Raises DataError (see ``collect``)
-    where runs must not be compared, UsageError for a reference or primary column that nobody has.
+    Leaves report.html, results.json, methods.tex, references.bib, tables/*.{md,csv,tex} and figures/*.{svg,pdf}, and in
+    ``runs`` comparison.toml where there is none yet. Raises DataError (see ``collect``) where runs must not be compared,
+    UsageError for a reference or primary column that nobody has, ResourceError where the report cannot be written.
     """
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file", "name a folder for the report")
