@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from xeval.errors import CheckpointError, DataError
-from xeval.models import MODELS, Classifier, ModelSpec, build
+from xeval.models import MODELS, Builder, Classifier, ModelSpec, build
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -30,7 +31,7 @@ def infer(path: Path, tensors: dict[str, Tensor], channels: int) -> str:
     """The one architecture whose backbone has exactly these tensors; raises :class:`CheckpointError`."""
     found = _backbone({name: tuple(tensor.shape) for name, tensor in tensors.items()})
     with torch.random.fork_rng(devices=[]):
-        fits = [name for name, builder in MODELS.items() if _shapes(builder(channels)) == found]
+        fits = [name for name, builder in MODELS.items() if _built(builder, channels) == found]
     if len(fits) == 1:
         return fits[0]
     what = f"several architectures ({', '.join(fits)})" if fits else "no known architecture"
@@ -38,6 +39,11 @@ def infer(path: Path, tensors: dict[str, Tensor], channels: int) -> str:
         f"the tensors of {path} fit {what}",
         f"name it with --arch (see: xeval list models) or, for a file of another project, run: xeval import {path}",
     )
+
+
+@cache
+def _built(builder: Builder, channels: int) -> Shapes:
+    return _shapes(builder(channels))
 
 
 def _shapes(module: nn.Module) -> Shapes:

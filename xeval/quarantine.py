@@ -96,15 +96,15 @@ def _run_child(path: Path, folder: Path) -> None:
 
 
 class Inert:
-    """An object of a class that is not wanted: it keeps what it was given and does nothing."""
+    """An object of a class that is not wanted: it keeps what it was given, lists itself, and does nothing."""
 
-    made: ClassVar[list[Inert]] = []
+    made: ClassVar[list[Inert]]
     state: Any
 
     def __new__(cls, *_arguments: Any) -> Self:  # noqa: D102
         made = super().__new__(cls)
         made.state = {}
-        Inert.made.append(made)
+        cls.made.append(made)
         return made
 
     def __setstate__(self, state: Any) -> None:
@@ -125,7 +125,7 @@ def main(path: Path, folder: Path) -> None:
         content = _take_apart(path, folder)
     except CheckpointError as error:
         content = {"error": [error.problem, error.remedy]}
-    except MemoryError:
+    except (MemoryError, RuntimeError):  # torch reports a failed allocation as the latter
         content = {"error": [f"{path} asks for far more memory than its size", "save model.state_dict()"]}
     write_json(folder / CONTENT, content)
 
@@ -145,7 +145,8 @@ def _limit_memory(path: Path) -> None:
 def _take_apart(path: Path, folder: Path) -> dict[str, Any]:
     check_zip(path)
     ignored = [_text(name) for name in refused_globals(path)]
-    content = _load_inert(path, ignored)
+    made: list[Inert] = []
+    content = _load_inert(path, ignored, made)
     tensors = dict(_tensors(path, content))
     if tensors:
         write_tensors(folder / TENSORS, {str(number): tensor for number, tensor in enumerate(tensors.values())})
@@ -155,13 +156,16 @@ def _take_apart(path: Path, folder: Path) -> dict[str, Any]:
         "fields": fields,
         "dropped": sorted(_dropped(content)),
         "ignored": ignored,
-        "normalizations": list(_normalizations()),
+        "normalizations": list(_normalizations(made)),
     }
 
 
-def _load_inert(path: Path, names: list[str]) -> dict[str, Any]:
-    """The file's dictionary with inert objects of the given classes; torch refuses some names even so."""
-    stubs = [(type(name, (InertDict if name.lower().endswith("dict") else Inert,), {}), name) for name in names]
+def _load_inert(path: Path, names: list[str], made: list[Inert]) -> dict[str, Any]:
+    """The file's dictionary with inert objects, collected in ``made``, of the given classes.
+
+    Torch refuses some names even so.
+    """
+    stubs = [(_stub(name, made), name) for name in names]
     try:
         with torch.serialization.safe_globals(stubs):  # type: ignore[arg-type]
             return load_zip(path)
@@ -169,6 +173,10 @@ def _load_inert(path: Path, names: list[str]) -> dict[str, Any]:
         held = [name for name in names if name in error.problem] or names[:8]
         told = "".join(f"; ignored object {name}" for name in held)
         raise CheckpointError(error.problem + told, error.remedy) from None
+
+
+def _stub(name: str, made: list[Inert]) -> type:
+    return type(name, (InertDict,) if name.lower().endswith("dict") else (Inert,), {"made": made})
 
 
 def _tensors(path: Path, content: Mapping[Any, Any]) -> Iterator[tuple[tuple[str, str], Tensor]]:
@@ -181,7 +189,7 @@ def _tensors(path: Path, content: Mapping[Any, Any]) -> Iterator[tuple[tuple[str
             place = ("", str(key)) if name is None else (str(key), str(name))
             if not is_plain(tensor) or place != tuple(map(_text, place)):
                 raise CheckpointError(
-                    f"{path}: {_text('.'.join(place))} is not a dense array with a plain name",
+                    f"{path}: {_text('.'.join(place).lstrip('.'))} is not a dense array with a plain name",
                     "save model.state_dict()",
                 )
             yield place, tensor.detach().clone(memory_format=torch.contiguous_format)
@@ -217,9 +225,9 @@ def _short(value: Any) -> bool:
     return isinstance(value, Scalar)
 
 
-def _normalizations() -> Iterator[tuple[list[float], list[float]]]:
+def _normalizations(made: list[Inert]) -> Iterator[tuple[list[float], list[float]]]:
     """Mean and std of every object that has both."""
-    for thing in Inert.made:
+    for thing in made:
         state = thing.state if isinstance(thing.state, dict) else {}
         mean, std = (_numbers(state.get(key)) for key in ("mean", "std"))
         if mean and std:

@@ -11,7 +11,9 @@ import os
 import pickle  # noqa: TID251 - for the name of the exception only
 import re
 import stat
+import warnings
 import zipfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +25,14 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from xeval.data.archive import CHUNK, DAMAGE, Zip, check_name
+from xeval.disassembly import objection
 from xeval.errors import CheckpointError, UsageError
 from xeval.runs import atomic_write
 
 MAX_BYTES = 8 << 30
 MAX_MEMBERS = 100_000
 GROWTH, SLACK = 3, 1 << 20  # unpacked, a zip may have so many times its own size and so many bytes more
+MAX_PICKLE = 64 << 20  # names, shapes and containers; the tensors' bytes are members of their own
 MAX_HEADER = 16 << 20  # a safetensors header that is worth parsing to explain a refusal
 SAFE_TORCH = (2, 10)
 ZIP, PICKLE = b"PK\x03\x04", b"\x80"
@@ -105,6 +109,9 @@ def check_zip(path: Path) -> None:
             _check_members(path, size, archive.infolist())
             for member in archive.infolist():
                 _read_through(archive, member)
+            for name in archive.namelist():
+                if name.lower().endswith("data.pkl"):  # torch's reader does not mind the case
+                    _check_pickle(path, archive, name)
     except DAMAGE as error:
         raise _damaged(path, size, error) from None
 
@@ -123,7 +130,7 @@ def _check_members(path: Path, size: int, members: list[zipfile.ZipInfo]) -> Non
     if len(names) > MAX_MEMBERS:
         raise CheckpointError(f"{path} has {len(names):,} members, at most {MAX_MEMBERS:,} are read", RESTORE)
     if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = Counter(names).most_common(1)[0][0]
         raise CheckpointError(f"{path} has two members of the name {twice[:200]!r}", RESTORE)
     for name in names:
         try:
@@ -140,6 +147,17 @@ def _read_through(archive: Zip, member: zipfile.ZipInfo) -> None:
     with archive.open(member) as stream:
         while stream.read(CHUNK):
             pass
+
+
+def _check_pickle(path: Path, archive: Zip, name: str) -> None:
+    if archive.getinfo(name).file_size > MAX_PICKLE:
+        raise CheckpointError(f"{path} has a pickle of more than {MAX_PICKLE >> 20} MiB", "save model.state_dict()")
+    try:
+        found = objection(archive.read(name))
+    except (ValueError, IndexError, OverflowError) as error:
+        raise CheckpointError(f"{path} is not a weights-only file ({_brief(error)})", RESTORE) from None
+    if found:
+        raise CheckpointError(f"{path} is refused, {found}", "only tensors and plain containers are loaded")
 
 
 def _damaged(path: Path, size: int, error: BaseException) -> CheckpointError:
@@ -176,11 +194,14 @@ def _refusal(path: Path, names: list[str]) -> CheckpointError:
 def load_zip(path: Path) -> dict[str, Any]:
     """The dictionary in a checked PyTorch file, through the restricted unpickler."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=_stored(path))  # noqa: TID251
+        with warnings.catch_warnings(action="ignore"):  # on odd pickles, which end in an error or in sound tensors
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=_stored(path))  # noqa: TID251
     except MemoryError:
         raise
     except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path} is refused ({_brief(error)})", "save model.state_dict()") from None
+        raise CheckpointError(
+            f"{path} is refused ({_brief(error)})", "only tensors and plain containers are loaded"
+        ) from None
     except Exception as error:  # the unpickler raises anything on hostile bytes
         raise CheckpointError(f"{path} is not a complete PyTorch file ({_brief(error)})", RESTORE) from None
     if not isinstance(content, dict):
