@@ -124,8 +124,8 @@ def tsne(features: Floats, seed: int = 0) -> tuple[NDArray[np.float32], dict[str
         "init": "pca",
         "library": f"scikit-learn {version('scikit-learn')}",
     }
-    if len(features) < 4 or features.shape[1] < 2:
-        return np.zeros((len(features), 2), np.float32), {**settings, "init": "none: fewer than 4 points"}
+    if len(features) < 4 or features.shape[1] < 2 or not features.std(0).any():
+        return np.zeros((len(features), 2), np.float32), {**settings, "init": "none: fewer than 4 different points"}
     made = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(features)
     return made.astype(np.float32), settings
 
