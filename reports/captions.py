@@ -45,6 +45,8 @@ def conventions(
         parts.append(_bold(group, analysis))
     if any(entry.note for entry in entries):
         parts.append("[n] = images where fewer are defined")
+    if any(entry.was for entry in entries):
+        parts.append("[was x] = the mean of the earlier comparison, where it prints otherwise")
     if analysis is not None:
         parts += [words for sign, words in significance(analysis).items() if sign in marks]
     if "‡" in marks:

@@ -16,6 +16,7 @@ from typing import Any
 from xeval.errors import ResourceError, UsageError, unknown
 from xeval.statistics import SEEDS_FOR_P
 
+from .against import SCHEMA, Earlier, read_earlier
 from .captions import place
 from .collect import Collection, Group, collect
 from .contents import Rows, analysis_of, tables
@@ -30,7 +31,6 @@ from .tables import Table, to_csv, to_latex, to_markdown, to_terminal
 from .verdict import verdict
 
 REFERENCE = "supcon"
-SCHEMA = "xeval.comparison/1"
 KEY = (
     "* best mean, from 5 seeds on with all that are not significantly worse; ± std (n−1) over seeds;\n"
     "[n] images if fewer are defined; † § differs from the reference (declared, exploratory);\n"
@@ -74,18 +74,21 @@ def compare(
     reference: str | None = None,
     primary: Sequence[str] | None = None,
     rows: Rows = "methods",
+    against: Path | None = None,
 ) -> Comparison:
     """Compare every scored run below ``runs`` and write the report to ``out``.
 
-    Leaves report.html, results.json, methods.tex, references.bib, tables/*.{md,csv,tex} and figures/*.{svg,pdf}, and in
-    ``runs`` comparison.toml where there is none yet. Raises DataError (see ``collect``) where runs must not be compared,
-    UsageError for a reference or primary column that nobody has, ResourceError where the report cannot be written.
+    Leaves report.html, results.json, methods.tex, references.bib, tables/*.{md,csv,tex} and figures/*.{svg,pdf}, and
+    in ``runs`` comparison.toml where there is none yet. ``against``, an earlier results.json, marks what has changed.
+    Raises DataError (see ``collect``) where runs must not be compared, UsageError for a reference or primary column
+    that nobody has, ResourceError where the report cannot be written.
     """
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file", "name a folder for the report")
     collection = collect(runs)
     declaration = _declaration(runs, collection, reference, primary)
-    sections = tuple(_section(group, _in_group(group, declaration), rows) for group in collection.groups)
+    earlier = read_earlier(against)
+    sections = tuple(_section(group, _in_group(group, declaration), rows, earlier) for group in collection.groups)
     contents = _files(collection, sections)
     try:
         _replace(out, contents)
@@ -122,13 +125,13 @@ def _in_group(group: Group, declaration: Declaration) -> Declaration:
     return replace(declaration, reference=reference, primary=known)
 
 
-def _section(group: Group, declaration: Declaration, rows: Rows) -> Section:
+def _section(group: Group, declaration: Declaration, rows: Rows, earlier: Earlier) -> Section:
     reference, primary = declaration.reference, declaration.primary
     analysis = analysis_of(group, declaration, rows)
     return Section(
         group,
         reference,
-        tuple(tables(group, reference, primary, rows, analysis)),
+        tuple(tables(group, reference, primary, rows, analysis, earlier)),
         tuple(figures(group, primary, reference, analysis)),
         verdict(group, reference, primary, analysis if rows == "methods" else None, declaration.sentence),
         declaration,

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from .against import Earlier
 from .captions import conventions, place, table_slug
 from .collect import Group, Run
 from .contrasts import Analysis, Sample, analyse
@@ -30,6 +31,7 @@ from .summary import (
     stability,
 )
 from .tables import Entry, Heading, Row, Table
+from .text import number
 
 Rows = Literal["methods", "explainers"]
 #: Columns of the headline table after the primary ones, where they were scored.
@@ -48,6 +50,15 @@ class Line:
     explainer: str
     block: str = ""
     control: bool = False
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What every table of a group stands on."""
+
+    group: Group
+    analysis: Analysis
+    earlier: Earlier
 
 
 @dataclass(frozen=True)
@@ -84,10 +95,15 @@ def _compared(group: Group, primary: Sequence[str], rows: Rows) -> list[Measure]
 
 
 def tables(
-    group: Group, reference: str, primary: Sequence[str], rows: Rows = "methods", analysis: Analysis | None = None
+    group: Group,
+    reference: str,
+    primary: Sequence[str],
+    rows: Rows = "methods",
+    analysis: Analysis | None = None,
+    earlier: Earlier | None = None,
 ) -> list[Table]:
     """All tables of one data set and recipe, empty ones left out; ``rows`` compares methods or explainers."""
-    analysis = analysis or Analysis()
+    ground = Ground(group, analysis or Analysis(), earlier or Earlier())
     sheets = [
         Sheet("headline", "Headline", headline_measures(group, primary)),
         Sheet("drop-increase", "Drop and increase of confidence", _drop_increase(group)),
@@ -98,13 +114,11 @@ def tables(
         *_strata(group, primary),
     ]
     built = [
-        _table(group, sheet, _lines(group, reference, rows, sheet.controls), analysis)
-        for sheet in sheets
-        if sheet.measures
+        _table(ground, sheet, _lines(group, reference, rows, sheet.controls)) for sheet in sheets if sheet.measures
     ]
     built = [table for table in built if table.rows]
-    told = differences(group, analysis, [column_measure(group, key) for key in primary])
-    return [*built[:1], *told, *published(group), *built[1:], *_controls(group, primary), _models(group, analysis)]
+    told = differences(group, ground.analysis, [column_measure(group, key) for key in primary])
+    return [*built[:1], *told, *published(group), *built[1:], *_controls(group, primary), _models(ground)]
 
 
 #: Subsets besides the protocol's own: name, title, what the caption adds.
@@ -126,10 +140,10 @@ STRATA: tuple[tuple[Subset, str, str], ...] = (
 def headline_measures(group: Group, primary: Sequence[str]) -> list[Measure]:
     """Accuracy, the primary columns (the first with its gain over random-cam), complexity and continuity."""
     measures = [model_measures()[0]]
-    for number, key in enumerate(primary):
+    for column, key in enumerate(primary):
         base = column_measure(group, key)
         measures.append(base)
-        if number == 0 and base.direction and "random-cam" in controls(group):
+        if column == 0 and base.direction and "random-cam" in controls(group):
             measures.append(relabel(gain_measure(base, "random-cam"), "gain over random-cam"))
     extras = [key for key in HEADLINE_EXTRAS if key in group.first.scores.columns and key not in primary]
     return measures + [column_measure(group, key) for key in extras]
@@ -207,8 +221,9 @@ def _lines(group: Group, reference: str, rows: Rows, with_controls: bool) -> lis
     ]
 
 
-def _table(group: Group, sheet: Sheet, lines: Sequence[Line], analysis: Analysis) -> Table:
-    columns = [_column(group, measure, lines, analysis) for measure in sheet.measures]
+def _table(ground: Ground, sheet: Sheet, lines: Sequence[Line]) -> Table:
+    group = ground.group
+    columns = [_column(ground, measure, lines) for measure in sheet.measures]
     rows = tuple(
         Row(line.label, tuple(column[i] for column in columns), len(line.runs), line.control, line.block)
         for i, line in enumerate(lines)
@@ -217,7 +232,9 @@ def _table(group: Group, sheet: Sheet, lines: Sequence[Line], analysis: Analysis
     blocks = any(line.block for line in lines)
     on = next((line.runs[0].method for line in lines if line.control and not line.block), "")
     explainer = "" if blocks else f", {real_explainers(group)[0]} maps"
-    caption = f"{sheet.title}, {place(group)}{explainer}.{sheet.about} {conventions(group, headings, rows, analysis)}"
+    caption = (
+        f"{sheet.title}, {place(group)}{explainer}.{sheet.about} {conventions(group, headings, rows, ground.analysis)}"
+    )
     return Table(
         slug=table_slug(group, sheet.name),
         title=sheet.title,
@@ -230,8 +247,9 @@ def _table(group: Group, sheet: Sheet, lines: Sequence[Line], analysis: Analysis
     )
 
 
-def _column(group: Group, measure: Measure, lines: Sequence[Line], analysis: Analysis) -> list[Entry]:
+def _column(ground: Ground, measure: Measure, lines: Sequence[Line]) -> list[Entry]:
     """One column: decimals shared, the leading rows of each block bold, marks on real explainers only."""
+    group, analysis = ground.group, ground.analysis
     cells = [_cell(measure, line) for line in lines]
     places = decimal_places(found for found, line in zip(cells, lines, strict=True) if not line.control)
     bold = [False] * len(lines)
@@ -243,7 +261,16 @@ def _column(group: Group, measure: Measure, lines: Sequence[Line], analysis: Ana
             bold[i] = is_best if leading is None else lines[i].label in leading
     marks = [_significance(measure, line, analysis) + _mark(group, measure, line) for line in lines]
     of = measure.images or group.first.scores.dataset.n
-    return [entry(of, found, b, m, decimals=places) for found, b, m in zip(cells, bold, marks, strict=True)]
+    made = [entry(of, found, b, m, decimals=places) for found, b, m in zip(cells, bold, marks, strict=True)]
+    return [_compared_with(ground, measure, line, one) for line, one in zip(lines, made, strict=True)]
+
+
+def _compared_with(ground: Ground, measure: Measure, line: Line, now: Entry) -> Entry:
+    """The entry, with its earlier mean where that prints otherwise."""
+    then = ground.earlier.of(ground.group, line.runs[0], measure, line.explainer)
+    if then is None or now.mean is None or number(then, now.decimals) == now.mean_text:
+        return now
+    return replace(now, was=number(then, now.decimals))
 
 
 def _cell(measure: Measure, line: Line) -> Cell:
@@ -302,12 +329,13 @@ def _control_rows(group: Group, measure: Measure) -> list[Row]:
     return rows
 
 
-def _models(group: Group, analysis: Analysis) -> Table:
+def _models(ground: Ground) -> Table:
     """What the networks are, whatever explains them: accuracy, calibration, feature space, training stability."""
+    group, analysis = ground.group, ground.analysis
     space = [m for m in embedding_measures() if any(cell(runs, m, "").defined for runs in group.methods.values())]
     measures = [*model_measures(), *space]
     lines = [Line(method, runs, "") for method, runs in group.methods.items()]
-    columns = [_column(group, measure, lines, analysis) for measure in measures] + _stability_columns(group)
+    columns = [_column(ground, measure, lines) for measure in measures] + _stability_columns(group)
     rows = [Row(line.label, tuple(c[i] for c in columns), len(line.runs)) for i, line in enumerate(lines)]
     headings = [*map(Heading.of, measures), *_stability_headings(group)]
     caption = (

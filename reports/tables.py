@@ -35,6 +35,7 @@ class Entry:
     note: str = ""  # printed in brackets: what is unusual about this cell's n
     interval: tuple[float, float] | None = None  # printed in place of the standard deviation
     text: str = ""  # printed in place of the mean: a p value, a count
+    was: str = ""  # the mean of an earlier comparison, where that printed otherwise
 
     @property
     def mean_text(self) -> str:
@@ -45,6 +46,11 @@ class Entry:
     def std_text(self) -> str:
         """The standard deviation as printed, empty below two seeds."""
         return "" if self.std is None else number(self.std, self.decimals)
+
+    @property
+    def aside(self) -> str:
+        """What is printed small beside the number."""
+        return self.note + (f"[was {self.was}]" if self.was else "")
 
     @property
     def spread_text(self) -> str:
@@ -186,7 +192,7 @@ def _terminal_column(table: Table, index: int, lines: Sequence[Row | str]) -> li
 
 def _terminal_entry(entry: Entry) -> str:
     spread = entry.spread_text.replace(" ± ", "±")
-    note = f" {entry.note}" if entry.note else ""
+    note = f" {entry.aside}" if entry.aside else ""
     return f"{entry.mean_text}{spread}{note}{entry.mark}{'*' if entry.bold else ' '}"
 
 
@@ -226,7 +232,7 @@ def _markdown_line(row: Row, show_seeds: bool) -> str:
 
 def _markdown_entry(entry: Entry) -> str:
     mean = f"**{entry.mean_text}**" if entry.bold else entry.mean_text
-    note = f" {markdown(entry.note)}" if entry.note else ""
+    note = f" {markdown(entry.aside)}" if entry.aside else ""
     return f"{mean}{entry.spread_text}{entry.mark}{note}"
 
 
@@ -311,5 +317,5 @@ def _latex_entry(entry: Entry) -> str:
     spread = entry.spread_text.replace(" ± ", r" \pm ").replace(" [", r"\ [").replace("−", "-")
     body = (rf"\mathbf{{{mean}}}" if entry.bold else mean) + spread
     mark = f"^{{{''.join(LATEX_MARKS[sign] for sign in entry.mark)}}}" if entry.mark else ""
-    note = rf"~{{\scriptsize {latex(entry.note)}}}" if entry.note else ""
+    note = rf"~{{\scriptsize {latex(entry.aside)}}}" if entry.aside else ""
     return f"${body}{mark}${note}"

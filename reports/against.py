@@ -1,0 +1,81 @@
+"""What an earlier comparison said, so that a new one can mark what changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from xeval.errors import DataError
+
+from .collect import Group, Run
+from .summary import Measure
+
+SCHEMA = "xeval.comparison/1"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class _Cell(_Part):
+    mean: float | None
+
+
+class _Method(_Part):
+    model: dict[str, _Cell]
+    explainers: dict[str, dict[str, _Cell]]
+
+
+class _Section(_Part):
+    dataset: str
+    recipe: str
+    methods: dict[str, _Method]
+
+
+class _Results(_Part):
+    schema_: str
+    sections: tuple[_Section, ...]
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """The means of an earlier ``results.json``; empty where there is none to compare with."""
+
+    means: Mapping[tuple[str, str, str, str, str], float | None] = field(default_factory=dict)
+
+    def of(self, group: Group, run: Run, measure: Measure, explainer: str) -> float | None:
+        """The earlier mean of a cell, None where it was not there or undefined."""
+        source = "" if measure.family == "model" else explainer
+        return self.means.get((group.dataset, group.recipe, run.method, source, measure.key))
+
+
+def read_earlier(path: Path | None) -> Earlier:
+    """The means of the ``results.json`` at ``path``; raises DataError for anything else."""
+    if path is None:
+        return Earlier()
+    found = _parse(path)
+    means: dict[tuple[str, str, str, str, str], float | None] = {}
+    for section in found.sections:
+        for method, values in section.methods.items():
+            for source, cells in (("", values.model), *values.explainers.items()):
+                for key, cell in cells.items():
+                    means[section.dataset, section.recipe, method, source, key] = cell.mean
+    return Earlier(means)
+
+
+def _parse(path: Path) -> _Results:
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+            raise DataError(f"{path} is not a results.json of xeval compare", f"give a file with schema {SCHEMA}")
+        return _Results.model_validate({**content, "schema_": content["schema"]})
+    except ValidationError as error:
+        problem = ".".join(str(part) for part in error.errors()[0]["loc"])
+    except (ValueError, OSError, RecursionError) as error:
+        problem = str(error)
+    raise DataError(f"{path} cannot be read ({problem})", "give a results.json that xeval compare wrote")
