@@ -15,10 +15,10 @@ from xeval import bridge, quantus_runtime, quantus_status
 from xeval.errors import UsageError
 from xeval.explainers import cam
 from xeval.metrics import METRICS
-from xeval.metrics.base import CONSTANT_MAP, EMPTY_MAP, NO_MASK, Explained
+from xeval.metrics.base import CONSTANT_MAP, EMPTY_MAP, NO_MASK, PREDICTION_CHANGED, Explained
 from xeval.metrics.complexity import entropy, gini
 from xeval.models import Classifier
-from xeval.quantus_table import ENTRIES, PREDICTION_CHANGED, TABLE
+from xeval.quantus_table import ENTRIES, TABLE
 
 RUNNING = [entry.full_name for entry in ENTRIES if not entry.refused]
 REFUSED = [entry.full_name for entry in ENTRIES if entry.refused]

@@ -248,7 +248,7 @@ def test_an_unwritable_output_is_told_before_the_work(run, tmp_path):
         score(run, out=tmp_path / "file" / "below", **FAST)
     with pytest.raises(UsageError, match="does not exist"):
         score(tmp_path / "nothing.pt")
-    with pytest.raises(DataError, match="no complete run"):
+    with pytest.raises(CheckpointError, match="no complete run"):
         score(tmp_path)
 
 

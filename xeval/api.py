@@ -92,7 +92,7 @@ def score(
     chosen = validated(**options)
     plan = plan_for(*adapt(checkpoint, data, normalization=normalization, classes=classes), chosen)
     with TemporaryDirectory() as scratch:
-        return _frame(scoring.execute(plan, chosen, chosen.out or Path(scratch), Silent()))
+        return _frame(scoring.execute(plan, chosen, chosen.out or Path(scratch), Silent()).accepted())
 
 
 def _frame(scored: Path) -> pd.DataFrame:
@@ -131,7 +131,7 @@ def results(run: Path | str) -> pd.DataFrame:
     wanted = (summary["checkpoint"]["sha256"], summary["dataset"]["key"])
     definitions = {name: about["definition"] for name, about in summary["columns"].items()}
     target = summary["explained"]["target"]
-    with Store(folder / scoring.STORE) as store:
+    with Store(folder / scoring.STORE, read_only=True) as store:
         series = {
             (cell.explainer, cell.name): store.read(number)
             for number, cell in store.cells()

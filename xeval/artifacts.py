@@ -24,7 +24,7 @@ from xeval.perturb import kept
 from xeval.runs import write_json
 
 if TYPE_CHECKING:
-    from xeval.scoring import Scorer
+    from xeval.scorer import Scorer
 
 CLASSES = 5
 PER_CLASS = 100

@@ -16,6 +16,7 @@ from xeval.errors import UsageError
 from xeval.metrics.base import (
     CONSTANT_MAP,
     EMPTY_MAP,
+    LONE_IMAGE,
     METRICS,
     NO_MASK,
     Column,
@@ -31,7 +32,6 @@ from xeval.quantus_table import ENTRIES, TABLE, Entry
 
 __all__ = ["FACETS", "LONE_IMAGE", "call", "check", "given", "maps_for", "quantus_runtime"]
 
-LONE_IMAGE = "no other image to compare with"
 FACETS = tuple(
     TABLE[name].full_name
     for name in ("Complexity", "Sparseness", "FaithfulnessCorrelation", "PixelFlipping", "MaxSensitivity")
@@ -117,7 +117,7 @@ def _register(entry: Entry) -> None:
             convention=lambda _s: (
                 f"{entry.full_name}: {entry.about}; draws are Quantus's own, seeded for each block of images"
             ),
-            citation="Hedström et al., Quantus, JMLR 2023",
+            citation="Hedström et al., JMLR 2023",
             needs=frozenset({"masks"}) if entry.masks else frozenset(),
             default=False,
         ),

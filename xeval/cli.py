@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
-import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 import click
 
 import xeval
-from xeval.errors import UsageError, XevalError
+from xeval.errors import UsageError
+from xeval.exits import JSON_ERRORS, leave, split_flag
+from xeval.interrupts import graceful, terminable
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -31,45 +31,15 @@ def part(name: str) -> Any:
 
 
 def main() -> NoReturn:
-    """Run a command; every user's mistake ends in one line on stderr and the exit code of its kind."""
+    """Run a command; every error ends in one line on stderr and the exit code of its kind."""
+    arguments, as_json = split_flag(sys.argv[1:])
     try:
-        cli.main(standalone_mode=False)
-    except XevalError as error:
-        _leave(error.exit_code, error.code, str(error))
-    except click.ClickException as error:
-        _leave(2, "E200", f"{error.format_message().rstrip('.')} — see: {_command(error)} --help")
-    except (click.Abort, KeyboardInterrupt):
-        _leave(130, "E130", "interrupted — run the same command again to go on")
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
-    except MemoryError:
-        _leave(5, "E500", "out of memory — use a smaller --batch-size or --limit")
-    except Exception:  # the last resort: a bug is reported with its traceback in a file, not on the screen
-        with tempfile.NamedTemporaryFile("w", prefix="xeval-traceback-", suffix=".txt", delete=False) as file:
-            traceback.print_exc(file=file)
-        _leave(1, "E100", f"internal error, {_last_line()} — please report it with {file.name}")
+        with terminable():
+            cli.main(arguments, standalone_mode=False)
+            sys.stdout.flush()
+    except BaseException as error:
+        leave(error, as_json=as_json)
     sys.exit(0)
-
-
-def _leave(status: int, code: str, text: str) -> NoReturn:
-    print(f"xeval: error[{code}]: {' '.join(_printable(text).split())}", file=sys.stderr)
-    sys.exit(status)
-
-
-def _printable(text: str) -> str:
-    """Names come from outside: control characters do not reach the terminal."""
-    return "".join(char if char.isprintable() else " " for char in text)
-
-
-def _command(error: click.ClickException) -> str:
-    context = getattr(error, "ctx", None)
-    return context.command_path if context else "xeval"
-
-
-def _last_line() -> str:
-    kind, value, _ = sys.exc_info()
-    return f"{kind.__name__ if kind else 'Exception'}: {value}"[:200]
 
 
 def options_of(model: str) -> Callable[[F], F]:
@@ -104,6 +74,7 @@ def _kind(about: Any) -> Any:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(xeval.__version__, prog_name="xeval")
+@click.option(JSON_ERRORS, is_flag=True, expose_value=False, help="write an error as one JSON object")
 def cli() -> None:
     """How good are a vision model's explanations, and how sure may you be?
 
@@ -250,15 +221,18 @@ def score(checkpoints: Sequence[Path], as_json: bool, markdown: bool, spread: st
     from xeval.progress import for_terminal
     from xeval.scoring import SCORES, run
 
-    for checkpoint in checkpoints:
-        out = run(checkpoint, options, for_terminal())
-        summary = json.loads((out / SCORES).read_text(encoding="utf-8"))
-        click.echo(
-            json.dumps(summary, indent=1) if as_json else _score_table(summary, out, spread if markdown else None)
-        )
+    amiss = []
+    with graceful() as stop:
+        for checkpoint in checkpoints:
+            scored = run(checkpoint, options, for_terminal(), stop)
+            text = (scored.folder / SCORES).read_text(encoding="utf-8")
+            click.echo(text.rstrip() if as_json else _score_table(json.loads(text), scored.folder, markdown and spread))
+            amiss += [scored.shortfall] if scored.shortfall else []
+    if amiss:
+        raise amiss[0]
 
 
-def _score_table(summary: dict[str, Any], out: Path, spread: str | None) -> str:
+def _score_table(summary: dict[str, Any], out: Path, spread: str | Literal[False]) -> str:
     from xeval.terminal import markdown_table, score_table
 
     return markdown_table(summary, spread) if spread else f"{score_table(summary)}\n\nscores in {out}"
@@ -269,14 +243,15 @@ def _score_table(summary: dict[str, Any], out: Path, spread: str | None) -> str:
 @click.option("--reference", help="method the others are compared with [default: supcon, else the first]")
 @click.option("--primary", help="columns of the verdict [default: the protocol's]")
 @click.option("--rows", type=click.Choice(["methods", "explainers"]), default="methods", show_default=True)
+@click.option("--against", type=click.Path(path_type=Path), help="an earlier results.json: mark what has changed")
 @click.option("--out", type=click.Path(path_type=Path), help="folder of the report [default: RUNS/report]")
 @click.option("--json", "as_json", is_flag=True, help="print results.json instead of the table")
-def compare(runs: Path, reference: str | None, primary: str | None, rows: str, out: Path | None, as_json: bool) -> None:
+def compare(runs: Path, out: Path | None, as_json: bool, **options: Any) -> None:
     """Compare all scored runs below RUNS: tables (tex, md, csv), figures and one HTML page.
 
     Example: xeval compare runs/ --reference supcon
     """
-    _compare(runs, out or runs / "report", as_json, reference=reference, primary=primary, rows=rows)
+    _compare(runs, out or runs / "report", as_json, **options)
 
 
 def _compare(runs: Path, out: Path, as_json: bool = False, *, primary: str | None = None, **options: Any) -> None:
@@ -397,3 +372,18 @@ def list_things(kind: str) -> None:
 
         lines = catalogue(kind)
     click.echo("\n".join(lines))
+
+
+@cli.command()
+@click.option("--data", "root", type=click.Path(path_type=Path), help="folder of the data")
+@click.option("--json", "as_json", is_flag=True, help="print the findings as JSON instead of lines")
+def doctor(root: Path | None, as_json: bool) -> None:
+    """Check the installation: versions, devices, disk, OpenCV, data sets.
+
+    Example: xeval doctor
+    """
+    from xeval import doctor as ward
+
+    findings = ward.examine(root)
+    click.echo(json.dumps(ward.as_json(findings), indent=1) if as_json else "\n".join(ward.lines(findings)))
+    ward.demand(findings)

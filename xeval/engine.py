@@ -6,16 +6,19 @@ between; probabilities are the softmax in float64 of float32 logits, which remov
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from xeval.errors import UsageError
+from xeval.errors import ResourceError, UsageError
 from xeval.explainers.base import Explainer
 
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 Compose = Callable[[Tensor, Tensor], Tensor]
 """``(rows, columns) -> images``: the perturbed images of the pairs (image number, perturbation number)."""
 
@@ -48,7 +51,10 @@ def softmax64(logits: Tensor, *, single: bool = False) -> Tensor:
 
 
 class Engine:
-    """Counted, batched passes through one frozen network."""
+    """Counted, batched passes through one frozen network.
+
+    Where memory does not suffice for a batch, it is halved for good and the pass repeated; no number depends on it.
+    """
 
     def __init__(self, model: nn.Module, *, batch_size: int = 256, single: bool = False) -> None:
         self.model = model
@@ -60,7 +66,7 @@ class Engine:
         """Logits (N, classes) of N×C×H×W images, in batches."""
         self.passes += len(images)
         with torch.no_grad():
-            return torch.cat([self.model(part) for part in torch.split(images, self.batch_size)])
+            return torch.cat(self._batches(lambda start, stop: self.model(images[start:stop]), len(images)))
 
     def probabilities(self, images: Tensor) -> Tensor:
         """Softmax (N, classes) in float64."""
@@ -73,27 +79,141 @@ class Engine:
         """
         total = len(targets) * columns
         self.passes += total
-        found: list[Tensor] = []
+
+        def passed(start: int, stop: int) -> Tensor:
+            pair = torch.arange(start, stop, device=targets.device)
+            rows = pair.div(columns, rounding_mode="floor")
+            probability = softmax64(self.model(compose(rows, pair % columns)), single=self.single)
+            return probability.gather(1, targets[rows, None].to(probability.device))[:, 0]
+
+        if not total:
+            return torch.zeros(len(targets), columns, dtype=torch.float64, device=targets.device)
         with torch.no_grad():
-            for start in range(0, total, self.batch_size):
-                pair = torch.arange(start, min(start + self.batch_size, total), device=targets.device)
-                rows = pair.div(columns, rounding_mode="floor")
-                probability = softmax64(self.model(compose(rows, pair % columns)), single=self.single)
-                found.append(probability.gather(1, targets[rows, None].to(probability.device))[:, 0])
-        if not found:
-            return torch.zeros(len(targets), 0, dtype=torch.float64, device=targets.device)
-        return torch.cat(found).reshape(len(targets), columns)
+            return torch.cat(self._batches(passed, total)).reshape(len(targets), columns)
 
     def explain(
         self, explainer: Explainer, layer: str, images: Tensor, targets: Tensor, model: nn.Module | None = None
     ) -> Tensor:
         """Maps N×1×h×w on the explainer's own grid, in batches; of another network where ``model`` is given."""
         explained = self.model if model is None else model
-        parts = zip(torch.split(images, self.batch_size), torch.split(targets, self.batch_size), strict=True)
+
+        def maps(start: int, stop: int) -> Tensor:
+            return explainer.explain(explained, layer, images[start:stop], targets[start:stop])
+
         with _counted(explained) as seen:
-            maps = torch.cat([explainer.explain(explained, layer, x, y) for x, y in parts])
+            found = torch.cat(self._batches(maps, len(images)))
         self.passes += max(sum(seen), len(images))
-        return maps
+        return found
+
+    def rate(self, example: Tensor) -> float:
+        """Images a second in the engine's batches, once it is known that they fit; ``example`` is 1×C×H×W."""
+        with torch.no_grad():
+            self._batches(lambda start, stop: self.model(_copies(example, stop - start)), self.batch_size)
+        return throughput(self.model, example, self.batch_size)
+
+    def _batches(self, run: Callable[[int, int], Tensor], total: int) -> list[Tensor]:
+        """``run(start, stop)`` over consecutive batches up to ``total``, going on from the batch that did not fit."""
+        parts: list[Tensor] = []
+        start = 0
+        while start < total or not parts:  # no image at all is one empty batch
+            stop = min(start + self.batch_size, total)
+            part = _if_it_fits(run, start, stop)
+            if part is None:  # here nothing holds the tensors of the failed pass any more
+                self._halve(stop - start)
+            else:
+                parts.append(part)
+                start = stop
+        return parts
+
+    def _halve(self, tried: int) -> None:
+        if tried == 1:
+            raise out_of_memory()
+        self.batch_size = tried // 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _if_it_fits(run: Callable[[int, int], Tensor], start: int, stop: int) -> Tensor | None:
+    """What ``run`` returns, or None where the memory does not suffice; leaving frees what the exception held."""
+    try:
+        return run(start, stop)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: on the device, in Python or in PyTorch's allocator of the host."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
+def out_of_memory() -> ResourceError:
+    """The error for memory that does not suffice even for one image."""
+    return ResourceError(
+        "out of memory with one image a batch",
+        "use --device cpu, fewer metrics or smaller images (--batch-size is already 1); what was saved is kept",
+    )
+
+
+def is_device_failure(error: BaseException) -> bool:
+    """Whether the device itself failed: lost, reset or in an error state that only a new process leaves."""
+    lost = isinstance(error, torch.AcceleratorError)
+    return lost or (isinstance(error, RuntimeError) and str(error).startswith(("CUDA error", "HIP error")))
+
+
+@contextmanager
+def resources() -> Iterator[None]:
+    """Memory that ran out outside a batch and a device that failed, as :class:`ResourceError`."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise ResourceError(
+                f"out of memory ({_first_line(error)})",
+                "use a smaller --batch-size, --device cpu or fewer metrics; what was saved is kept",
+            ) from None
+        if is_device_failure(error):
+            raise ResourceError(
+                f"the device failed ({_first_line(error)})", "run the same command again; what was saved is kept"
+            ) from None
+        raise
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """Deterministic kernels in full float32 wherever PyTorch has them; every switch is as before afterwards.
+
+    Kernels without a deterministic version (some backward passes on CUDA) run with PyTorch's warning.
+    """
+    switches: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [switch.allow_tf32 for switch in switches]
+    memory: Any = torch.utils.deterministic
+    algorithms = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark, filling = torch.backends.cudnn.benchmark, memory.fill_uninitialized_memory
+    workspace = os.environ.get(WORKSPACE)
+    os.environ.setdefault(WORKSPACE, ":4096:8")
+    try:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        memory.fill_uninitialized_memory = False  # nothing here reads uninitialised memory
+        torch.backends.cudnn.benchmark = False
+        for switch in switches:
+            switch.allow_tf32 = False
+        yield
+    finally:
+        torch.use_deterministic_algorithms(algorithms[0], warn_only=algorithms[1])
+        memory.fill_uninitialized_memory = filling
+        torch.backends.cudnn.benchmark = benchmark
+        for switch, value in zip(switches, before, strict=True):
+            switch.allow_tf32 = value
+        if workspace is None:
+            os.environ.pop(WORKSPACE, None)
 
 
 @contextmanager
@@ -111,7 +231,9 @@ def probe_batch_size(model: nn.Module, example: Tensor, *, largest: int = 1024) 
     """The smallest batch size within 5 % of the best throughput, found by doubling; ``example`` is 1×C×H×W."""
     best_size, best_rate, size = 1, 0.0, 16
     while size <= largest:
-        rate = throughput(model, example, size)
+        rate = _rate_if_it_fits(model, example, size)
+        if rate is None:
+            break
         if rate > best_rate * 1.05:
             best_size, best_rate = size, rate
         elif size >= 4 * best_size:
@@ -122,7 +244,20 @@ def probe_batch_size(model: nn.Module, example: Tensor, *, largest: int = 1024) 
 
 def throughput(model: nn.Module, example: Tensor, size: int) -> float:
     """Images a second in batches of ``size``."""
-    return size / _seconds(model, example.expand(size, -1, -1, -1).contiguous())
+    return size / _seconds(model, _copies(example, size))
+
+
+def _rate_if_it_fits(model: nn.Module, example: Tensor, size: int) -> float | None:
+    try:
+        return throughput(model, example, size)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
+
+
+def _copies(example: Tensor, size: int) -> Tensor:
+    return example.expand(size, -1, -1, -1).contiguous()
 
 
 def _seconds(model: nn.Module, images: Tensor) -> float:

@@ -28,7 +28,7 @@ class XevalError(Exception):
     @property
     def code(self) -> str:
         """The stable code printed with the message, ``E`` and three digits."""
-        return f"E{self.exit_code}00"
+        return code_of(self.exit_code)
 
 
 class UsageError(XevalError):
@@ -59,6 +59,35 @@ class BusyError(XevalError):
     """Another process holds what was asked for (exit 6)."""
 
     exit_code = 6
+
+
+class PartialError(XevalError):
+    """Results with gaps that ``--allow-partial`` accepts (exit 7)."""
+
+    exit_code = 7
+
+
+class InternalError(XevalError):
+    """A defect of a metric or of xeval itself, with its traceback in a file (exit 1)."""
+
+    exit_code = 1
+
+
+class Interrupted(XevalError):  # noqa: N818 - as KeyboardInterrupt
+    """Stopped by SIGINT at a point where everything finished was saved (exit 130)."""
+
+    exit_code = 130
+
+
+class Terminated(Interrupted):
+    """Stopped by SIGTERM at a point where everything finished was saved (exit 143)."""
+
+    exit_code = 143
+
+
+def code_of(status: int) -> str:
+    """The code that belongs to an exit status: E200 for 2, E130 for 130."""
+    return f"E{status}00" if status < 10 else f"E{status}"
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:

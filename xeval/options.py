@@ -50,6 +50,8 @@ class ScoreOptions(BaseModel):
     device: str = Field("auto", description="torch device, such as cpu or cuda:1")
     out: Path | None = Field(None, description="folder of the scores [default: beside the checkpoint]")
     save_maps: bool = Field(False, description="also keep every map on its native grid")
+    allow_partial: bool = Field(False, description="leave out unreadable images, accept gaps in the numbers (exit 7)")
+    recompute: bool = Field(False, description="score everything again; old scores are kept under another name")
 
     @field_validator("thresholds")
     @classmethod

@@ -21,6 +21,7 @@ from xeval.models import excon_layer, last_conv_stage
 from xeval.options import ScoreOptions
 from xeval.perturb import kept
 from xeval.protocols import GENERAL, Protocol, metric_list, resolve
+from xeval.readable import readable
 from xeval.runs import digest
 from xeval.store import Cell
 
@@ -56,6 +57,7 @@ class Plan:
     tasks: tuple[Task, ...]
     data_key: str
     notes: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
 
     @property
     def rows(self) -> tuple[str, ...]:
@@ -89,12 +91,25 @@ def plan_for(loaded: LoadedModel, info: DatasetInfo, split: Split, options: Scor
     _check_fit(loaded, info)
     _check_thresholds(protocol, info)
     protocol, left_out = _what_the_data_allow(protocol, split, asked=options.metrics is not None)
+    split, damaged = readable(split) if options.allow_partial else (split, {})
     chosen, selection = _choose(split, options)
     layer = options.layer or _default_layer(loaded.model, info, protocol)
     find_layer(loaded.model, layer)
     data_key = digest({"manifest": split.manifest(), "split": split.name, "images": [split.ids[i] for i in chosen]})
     tasks = tuple(_task(protocol, metric, settings, layer) for metric, settings in metric_list(protocol))
-    return Plan(loaded, info, split, chosen, selection, layer, protocol, tasks, data_key, (*loaded.notes, *left_out))
+    return Plan(
+        loaded,
+        info,
+        split,
+        chosen,
+        selection,
+        layer,
+        protocol,
+        tasks,
+        data_key,
+        notes=(*loaded.notes, *left_out),
+        unreadable=tuple(damaged.values()),
+    )
 
 
 def _protocol(options: ScoreOptions) -> Protocol:

@@ -12,14 +12,13 @@ from functools import partial
 from typing import Any, Literal, TypeAlias
 
 from xeval import quantus_arguments as q
-from xeval.metrics.base import CONSTANT_MAP, NO_CHANGE, Direction, Family
+from xeval.metrics.base import CONSTANT_MAP, NO_CHANGE, PREDICTION_CHANGED, Direction, Family
 from xeval.quantus_runtime import Array, Given
 
 Build: TypeAlias = Callable[[Given], q.Arguments]
 Reduce: TypeAlias = Callable[[Any, q.Arguments, Given], Array]
 
 NO_NUMBER = "no number from Quantus"
-PREDICTION_CHANGED = "prediction changed"
 
 
 @dataclass(frozen=True)

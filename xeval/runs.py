@@ -6,15 +6,18 @@ last and lists the others with size and SHA-256: a directory without it is incom
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,15 +25,40 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 import xeval
 from xeval.data import DatasetInfo
-from xeval.errors import DataError, UsageError
+from xeval.errors import DataError, ResourceError, UsageError, XevalError
 from xeval.models import ModelSpec
 
 MANIFEST = "run.json"
+TEMPORARY = ".xeval-"  # how the names of unfinished files begin
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def atomic_write(path: Path, data: bytes) -> None:
-    """Write ``data`` so that ``path`` holds either its old or its new content, whatever happens in between."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    """Write ``data`` so that ``path`` holds either its old or its new content, whatever happens in between.
+
+    The temporary file stands beside the target, so the rename never crosses file systems. Raises
+    :class:`ResourceError` where the disk is full, OSError for anything else.
+    """
+    try:
+        _replace(path, data)
+    except OSError as error:
+        if error.errno in FULL:
+            raise disk_full(path, len(data)) from None
+        raise
+
+
+def disk_full(path: Path, needed: int) -> ResourceError:
+    """The error for ``needed`` bytes that found no room beside ``path``."""
+    there = next(place for place in path.absolute().parents if place.exists())
+    free = shutil.disk_usage(there).free
+    return ResourceError(
+        f"the disk is full: {path} needs {needed:,} bytes, {free:,} are free",
+        "make room and run the same command again; what was saved is kept",
+    )
+
+
+def _replace(path: Path, data: bytes) -> None:
+    descriptor, name = tempfile.mkstemp(prefix=f"{TEMPORARY}{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
@@ -193,7 +221,7 @@ class RunCard(BaseModel):
     @classmethod
     def from_json(cls, content: dict[str, Any], origin: str) -> RunCard:
         """Validate a parsed ``run.json``; raises :class:`DataError` naming the first wrong key."""
-        fields = dict(content)
+        fields = dict(content) if isinstance(content, dict) else {}
         fields["schema_"] = fields.pop("schema", None)
         try:
             return cls.model_validate(fields)
@@ -229,8 +257,47 @@ def writable_directory(path: Path) -> Path:
     """Create ``path`` and prove that it can be written, before any long work; raises :class:`UsageError`."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
+        _probe(path)
     except OSError as error:
-        raise UsageError(f"cannot write to {path} ({error.strerror})", "choose another folder with --out") from None
+        raise _unwritable(path, error) from None
     return path
+
+
+def require_writable(path: Path) -> None:
+    """Prove that ``path`` can be written or created, without creating anything; raises :class:`UsageError`."""
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    try:
+        _probe(there)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def _probe(directory: Path) -> None:
+    with tempfile.TemporaryFile(dir=directory) as file:
+        file.write(b"probe")
+        file.flush()
+
+
+def _unwritable(path: Path, error: OSError) -> XevalError:
+    if error.errno in FULL:
+        return disk_full(path, 1)
+    return UsageError(f"cannot write to {path} ({error.strerror})", "choose another folder with --out")
+
+
+def sweep(directory: Path) -> None:
+    """Remove the unfinished files that a killed process left in a directory that this process holds the lock of."""
+    for path in directory.glob(f"{TEMPORARY}*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def set_aside(path: Path, suffix: str) -> Path:
+    """Rename a file to the first free name of ``<name>.<suffix>``, ``<name>.<suffix>2``, …; returns the new name."""
+    target = free_name(path, suffix)
+    path.rename(target)
+    return target
+
+
+def free_name(path: Path, suffix: str) -> Path:
+    """The first name of ``<name>.<suffix>``, ``<name>.<suffix>2``, … that nothing has."""
+    numbers = ("" if number == 1 else str(number) for number in count(1))
+    return next(name for n in numbers if not (name := path.with_name(f"{path.name}.{suffix}{n}")).exists())

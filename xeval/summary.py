@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xeval.explainers import CONTROLS, EXPLAINERS
+from xeval.gaps import gap
 from xeval.plan import Plan, Task
 from xeval.runs import provenance
 from xeval.store import Series, Store
@@ -21,19 +22,25 @@ CURVES = {"insertion.curve": "keep", "deletion.curve": "deletion"}
 def summarize(store: Store, plan: Plan, cam_size: tuple[int, int], cost: dict[str, Any]) -> dict[str, Any]:
     """The whole content of ``scores.json``, derived from the store alone."""
     model = {name: store.read(cell_id) for name, cell_id in _ids(store, plan.model_cells()).items()}
-    correct = model["correct"].values > 0.5
+    correct, known = model["correct"].values > 0.5, model["confidence"].ok
+    ids = [plan.split.ids[i] for i in plan.chosen]
+    problems = [_left_out(plan), gap(model["confidence"], "the network", ids)]
     scores: dict[str, dict[str, Any]] = {name: {} for name in plan.rows}
     curves: dict[str, Any] = {}
     for task in plan.tasks:
         for (row, name), cell_id in _ids(store, plan.cells(task)).items():
             series = store.read(cell_id)
+            if row not in CONTROLS:
+                problems.append(gap(series, f"{name} of {row}", ids))
             if name in task.metric.curves:
                 curves.setdefault(CURVES[name], {})[row] = _curve(series)
             else:
                 scores[row][name] = cell(series, correct)
+    found = [problem for problem in problems if problem is not None]
     return {
         "schema": SCHEMA,
-        "status": "complete",
+        "status": "partial" if found else "complete",
+        "problems": found,
         "checkpoint": _checkpoint(plan),
         "dataset": _dataset(plan),
         "protocol": {
@@ -45,15 +52,15 @@ def summarize(store: Store, plan: Plan, cam_size: tuple[int, int], cost: dict[st
             "settings": plan.protocol.definition(),
         },
         "explained": {"layer": plan.layer, "cam_size": list(cam_size), "target": plan.protocol.target},
-        "model": model_numbers(model["confidence"].values, model["p0"].values, correct),
+        "model": model_numbers(model["confidence"].values[known], model["p0"].values[known], correct[known]),
         "columns": {name: about for task in plan.tasks for name, about in _columns(task).items()},
         "conventions": plan.protocol.conventions(),
         "explainers": {name: _explainer(name) for name in plan.rows},
         "scores": scores,
         "curves": {"fractions": _fractions(curves), **curves},
-        "reliability": reliability(model["confidence"].values, correct),
+        "reliability": reliability(model["confidence"].values[known], correct[known]),
         "cost": cost,
-        "warnings": _warnings(plan, float(correct.mean())),
+        "warnings": _warnings(plan, float(correct[known].mean()) if known.any() else 0.0, cam_size),
         "provenance": provenance(),
     }
 
@@ -94,11 +101,11 @@ def _fractions(curves: dict[str, Any]) -> list[float]:
 
 def model_numbers(
     confidence: NDArray[np.float64], p0: NDArray[np.float64], correct: NDArray[np.bool_]
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """Accuracy, mean clean probability of the explained class, and expected calibration error."""
     return {
-        "accuracy": float(correct.mean()),
-        "p0": float(p0.mean()),
+        "accuracy": _mean(correct.astype(np.float64)),
+        "p0": _mean(p0),
         "ece": expected_calibration_error(confidence, correct),
     }
 
@@ -116,8 +123,12 @@ def reliability(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bin
     }
 
 
-def expected_calibration_error(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int = BINS) -> float:
-    """Σ_b n_b/N · |accuracy_b − confidence_b| over equally wide bins (C. Guo et al., ICML 2017)."""
+def expected_calibration_error(
+    confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int = BINS
+) -> float | None:
+    """Σ_b n_b/N · |accuracy_b − confidence_b| over equally wide bins (C. Guo et al., ICML 2017); None of no image."""
+    if not len(confidence):
+        return None
     table = reliability(confidence, correct, bins)
     filled = [j for j, count in enumerate(table["count"]) if count]
     gaps = [table["count"][j] * abs(table["accuracy"][j] - table["confidence"][j]) for j in filled]
@@ -164,6 +175,7 @@ def _columns(task: Task) -> dict[str, dict[str, Any]]:
             "unit": column.unit,
             "range": [column.low, column.high],
             "title": column.title,
+            "citation": task.metric.citation,
         }
         for column in task.columns
     }
@@ -175,8 +187,16 @@ def _explainer(name: str) -> dict[str, Any]:
     return {"control": False, "units": EXPLAINERS[name].units, "citation": EXPLAINERS[name].citation}
 
 
-def _warnings(plan: Plan, accuracy: float) -> list[str]:
+def _left_out(plan: Plan) -> str | None:
+    """The images that cannot be read and were left out for every checkpoint."""
+    lost, total = len(plan.unreadable), len(plan.unreadable) + len(plan.split)
+    return f"{lost:,} of {total:,} images cannot be read, first: {plan.unreadable[0]}" if lost else None
+
+
+def _warnings(plan: Plan, accuracy: float, cam_size: tuple[int, int]) -> list[str]:
     found: list[str] = []
+    if cam_size == (1, 1):
+        found.append(f"CAM resolution 1×1 at {plan.layer}: every map is constant, choose an earlier --layer")
     card = plan.loaded.card
     recorded = (
         None

@@ -57,9 +57,13 @@ def _title(summary: dict[str, Any]) -> str:
     chosen = "" if data["selection"] == "all" else f" of {data['of']} ({data['selection']})"
     return (
         f"{summary['checkpoint']['name']} on {data['name']}/{data['split']}, n = {data['n']}{chosen}: accuracy "
-        f"{model['accuracy']:.3f}, p0 {model['p0']:.3f}, ECE {model['ece']:.3f}; {explained['layer']}, "
+        f"{_number(model['accuracy'])}, p0 {_number(model['p0'])}, ECE {_number(model['ece'])}; {explained['layer']}, "
         f"map {'×'.join(str(side) for side in explained['cam_size'])}"
     )
+
+
+def _number(value: float | None) -> str:
+    return "—" if value is None else f"{value:.3f}"
 
 
 def _cell(found: dict[str, Any] | None, total: int) -> str:

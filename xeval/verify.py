@@ -20,7 +20,7 @@ from xeval.options import validated
 from xeval.parity import Check, Subject, checks
 from xeval.plan import make_plan
 from xeval.progress import Progress, Silent
-from xeval.scoring import Scorer
+from xeval.scorer import Scorer
 
 Verdict: TypeAlias = Literal["equal", "DIFFERS", "not installed", "no masks"]
 PACKAGES = {"quantus": "quantus", "captum": "captum", "torchcam": "torchcam", "pytorch_grad_cam": "grad-cam"}

@@ -31,7 +31,9 @@ CONSTANT_MAP = "constant map"
 NO_CHANGE = "no change in score"
 EMPTY_OTHER = "empty map of the other class"
 NO_MASK = "no object mask"
-EXPECTED_REASONS = frozenset({EMPTY_MAP, CONSTANT_MAP, NO_CHANGE, EMPTY_OTHER, NO_MASK})
+PREDICTION_CHANGED = "prediction changed"
+LONE_IMAGE = "no other image to compare with"
+EXPECTED_REASONS = frozenset({EMPTY_MAP, CONSTANT_MAP, NO_CHANGE, EMPTY_OTHER, NO_MASK, PREDICTION_CHANGED, LONE_IMAGE})
 
 
 class Settings(BaseModel):

@@ -1,0 +1,155 @@
+"""``xeval doctor``: what of this installation works, what does not and what to do about it."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from pathlib import Path
+from typing import Any, Literal
+
+import xeval
+from xeval.errors import ResourceError, UsageError, XevalError
+
+SAFE_TORCH = (2, 10)
+LITTLE = 1 << 30
+PACKAGES = ("torch", "torchvision", "captum", "quantus", "numpy", "safetensors", "grad-cam", "torchcam")
+OPTIONAL = ("grad-cam", "torchcam")
+SYSTEM = "install libgl1 and libglib2.0-0, or: pip uninstall opencv-python, then pip install opencv-python-headless"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at; ``remedy`` says what to do where it is not ok, ``status`` is the exit code."""
+
+    about: str
+    state: Literal["ok", "warning", "failed"]
+    text: str
+    remedy: str = ""
+    status: int = 0
+
+
+def examine(root: Path | None = None) -> list[Finding]:
+    """Look at everything; ``root`` is the folder of the data."""
+    return [Finding("xeval", "ok", xeval.__version__), Finding("python", "ok", platform.python_version()), *_all(root)]
+
+
+def _all(root: Path | None) -> Iterator[Finding]:
+    yield from map(package, PACKAGES)
+    yield safe_torch(_version("torch") or "0")
+    yield from _devices()
+    yield opencv(packages_distributions().get("cv2", []))
+    yield from _disks(root)
+    yield from _data(root)
+
+
+def package(name: str) -> Finding:
+    """Whether a distribution is installed; nothing of it is imported."""
+    found = _version(name)
+    if found is not None:
+        return Finding(name, "ok", found)
+    if name in OPTIONAL:
+        return Finding(
+            name, "warning", "not installed", "xeval verify needs it: pip install xeval-explanations[verify]"
+        )
+    return Finding(name, "failed", "not installed", f"pip install {name}", 2)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def safe_torch(found: str) -> Finding:
+    """Whether this version of torch opens weight files safely."""
+    if tuple(int(part) for part in found.split("+", maxsplit=1)[0].split(".")[:2]) >= SAFE_TORCH:
+        return Finding("weight files", "ok", f"torch {found} is not affected by CVE-2025-32434 and CVE-2026-24747")
+    return Finding(
+        "weight files",
+        "failed",
+        f"torch {found} is open to CVE-2026-24747: a hostile .pt file can corrupt memory",
+        "pip install 'torch>=2.10', and open no foreign weight files before",
+        2,
+    )
+
+
+def _devices() -> Iterator[Finding]:
+    import torch
+
+    from xeval.engine import pick_device
+
+    device = pick_device()
+    names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    yield Finding("device", "ok", f"{device}" + (f" ({', '.join(names)})" if names else ""))
+    yield Finding("threads", "ok", str(torch.get_num_threads()))
+
+
+def opencv(owners: Sequence[str]) -> Finding:
+    """Whether cv2 loads, tried in a child process, and whether more than one distribution owns it."""
+    if not owners:
+        return Finding("opencv", "warning", "not installed", "Quantus needs it: pip install opencv-python-headless")
+    run = subprocess.run(
+        [sys.executable, "-c", "import cv2; print(cv2.__version__)"], capture_output=True, text=True, check=False
+    )
+    names = " and ".join(sorted(set(owners)))
+    if run.returncode:
+        problem = (run.stderr.strip().splitlines() or ["it crashed"])[-1]
+        return Finding("opencv", "failed", f"cv2 of {names} does not load ({problem})", SYSTEM, 2)
+    if len(set(owners)) > 1:
+        return Finding(
+            "opencv",
+            "warning",
+            f"cv2 {run.stdout.strip()} loads, but {names} own the same package",
+            "keep one: removing either breaks the other until it is installed again",
+        )
+    return Finding("opencv", "ok", f"cv2 {run.stdout.strip()} of {names}")
+
+
+def _disks(root: Path | None) -> Iterator[Finding]:
+    from xeval.data import data_root
+
+    yield disk("disk of the data", data_root(root))
+    yield disk("disk of this folder", Path.cwd())
+
+
+def disk(about: str, folder: Path) -> Finding:
+    """The free space where a folder is, or will be."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    free = shutil.disk_usage(there).free
+    text = f"{free / (1 << 30):.1f} GiB free ({folder})"
+    return Finding(about, "ok", text) if free >= LITTLE else Finding(about, "failed", text, "make room", 5)
+
+
+def _data(root: Path | None) -> Iterator[Finding]:
+    from xeval.data import listing
+
+    for row in listing(root):
+        yield Finding(f"data {row['name']}", "ok", row["state"])
+
+
+def lines(findings: Sequence[Finding]) -> list[str]:
+    """One line a finding."""
+    marks = {"ok": " ", "warning": "!", "failed": "✗"}
+    return [
+        f"{marks[one.state]} {one.about:<22} {one.text}" + (f" — {one.remedy}" if one.remedy else "")
+        for one in findings
+    ]
+
+
+def as_json(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    """The findings as JSON objects."""
+    return [asdict(one) for one in findings]
+
+
+def demand(findings: Sequence[Finding]) -> None:
+    """Raise the first failure, as the kind of error that fits it."""
+    for one in findings:
+        if one.state == "failed":
+            kind: type[XevalError] = ResourceError if one.status == ResourceError.exit_code else UsageError
+            raise kind(f"{one.about}: {one.text}", one.remedy)

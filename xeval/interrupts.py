@@ -1,0 +1,67 @@
+"""SIGINT and SIGTERM: long work asks at its safe points whether it should stop; a second signal stops it at once."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from xeval.errors import Interrupted, Terminated
+
+Stop = Callable[[], type[Interrupted] | None]
+"""Asked at safe points: the kind of error to raise after saving, or None to go on."""
+
+
+class Kill(BaseException):
+    """SIGTERM at a moment when nothing waits for a safe point; as KeyboardInterrupt is for SIGINT."""
+
+
+def never() -> None:
+    """The :data:`Stop` of work that nobody interrupts politely."""
+    return
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM raises :class:`Kill`, so that files are closed and locks removed on the way out."""
+
+    def kill(_number: int, _frame: FrameType | None) -> None:
+        raise Kill
+
+    with _handling({signal.SIGTERM: kill}):
+        yield
+
+
+@contextmanager
+def graceful() -> Iterator[Stop]:
+    """Yields the :data:`Stop` that the first SIGINT or SIGTERM sets; the second one is immediate."""
+    seen: list[int] = []
+
+    def remember(number: int, _frame: FrameType | None) -> None:
+        if seen:
+            raise Kill if number == signal.SIGTERM else KeyboardInterrupt
+        seen.append(number)
+        print("stopping after the images in hand; once more to stop at once", file=sys.stderr, flush=True)
+
+    def stop() -> type[Interrupted] | None:
+        return None if not seen else Terminated if seen[0] == signal.SIGTERM else Interrupted
+
+    with _handling({signal.SIGINT: remember, signal.SIGTERM: remember}):
+        yield stop
+
+
+@contextmanager
+def _handling(handlers: dict[signal.Signals, Callable[[int, FrameType | None], None]]) -> Iterator[None]:
+    """Handlers for a while; only the main thread can have any."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
