@@ -17,11 +17,13 @@ from torch.nn import functional as F
 from xeval.checkpoints import load_encoder, write_tensors
 from xeval.data import DatasetInfo, Split, holdout, normalize, open_dataset
 from xeval.engine import pick_device
+from xeval.locks import locked
 from xeval.models import Classifier, ModelSpec, frozen_eval
 from xeval.runs import RunCard, Selection, digest, provenance, run_name, writable_directory, write_card
 
 from .pool import Pool
 from .probe import Probe, lbfgs
+from .state import saving
 
 HeadKind: TypeAlias = Literal["linear", "centroid", "knn"]
 HELD_OUT = 0.2
@@ -65,10 +67,11 @@ def probe_encoder(
     name = method or path.stem
     directory = writable_directory(out / run_name(dataset, name, seed))
     settings: dict[str, Any] = {"head": head, "normalize": unit, "weight_decay": weight_decay, "encoder": path.name}
-    for weights in ("best", "last"):
-        write_tensors(directory / f"{weights}.safetensors", model.state_dict())
     card = _card(directory.name, name, seed, split, spec, settings, accuracy)
-    write_card(directory, card, ["best.safetensors", "last.safetensors"])
+    with locked(directory), saving(directory):
+        for weights in ("best", "last"):
+            write_tensors(directory / f"{weights}.safetensors", model.state_dict())
+        write_card(directory, card, ["best.safetensors", "last.safetensors"])
     return directory
 
 

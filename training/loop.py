@@ -6,6 +6,7 @@ from pathlib import Path
 
 from xeval.data import open_dataset
 from xeval.engine import pick_device
+from xeval.locks import locked
 from xeval.progress import Progress, Silent
 from xeval.runs import MANIFEST, read_card, run_name, writable_directory
 
@@ -30,26 +31,36 @@ def train(
     finished one is left alone. ``limit`` trains on that many images of a stratified sample.
 
     Raises :class:`UsageError` where the directory belongs to other settings, :class:`DataError` where the data are
-    missing or the loss is no longer finite, :class:`ResourceError` where the directory cannot be written.
+    missing or the loss is no longer finite, :class:`ResourceError` where the directory cannot be written,
+    :class:`BusyError` while another process trains there.
     """
     reporter: Progress = progress or Silent()
     where = pick_device(device)
     directory = writable_directory(out / run_name(recipe.dataset, recipe.method, seed))
-    if (directory / MANIFEST).is_file():
-        card = read_card(directory)
-        found = {"recipe": result_settings(card.recipe), "seed": card.seed, "limit": card.provenance.get("limit")}
-        wanted = {"recipe": result_settings(recipe.model_dump(mode="json")), "seed": seed, "limit": limit}
-        require_same(directory, found, wanted)
-        clear_state(directory)  # left by a kill just after the manifest
-        reporter.say(f"{card.name} is complete: nothing to do")
-        return directory
-    dataset = open_dataset(recipe.dataset, data_root, recipe.image_size)
-    trainer = Trainer(recipe, dataset, directory, seed=seed, limit=limit, device=where)
+    with locked(directory):
+        if (directory / MANIFEST).is_file():
+            _require_same_run(directory, recipe, seed, limit)
+            clear_state(directory)  # left by a kill just after the manifest
+            reporter.say(f"{directory.name} is complete: nothing to do")
+            return directory
+        dataset = open_dataset(recipe.dataset, data_root, recipe.image_size)
+        _to_the_end(Trainer(recipe, dataset, directory, seed=seed, limit=limit, device=where), reporter)
+    return directory
+
+
+def _require_same_run(directory: Path, recipe: Recipe, seed: int, limit: int | None) -> None:
+    card = read_card(directory)
+    found = {"recipe": result_settings(card.recipe), "seed": card.seed, "limit": card.provenance.get("limit")}
+    wanted = {"recipe": result_settings(recipe.model_dump(mode="json")), "seed": seed, "limit": limit}
+    require_same(directory, found, wanted)
+
+
+def _to_the_end(trainer: Trainer, reporter: Progress) -> None:
+    """All epochs that are left."""
     trainer.resume(reporter.say)
     remaining = range(trainer.epoch + 1, trainer.epochs + 1)
     if trainer.epoch:
-        reporter.say(f"{directory.name}: going on after epoch {trainer.epoch} of {trainer.epochs}")
-    for _ in reporter.track(remaining, len(remaining), directory.name):
+        reporter.say(f"{trainer.directory.name}: going on after epoch {trainer.epoch} of {trainer.epochs}")
+    for _ in reporter.track(remaining, len(remaining), trainer.directory.name):
         reporter.say(trainer.advance(reporter))
     trainer.finish()
-    return directory

@@ -21,8 +21,9 @@ from training.methods import METHODS
 from training.recipe import Recipe, load_recipe
 from training.state import CONTENT, TENSORS
 from xeval.checkpoints import read_tensors
-from xeval.errors import CheckpointError, DataError, ResourceError, UsageError
-from xeval.runs import digest, file_sha256, read_json, write_json
+from xeval.errors import BusyError, CheckpointError, DataError, ResourceError, UsageError
+from xeval.locks import LOCK, locked
+from xeval.runs import TEMPORARY, digest, file_sha256, read_json, write_json
 
 SMALL = ["image_size=8", "arch=cnn-tiny", "epochs=2", "batch_size=16", "excon.explain_from_epoch=0"]
 FILES = {"best.safetensors", "last.safetensors", "history.csv", "run.json"}
@@ -110,6 +111,22 @@ def test_a_directory_that_can_no_longer_be_written_is_never_silent(
                 run(recipe(), out)
             monkeypatch.undo()
         assert_same_run(whole, run(recipe(), out))
+
+
+@pytest.mark.fault("T1")
+def test_what_a_killed_process_left_is_cleaned_and_a_living_one_is_respected(tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        run(recipe(), tmp_path, progress=Interrupt(1))
+    directory = tmp_path / "digits-ce-s0"
+    left = [directory / f"{TEMPORARY}best.safetensors.x.tmp", directory / ".state.tmp" / TENSORS, directory / LOCK]
+    for path in left:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"half of it")
+    with locked(directory), pytest.raises(BusyError):
+        run(recipe(), tmp_path)
+    left[0].write_bytes(b"half of it")
+    run(recipe(), tmp_path)
+    assert {path.name for path in directory.iterdir()} == FILES
 
 
 class Payload:
