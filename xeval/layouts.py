@@ -37,15 +37,15 @@ class Layout:
     beside: str = ""
 
 
-PROJECTION = ("head.",)
+PROJECTION, LAYERS = ("head.",), ("head.0.", "head.2.")  # any head there is one for training; of two layers, anywhere
 LAYOUTS = (
     Layout("ExCon", "encoder", None, (("classifier", "fc."),), PROJECTION, beside="classifier"),
     Layout("SupContrast", "model", "encoder.", (("classifier", "fc."), ("model", "fc.")), PROJECTION),
     Layout("MoCo", "state_dict", "encoder_q.", (), ("encoder_q.fc.", "encoder_k.", "queue")),
-    Layout("a training checkpoint with state_dict", "state_dict"),
-    Layout("a training checkpoint with model", "model"),
+    Layout("a training checkpoint with state_dict", "state_dict", training_only=LAYERS),
+    Layout("a training checkpoint with model", "model", training_only=LAYERS),
     Layout("torchvision or timm state dict", "", ""),
-    Layout("state dict", ""),
+    Layout("state dict", "", training_only=LAYERS),
 )
 
 

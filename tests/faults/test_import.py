@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from torchvision import transforms
 from torchvision.models import resnet18
 
-from tests.commands import here, xeval
+from tests.commands import ROOT, here, xeval
 from tests.faults import hostile
 from xeval import quarantine
 from xeval.checkpoints import load_encoder, load_model
 from xeval.data import open_dataset
 from xeval.errors import CheckpointError, DataError, UsageError, XevalError
 from xeval.importing import import_checkpoint
+from xeval.layouts import LAYOUTS
 from xeval.models import Classifier, ModelSpec, build
 from xeval.progress import Silent
 from xeval.runs import read_card, read_json
@@ -220,7 +221,13 @@ def test_other_types_are_kept_and_cast_when_loaded(tmp_path: Path) -> None:
 # ---- encoders
 
 
-@pytest.mark.parametrize(("make", "layout"), [(supcontrast, "SupContrast"), (moco, "MoCo")])
+def bare_supcontrast() -> dict[str, Tensor]:
+    return {**cifar_style("encoder."), **PROJECTION}
+
+
+@pytest.mark.parametrize(
+    ("make", "layout"), [(supcontrast, "SupContrast"), (moco, "MoCo"), (bare_supcontrast, "state dict")]
+)
 def test_an_encoder_waits_for_its_head(make: Callable[[], Any], layout: str, tmp_path: Path) -> None:
     target, told = brought(tmp_path / "enc.pth", make(), tmp_path / "out")
     assert target == tmp_path / "out" / "encoder.safetensors"
@@ -393,3 +400,8 @@ def test_no_hostile_file_is_imported(tmp_path: Path) -> None:
         assert caught.value.exit_code == 4
     assert not (tmp_path / "marker").exists()
     assert not (tmp_path / "run").exists()
+
+
+def test_every_layout_stands_in_the_docs() -> None:
+    text = (ROOT / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    assert [layout.name for layout in LAYOUTS if layout.name not in text] == []
