@@ -28,6 +28,7 @@ from tests.data.makers import noise, png, write_tree
 from tests.runs import make_run
 from tests.scenes import small_model
 from tests.training.test_recipe import MINIMAL
+from xeval.cli import part
 from xeval.data import READERS, open_dataset
 from xeval.data.images import decode
 from xeval.errors import DataError
@@ -313,7 +314,7 @@ def test_odd_places_through_train_score_and_compare(
 ) -> None:
     """Every path a user gives is odd; nothing is written where the data lie."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("reports.compare.figures", lambda *_: [])
+    monkeypatch.setattr(part("reports.compare"), "figures", lambda *_: [])
     data = write_tree(tmp_path / name / "data", {f"{s}/{k}": v for s in ("train", "test") for k, v in FILES.items()})
     recipe = tmp_path / name / "my recipe.toml"
     recipe.write_text(MINIMAL.replace('"digits"', json.dumps(f"folder:{name}/data")), encoding="utf-8")
