@@ -40,7 +40,7 @@ from xeval.scoring import score
 
 INFO = open_dataset("digits").info
 DIGITS = ("--dataset", "digits")
-QUICK = ("--limit", "10", "--metrics", "drop")
+QUICK = ("--limit", "10", "--metrics", "drop", "--explainers", "grad-cam,random")
 
 
 def state(arch: str = "cnn-tiny", classes: int = 10, seed: int = 0) -> dict[str, Tensor]:
@@ -490,7 +490,7 @@ FUZZ = settings(deadline=None, derandomize=True, suppress_health_check=list(Heal
 
 
 @pytest.mark.fault("C7")
-@settings(FUZZ, max_examples=60)
+@settings(FUZZ, max_examples=150)
 @given(DAMAGE)
 def test_no_damage_ends_in_anything_but_a_documented_code(damage: Damage) -> None:
     check_damage(damage)
