@@ -346,13 +346,15 @@ def data_get(name: str, root: Path | None) -> None:
 @click.argument("name")
 @_ROOT
 def data_check(name: str, root: Path | None) -> None:
-    """Read every image of a data set and print what was found.
+    """Read every image of a data set and print what was found. Exit code 3 where an image cannot be read.
 
     Example: xeval data check tiny-imagenet
     """
-    from xeval.data import check
+    from xeval.data import check, demand_sound
 
-    click.echo(json.dumps(check(name, root), indent=1, default=str))
+    report = check(name, root)
+    click.echo(json.dumps(report, indent=1, default=str))
+    demand_sound(report)
 
 
 KINDS = ("explainers", "metrics", "quantus", "protocols", "methods", "recipes", "models", "datasets")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -198,14 +199,18 @@ def test_check_reports(server: type[Server], tmp_path: Path) -> None:
 
 
 @pytest.mark.fault("D7")
-def test_check_lists_damaged_images(tmp_path: Path) -> None:
+def test_check_lists_damaged_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = makers.image_folder(makers.noise(5, 32, seed=0))
     makers.write_tree(tmp_path, {**files, "train/ant/1.png": b"", "val/bee/4.png": b"x"})
-    report = check(f"folder:{tmp_path}")
+    code, out, last = here(capsys, "data", "check", f"folder:{tmp_path}")
+    report = json.loads(out)
+    assert report == check(f"folder:{tmp_path}")
     assert report["place"] == str(tmp_path)
     assert report["splits"]["train"]["damaged"] == [f"{tmp_path}/train/ant/1.png is a 0-byte file"]
     assert report["splits"]["test"]["manifest"] is None
     assert len(report["splits"]["test"]["damaged"]) == 1
+    assert code == 3
+    assert f"2 of 5 images of folder:{tmp_path} cannot be read, first: {tmp_path}/train/ant/1.png" in last
 
 
 def test_check_of_built_in_and_missing_sets(tmp_path: Path) -> None:

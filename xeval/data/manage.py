@@ -70,6 +70,17 @@ def check(name: str, root: Path | None = None) -> dict[str, Any]:
     }
 
 
+def demand_sound(report: dict[str, Any]) -> None:
+    """Raise a DataError where :func:`check` has found images that cannot be read."""
+    damaged = [problem for split in report["splits"].values() for problem in split["damaged"]]
+    if damaged:
+        count = sum(split["images"] for split in report["splits"].values())
+        raise DataError(
+            f"{len(damaged)} of {count} images of {report['name']} cannot be read, first: {damaged[0]}",
+            "replace or remove them",
+        )
+
+
 def _audit(split: Split) -> dict[str, Any]:
     damaged = unreadable(split, range(len(split)))
     problems = [damaged[position] for position in sorted(damaged)]
