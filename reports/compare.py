@@ -19,13 +19,15 @@ from xeval.statistics import SEEDS_FOR_P
 from .against import SCHEMA, Earlier, read_earlier
 from .captions import place
 from .collect import Collection, Group, collect
-from .contents import Rows, analysis_of, tables
+from .contents import analysis_of, tables
 from .contrasts import Contrast
 from .declaration import Declaration, declare
 from .figures import figures
+from .layouts import layouts
 from .methods import methods
 from .page import Section, render
 from .provenance import provenance, status
+from .rows import Ground, Rows
 from .summary import cell, column_measure, controls, gain_measure, model_measures
 from .tables import Table, to_csv, to_latex, to_markdown, to_terminal
 from .verdict import verdict
@@ -48,12 +50,13 @@ class Comparison:
     page: Path
     results: dict[str, Any]
     sections: tuple[Section, ...]
+    layouts: tuple[Table, ...]
     files: tuple[str, ...]
 
     @property
     def tables(self) -> tuple[Table, ...]:
-        """All tables, section by section."""
-        return tuple(table for section in self.sections for table in section.tables)
+        """All tables, section by section, then the papers' layouts."""
+        return (*(table for section in self.sections for table in section.tables), *self.layouts)
 
     @property
     def verdict(self) -> str:
@@ -89,7 +92,10 @@ def compare(
     declaration = _declaration(runs, collection, reference, primary)
     earlier = read_earlier(against)
     sections = tuple(_section(group, _in_group(group, declaration), rows, earlier) for group in collection.groups)
-    contents = _files(collection, sections)
+    papers = (
+        layouts([(Ground(s.group, s.analysis, earlier), s.reference) for s in sections]) if rows == "methods" else []
+    )
+    contents = _files(collection, sections, papers)
     try:
         _replace(out, contents)
     except OSError as error:
@@ -98,7 +104,9 @@ def compare(
             f"the report cannot be written to {out} ({error.strerror}; it needs {size / 2**20:.1f} MiB)",
             "make room or choose another folder with --out; the old report is as it was",
         ) from None
-    return Comparison(out, out / "report.html", json.loads(contents["results.json"]), sections, tuple(sorted(contents)))
+    return Comparison(
+        out, out / "report.html", json.loads(contents["results.json"]), sections, tuple(papers), tuple(sorted(contents))
+    )
 
 
 def _declaration(
@@ -139,13 +147,13 @@ def _section(group: Group, declaration: Declaration, rows: Rows, earlier: Earlie
     )
 
 
-def _files(collection: Collection, sections: Sequence[Section]) -> dict[str, bytes]:
+def _files(collection: Collection, sections: Sequence[Section], papers: Sequence[Table]) -> dict[str, bytes]:
     """Every file of the report by its name below the output folder."""
     files: dict[str, bytes] = {}
+    for table in [*papers, *(table for section in sections for table in section.tables)]:
+        for suffix, text in (("md", to_markdown(table)), ("csv", to_csv(table)), ("tex", to_latex(table))):
+            files[f"tables/{table.slug}.{suffix}"] = text.encode()
     for section in sections:
-        for table in section.tables:
-            for suffix, text in (("md", to_markdown(table)), ("csv", to_csv(table)), ("tex", to_latex(table))):
-                files[f"tables/{table.slug}.{suffix}"] = text.encode()
         for figure in section.figures:
             files[f"figures/{figure.slug}.svg"] = figure.svg.encode()
             files[f"figures/{figure.slug}.pdf"] = figure.pdf
@@ -154,7 +162,7 @@ def _files(collection: Collection, sections: Sequence[Section]) -> dict[str, byt
     files["references.bib"] = "\n".join(dict.fromkeys(one.bib for one in told)).encode()
     results = _results(collection, sections, [*files, "report.html", "results.json"])
     files["results.json"] = (json.dumps(results, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
-    files["report.html"] = render(collection, sections, results).encode()
+    files["report.html"] = render(collection, sections, papers, results).encode()
     return files
 
 

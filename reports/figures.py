@@ -11,11 +11,11 @@ from typing import Any
 
 from .captions import place
 from .collect import Group, Run
-from .contents import headline_measures
 from .contrasts import Analysis
 from .drawing import COLUMN, GREY, PAGE, Figure, Look, axes, band, finish, legend_columns, looks, style
 from .embedding import Panel, note, panels
 from .overview import agreement, forest, ranks
+from .sheets import headline_measures
 from .summary import Cell, Measure, cell, column_measure, real_explainers, stability
 from .text import plot_label
 
@@ -82,7 +82,9 @@ def _curves(runs: Sequence[Run], kind: str, explainer: str, length: int) -> list
 
 
 def _thresholds(group: Group) -> list[float]:
-    return sorted({float(key.partition("@")[2]) for key in group.first.scores.columns if key.startswith("drop.mag@")})
+    """The keep fractions of the tables; a mask without a threshold has none."""
+    shares = [key.removeprefix("drop.mag@") for key in group.first.scores.columns if key.startswith("drop.mag@")]
+    return [float(share) for share in shares if share.replace(".", "", 1).isdigit()]
 
 
 def _seed_dots(group: Group, measures: Sequence[Measure]) -> Figure | None:

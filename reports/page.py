@@ -47,7 +47,9 @@ class Section:
         return self.group.dataset + (f" · recipe {recipe}" if recipe and recipe != self.group.dataset else "")
 
 
-def render(collection: Collection, sections: Sequence[Section], results: dict[str, Any]) -> str:
+def render(
+    collection: Collection, sections: Sequence[Section], papers: Sequence[Table], results: dict[str, Any]
+) -> str:
     """The whole page as HTML text."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -67,6 +69,7 @@ def render(collection: Collection, sections: Sequence[Section], results: dict[st
         script=_trusted(script),
         results=_trusted(script_json(results)),
         sections=[_section(section) for section in sections],
+        layouts=[_exhibit(table) for table in papers],
         status=status(collection),
         excluded=collection.excluded,
         version=versions(collection),
@@ -123,6 +126,7 @@ def _section(section: Section) -> dict[str, Any]:
         "verdict": section.verdict,
         "reference": section.reference,
         "tables": [_exhibit(table) for table in section.tables],
+        "lead": 1 + any(table.title.startswith("Differences") for table in section.tables[:2]),
         "figures": [{"figure": figure, "svg": _trusted(figure.embedded)} for figure in section.figures],
         "conventions": section.group.first.scores.conventions,
         "columns": section.group.first.scores.columns,

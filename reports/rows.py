@@ -1,0 +1,146 @@
+"""The rows of a table: what is read on which checkpoints, and how a measure becomes a column of printed cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from .against import Earlier
+from .collect import Group, Run
+from .contrasts import Analysis
+from .summary import (
+    Cell,
+    Measure,
+    best,
+    cell,
+    controls,
+    decimal_places,
+    loses_to_controls,
+    real_explainers,
+    stability,
+)
+from .tables import Entry, Heading, Row
+from .text import number
+
+Rows = Literal["methods", "explainers"]
+_CURVES = {"val_accuracy": "stability, accuracy", "val_loss": "stability, loss"}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row to be: what is read on which checkpoints."""
+
+    label: str
+    runs: Sequence[Run]
+    explainer: str
+    block: str = ""
+    control: bool = False
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What every table of a group stands on."""
+
+    group: Group
+    analysis: Analysis
+    earlier: Earlier
+
+
+def lines_of(group: Group, reference: str, rows: Rows, with_controls: bool) -> list[Line]:
+    """Methods under the first real explainer, or explainers method by method; controls last in their block.
+
+    In a table of methods the controls stand on the reference's checkpoints; every other checkpoint has its own table.
+    """
+    explainers = real_explainers(group)
+    floors = controls(group) if with_controls else []
+    if rows == "methods":
+        lines = [Line(method, runs, explainers[0]) for method, runs in group.methods.items()] if explainers else []
+        return lines + [Line(name, group.methods[reference], name, control=True) for name in floors]
+    return [
+        Line(name, runs, name, method, control=name in floors)
+        for method, runs in group.methods.items()
+        for name in [*explainers, *floors]
+    ]
+
+
+def rows_of(ground: Ground, measures: Sequence[Measure], lines: Sequence[Line]) -> tuple[Row, ...]:
+    """One row a line, one entry a measure."""
+    columns = [column(ground, measure, lines) for measure in measures]
+    return tuple(
+        Row(line.label, tuple(entries[i] for entries in columns), len(line.runs), line.control, line.block)
+        for i, line in enumerate(lines)
+    )
+
+
+def column(ground: Ground, measure: Measure, lines: Sequence[Line]) -> list[Entry]:
+    """One column: decimals shared, the leading rows of each block bold, marks on real explainers only."""
+    group, analysis = ground.group, ground.analysis
+    cells = [_cell(measure, line) for line in lines]
+    places = decimal_places(found for found, line in zip(cells, lines, strict=True) if not line.control)
+    bold = [False] * len(lines)
+    for block in {line.block for line in lines}:
+        where = [i for i, line in enumerate(lines) if line.block == block and not line.control]
+        leading = analysis.leading.get((block, measure.key))
+        tops = best([cells[i] for i in where], measure.direction, places)
+        for i, is_best in zip(where, tops, strict=True):
+            bold[i] = is_best if leading is None else lines[i].label in leading
+    marks = [_significance(measure, line, analysis) + mark_of(group, measure, line) for line in lines]
+    of = measure.images or group.first.scores.dataset.n
+    made = [entry(of, found, b, m, decimals=places) for found, b, m in zip(cells, bold, marks, strict=True)]
+    return [_compared_with(ground, measure, line, one) for line, one in zip(lines, made, strict=True)]
+
+
+def _compared_with(ground: Ground, measure: Measure, line: Line, now: Entry) -> Entry:
+    """The entry, with its earlier mean where that prints otherwise."""
+    then = ground.earlier.of(ground.group, line.runs[0], measure, line.explainer)
+    if then is None or now.mean is None or number(then, now.decimals) == now.mean_text:
+        return now
+    return replace(now, was=number(then, now.decimals))
+
+
+def _cell(measure: Measure, line: Line) -> Cell:
+    """What a control row shows: nothing where a value does not depend on the explainer or is a gain over controls."""
+    silent = line.control and (measure.family == "model" or measure.is_gain)
+    return Cell(()) if silent else cell(line.runs, measure, line.explainer)
+
+
+def _significance(measure: Measure, line: Line, analysis: Analysis) -> str:
+    found = analysis.of(measure.key, line.label, line.block)
+    if found is None or line.control or not found.significant(analysis.alpha):
+        return ""
+    return "†" if found.primary else "§"
+
+
+def mark_of(group: Group, measure: Measure, line: Line) -> str:
+    """‡ where a real explainer does not beat its controls."""
+    loses = not (line.control or measure.is_gain) and loses_to_controls(group, line.runs, measure, line.explainer)
+    return "‡" if loses else ""
+
+
+def entry(images: int, found: Cell, bold: bool = False, mark: str = "", *, decimals: int) -> Entry:
+    """A printed cell; the note says where fewer than the announced images, or fewer seeds, stand behind it."""
+    note = f"[{found.n}]" if found.n is not None and found.n < images else ""
+    if 0 < len(found.defined) < len(found.values):
+        note += f"[{len(found.defined)} seeds]"
+    return Entry(found.mean, found.std, found.n, decimals, bold, mark, note)
+
+
+def _stability(group: Group) -> dict[str, list[float | None]]:
+    found = {column: [stability(runs, column) for runs in group.methods.values()] for column in _CURVES}
+    return {column: numbers for column, numbers in found.items() if any(number is not None for number in numbers)}
+
+
+def stability_headings(group: Group) -> list[Heading]:
+    """The headings of :func:`stability_columns`."""
+    title = "mean over epochs of the std over seeds of"
+    return [Heading(f"stability.{c}", _CURVES[c], "↓", "", f"{title} {c}") for c in _stability(group)]
+
+
+def stability_columns(group: Group) -> list[list[Entry]]:
+    """One number a method: there is no spread of a spread."""
+    columns = []
+    for numbers in _stability(group).values():
+        bold = best([Cell((number,)) for number in numbers], "lower", 4)
+        columns.append([Entry(number, decimals=4, bold=b) for number, b in zip(numbers, bold, strict=True)])
+    return columns

@@ -1,0 +1,146 @@
+"""Which measures stand in which table of a group, and which of them are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from .collect import Group
+from .schema import Subset
+from .summary import (
+    Measure,
+    column_label,
+    column_measure,
+    controls,
+    embedding_measures,
+    gain_measure,
+    model_measures,
+    real_explainers,
+    relabel,
+)
+
+#: Columns of the headline table after the primary ones, where they were scored.
+HEADLINE_EXTRAS = ("complexity.entropy", "ssim.value")
+#: Columns without a direction that papers print all the same; the others are diagnostics.
+SHOWN_UNRANKED = frozenset({"infidelity.beta", "infidelity.raw"})
+MASKED_SHARE = ("drop.rate", "drop.mag", "increase.rate", "increase.mag")
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One table to be."""
+
+    name: str
+    title: str
+    measures: Sequence[Measure]
+    about: str = ""
+    controls: bool = True
+
+
+#: Subsets besides the protocol's own: name, title, what the caption adds.
+STRATA: tuple[tuple[Subset, str, str], ...] = (
+    ("all", "All images", " Over all images, whether classified correctly or not."),
+    (
+        "correct",
+        "Correctly classified images only",
+        " Over the images that each checkpoint classifies correctly, so the images differ between rows.",
+    ),
+    (
+        "correct-under-all",
+        "Images that every checkpoint classifies correctly",
+        " Over the images that all compared checkpoints classify correctly, the same for every row.",
+    ),
+)
+
+
+def sheets(group: Group, primary: Sequence[str]) -> list[Sheet]:
+    """The tables whose rows are methods or explainers, in print order; some may be empty."""
+    return [
+        Sheet("headline", "Headline", headline_measures(group, primary)),
+        Sheet("drop-increase", "Drop and increase of confidence", masked_measures(group)),
+        Sheet("faithfulness", "Faithfulness", _ranked(group, faithful=True)),
+        Sheet("complexity-continuity", "Complexity and continuity", _ranked(group, faithful=False)),
+        Sheet("gains", "Gain over random maps on the same checkpoint", _gains(group), controls=False),
+        Sheet("diagnostics", "Diagnostics, never ranked", _unranked(group)),
+        *_strata(group, primary),
+    ]
+
+
+def compared(group: Group, primary: Sequence[str], *, networks: bool) -> list[Measure]:
+    """All measures that any table ranks, those of the networks themselves only where ``networks``."""
+    found = [*headline_measures(group, primary), *masked_measures(group), *_gains(group)]
+    found += [*_ranked(group, faithful=True), *_ranked(group, faithful=False)]
+    chosen = [measure for measure in found if measure.family != "model"]
+    chosen += [*model_measures(), *embedding_measures()] if networks else []
+    return [measure for measure in chosen if measure.direction is not None]
+
+
+def headline_measures(group: Group, primary: Sequence[str]) -> list[Measure]:
+    """Accuracy, the primary columns (the first with its gain over random-cam), complexity and continuity."""
+    measures = [model_measures()[0]]
+    for column, key in enumerate(primary):
+        base = column_measure(group, key)
+        measures.append(base)
+        if column == 0 and base.direction and "random-cam" in controls(group):
+            measures.append(relabel(gain_measure(base, "random-cam"), "gain over random-cam"))
+    extras = [key for key in HEADLINE_EXTRAS if key in group.first.scores.columns and key not in primary]
+    return measures + [column_measure(group, key) for key in extras]
+
+
+def masked_measures(group: Group) -> list[Measure]:
+    """Rate and magnitude of drop and increase, grouped by the share of pixels kept, in the order they were scored."""
+    found = [key.partition("@")[::2] for key in group.first.scores.columns]
+    thresholds = dict.fromkeys(q for name, q in found if name in MASKED_SHARE)
+    return [
+        relabel(column_measure(group, f"{name}@{q}"), name.replace(".", " "), _kept(q))
+        for q in thresholds
+        for name in MASKED_SHARE
+        if (name, q) in found
+    ]
+
+
+def _kept(threshold: str) -> str:
+    """The heading above one threshold's columns; a mask without a threshold has its name there."""
+    words = column_label(f"@{threshold}").strip()
+    return f"{words} of pixels kept" if words.endswith("%") else f"{words} mask"
+
+
+def _others(group: Group) -> list[Measure]:
+    keys = [key for key in group.first.scores.columns if key.partition("@")[0] not in MASKED_SHARE]
+    return [column_measure(group, key) for key in keys]
+
+
+def _ranked(group: Group, *, faithful: bool) -> list[Measure]:
+    return [m for m in _others(group) if _is_shown(m) and (m.family == "faithfulness") is faithful]
+
+
+def _unranked(group: Group) -> list[Measure]:
+    return [measure for measure in _others(group) if not _is_shown(measure)]
+
+
+def _is_shown(measure: Measure) -> bool:
+    return measure.direction is not None or measure.key in SHOWN_UNRANKED
+
+
+def _gains(group: Group) -> list[Measure]:
+    """Gain over each random control for the magnitudes of faithfulness that have a direction."""
+    keys = [key for key in group.first.scores.columns if ".rate@" not in key]
+    bases = [m for m in (column_measure(group, key) for key in keys) if m.family == "faithfulness" and m.direction]
+    floors = [name for name in ("random", "random-cam") if name in controls(group)]
+    return [relabel(gain_measure(base, name), base.label, f"over {name}") for name in floors for base in bases]
+
+
+def _strata(group: Group, primary: Sequence[str]) -> Iterator[Sheet]:
+    """The primary columns over the other subsets of the images."""
+    for subset, title, about in STRATA:
+        unknown = subset == "correct-under-all" and group.correct_under_all is None
+        if subset != group.subset and not unknown:
+            measures = [_stratum(column_measure(group, key, subset), subset) for key in primary]
+            filled = [
+                m for m in measures if any(m.read(run, e).n for run in group.runs for e in real_explainers(group))
+            ]
+            yield Sheet(f"{subset}-only" if subset == "correct" else subset, title, filled, about, controls=False)
+
+
+def _stratum(measure: Measure, subset: Subset) -> Measure:
+    return replace(measure, key=f"{subset}.{measure.key}", family="stratum")

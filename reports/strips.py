@@ -1,0 +1,182 @@
+"""One image explained by one checkpoint, as pictures and words: the map over the image, what the mask leaves, p0 → p1.
+
+Pixels are uint8 H×W×C, maps float H×W at the size of the image. All pictures are made here, byte for byte the same for
+the same numbers.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xeval.pool import Pool
+
+from .text import clean
+
+Pixels = NDArray[np.uint8]
+TIE = 1e-6  # as drop and increase count it
+STRENGTH = 0.85  # how much of the picture the strongest colour hides
+SIDE, LARGEST = (
+    96,
+    128,
+)  # pixels of a thumbnail: small pictures are enlarged towards the one, large ones cut to the other
+
+
+@dataclass(frozen=True)
+class Strip:
+    """An image, its map, what the mask leaves of it, and the softmax of the explained class before and after."""
+
+    pixels: Pixels
+    heat: NDArray[np.float32]
+    masked: Pixels
+    explained: str
+    predicted: str
+    before: float
+    after: float
+
+    @property
+    def change(self) -> str:
+        """The arrow: up, down, or equal."""
+        difference = self.after - self.before
+        if math.isnan(difference) or abs(difference) <= TIE:
+            return "="
+        return "▲" if difference > 0 else "▼"
+
+    @property
+    def scores(self) -> str:
+        """``0.83 → 0.91 ▲``"""
+        return f"{probability(self.before)} → {probability(self.after)} {self.change}"
+
+    @property
+    def words(self) -> str:
+        """The same without signs that a reader may not know."""
+        verb = {"▲": "rises", "▼": "falls", "=": "stays"}[self.change]
+        explained, predicted = clean(self.explained), clean(self.predicted)
+        return (
+            f"predicted {predicted}, softmax of {explained} {verb} from {probability(self.before)} to "
+            f"{probability(self.after)}"
+        )
+
+
+def strips(pool: Pool, numbers: Sequence[int], classes: Sequence[str]) -> list[Strip]:
+    """Some images of a pool; class numbers become names."""
+    import torch
+
+    from xeval.explainers.cam import upsample
+
+    size = (pool.pixels.shape[2], pool.pixels.shape[3])
+    heat = upsample(torch.from_numpy(pool.maps[list(numbers)]), size)[:, 0].numpy()
+    return [
+        Strip(
+            pool.pixels[i].transpose(1, 2, 0),
+            heat[place],
+            pool.masked[i].transpose(1, 2, 0),
+            _name(classes, int(pool.explained[i])),
+            _name(classes, int(pool.predicted[i])),
+            float(pool.p0[i]),
+            float(pool.after[i]),
+        )
+        for place, i in enumerate(numbers)
+    ]
+
+
+def _name(classes: Sequence[str], number: int) -> str:
+    return classes[number] if 0 <= number < len(classes) else "nothing"
+
+
+def probability(value: float) -> str:
+    """Two decimals, three significant digits close to 0 and to 1; a dash where it is undefined."""
+    if math.isnan(value):
+        return "–"
+    return f"{value:.2f}"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Values as colours: −limit … limit around 0 for signed maps, 0 … limit for others."""
+
+    limit: float
+    signed: bool
+
+    @property
+    def ticks(self) -> tuple[str, ...]:
+        """The numbers under the colour bar, from left to right."""
+        high = f"{self.limit:.2g}"
+        return (f"−{high}", "0", high) if self.signed else ("0", high)
+
+    @property
+    def bar(self) -> Pixels:
+        """The colour bar as a picture of 12×96 pixels, over mid-grey as the maps over a picture."""
+        values = np.linspace(-self.limit if self.signed else 0, self.limit, SIDE, dtype=np.float32)
+        grey = np.full((12, SIDE, 1), 128, np.uint8)
+        return self.over(grey, np.broadcast_to(values, (12, SIDE)))
+
+    def over(self, pixels: Pixels, heat: Any) -> Pixels:
+        """The map over the picture in greys, H×W×3: the stronger the value, the less is seen of the picture."""
+        import matplotlib as mpl
+
+        part = np.nan_to_num(np.asarray(heat, np.float64) / (self.limit or 1)).clip(-1, 1)
+        name, place = ("coolwarm", (part + 1) / 2) if self.signed else ("viridis", part)
+        colour = mpl.colormaps[name](place)[..., :3] * 255
+        opaque = STRENGTH * np.abs(part)[..., None]
+        return np.rint(colour * opaque + grey(pixels)[..., None] * (1 - opaque)).astype(np.uint8)
+
+
+def scale_of(maps: Iterable[Any], *, signed: bool) -> Scale:
+    """The scale that the strongest finite value of several maps fills."""
+    finite = [np.abs(values[np.isfinite(values)]) for values in map(np.asarray, maps)]
+    return Scale(float(max((values.max() for values in finite if values.size), default=0)), signed)
+
+
+def grey(pixels: Pixels) -> NDArray[np.float64]:
+    """Luminance of a colour picture (ITU-R BT.601), the mean of other channels; H×W in [0, 255]."""
+    values = pixels.astype(np.float64)
+    return values @ np.array([0.299, 0.587, 0.114]) if values.shape[2] == 3 else values.mean(2)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG inside the page, and the size in which it is shown."""
+
+    source: str
+    width: int
+    height: int
+
+
+def picture(pixels: Pixels) -> Picture:
+    """A picture for the page: few pixels are enlarged by the browser, many are reduced here."""
+    height, width = pixels.shape[:2]
+    longest = max(height, width)
+    if longest > LARGEST:
+        pixels = _reduced(pixels, LARGEST / longest)
+        height, width = pixels.shape[:2]
+    times = max(1, round(SIDE / longest))
+    source = "data:image/png;base64," + base64.b64encode(png(pixels)).decode()
+    return Picture(source, width * times, height * times)
+
+
+def _reduced(pixels: Pixels, share: float) -> Pixels:
+    height, width = (max(1, round(side * share)) for side in pixels.shape[:2])
+    return np.asarray(_image(pixels).resize((width, height), resample=4)).reshape(height, width, -1)  # 4 = box
+
+
+def png(pixels: Pixels) -> bytes:
+    """A PNG file without any text in it."""
+    file = io.BytesIO()
+    _image(pixels).save(file, format="PNG", optimize=True)
+    return file.getvalue()
+
+
+def _image(pixels: Pixels) -> Any:
+    from PIL import Image
+
+    if pixels.shape[2] == 3:
+        return Image.fromarray(np.ascontiguousarray(pixels))
+    return Image.fromarray(np.rint(grey(pixels)).astype(np.uint8))
