@@ -166,7 +166,7 @@ def test_full_disk_is_a_resource_error(server: type[Server], tmp_path: Path, mon
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("xeval.data.archive.shutil.copyfileobj", full)
+    monkeypatch.setattr("xeval.data.download.shutil.copyfileobj", full)
     with pytest.raises(ResourceError, match="No space left"):
         get("cifar100", tmp_path)
     assert names(tmp_path) in ([], [f"{FILE}.part"])

@@ -1,4 +1,4 @@
-"""Archives are untrusted: verified downloads, and a reader of tar and zip that never follows what a member claims.
+"""Archives are untrusted: a reader of tar and zip that never follows what a member claims.
 
 Only regular files with plain relative names are read, within fixed limits; links, devices, absolute and parent paths
 are refused. Files are created by this module alone, never by the archive library, in a directory that appears under
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import http.client
 import io
 import json
 import lzma
@@ -17,8 +16,6 @@ import os
 import shutil
 import struct
 import tarfile
-import urllib.error
-import urllib.request
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -54,76 +51,6 @@ DAMAGE = (
 )
 
 
-@dataclass(frozen=True)
-class Archive:
-    """An official archive: its file name, where it is published, its md5, and the folder it unpacks to (or none)."""
-
-    file: str
-    url: str
-    md5: str
-    folder: str | None = None
-
-
-def md5_of(path: Path) -> str:
-    """The md5 of a file as hex: an identity check against the publisher's figure, no protection by itself."""
-    return _hash(path, "md5")
-
-
-def verify(path: Path, archive: Archive) -> None:
-    """Raise a CheckpointError with both checksums unless the file is the official one."""
-    actual = md5_of(path)
-    if actual != archive.md5:
-        raise CheckpointError(
-            f"{path} has the wrong checksum: md5 {actual}, expected {archive.md5}",
-            f"delete it and fetch it again from {archive.url}, or rename it if it is your own",
-        )
-
-
-def download(archive: Archive, root: Path) -> Path:
-    """Fetch an official archive into ``root`` and verify it before it gets its name.
-
-    A download that was cut is kept as ``<file>.part`` and continued next time; one with a wrong checksum becomes
-    ``<file>.bad``.
-
-    Raises:
-        ResourceError: no connection, or a connection cut on the way.
-        CheckpointError: the checksum is not the published one.
-    """
-    target, part = root / archive.file, root / f"{archive.file}.part"
-    try:
-        _fetch(archive.url, part)
-    except (OSError, http.client.HTTPException) as fault:
-        raise ResourceError(
-            f"{archive.url} could not be fetched ({fault})", f"run the command again, or put the file into {root}"
-        ) from fault
-    try:
-        verify(part, archive)
-    except CheckpointError as fault:
-        bad = root / f"{archive.file}.bad"
-        part.replace(bad)
-        raise CheckpointError(fault.problem.replace(str(part), str(bad)), "run the command again") from None
-    part.replace(target)
-    return target
-
-
-def _fetch(url: str, part: Path) -> None:
-    done = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
-    try:
-        response = urllib.request.urlopen(request, timeout=60)
-    except urllib.error.HTTPError as fault:
-        if fault.code == 416 and done:  # nothing left to fetch: the checksum decides
-            return
-        raise
-    with response:
-        resumed = getattr(response, "status", None) == 206
-        expected = int(response.headers.get("Content-Length") or 0) + (done if resumed else 0)
-        with part.open("ab" if resumed else "wb") as sink:
-            shutil.copyfileobj(response, sink, CHUNK)
-    if part.stat().st_size < expected:
-        raise OSError(f"the connection was cut after {part.stat().st_size:,} of {expected:,} bytes")
-
-
 def extract(path: Path, root: Path, folder: str) -> Path:
     """Unpack ``folder`` of a tar or zip file to ``root/folder``; nothing is visible there until all of it is.
 
@@ -141,7 +68,7 @@ def extract(path: Path, root: Path, folder: str) -> Path:
             count += 1
         if not (temporary / folder).is_dir():
             raise CheckpointError(f"{path} holds no folder {folder!r}", "fetch the official archive")
-        marker = {"archive": path.name, "sha256": _hash(path, "sha256"), "files": count}
+        marker = {"archive": path.name, "sha256": file_hash(path, "sha256"), "files": count}
         (temporary / folder / MARKER).write_text(json.dumps(marker), encoding="utf-8")
         with suppress(OSError):  # another process was faster: its folder is complete
             (temporary / folder).rename(target)
@@ -353,6 +280,7 @@ def _damage_named(path: Path) -> Iterator[None]:
         raise CheckpointError(f"{path} is damaged or no archive ({fault})", "fetch it again") from fault
 
 
-def _hash(path: Path, algorithm: str) -> str:
+def file_hash(path: Path, algorithm: str) -> str:
+    """The hash of a file's bytes as hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from xeval.data.archive import Archive, read_members
+from xeval.data.archive import read_members
 from xeval.data.base import ArraySplit, Dataset, DatasetInfo, Ints, Pixels
+from xeval.data.download import Archive
 from xeval.data.files import FolderTree
 from xeval.data.sources import READERS, Source, missing, require_official
 from xeval.data.unpickler import load_arrays

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from xeval.data.archive import MARKER, download, extract, verify
+from xeval.data.archive import MARKER, extract
 from xeval.data.base import Split, unreadable
+from xeval.data.download import download, verify
 from xeval.data.sources import READERS, data_root, open_dataset, require_official
 from xeval.errors import DataError, ResourceError, UsageError
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from xeval.data.archive import Archive, verify
 from xeval.data.base import Dataset
+from xeval.data.download import Archive, verify
 from xeval.errors import DataError, UsageError
 from xeval.registry import Registry
 

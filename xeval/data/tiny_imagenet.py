@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xeval.data.archive import Archive
 from xeval.data.base import Dataset, DatasetInfo, Index, Ints
+from xeval.data.download import Archive
 from xeval.data.files import FolderTree, Tree, ZipTree, text_lines
 from xeval.data.images import FileSplit, is_image_name, size_of
 from xeval.data.sources import READERS, Source, missing, require_official

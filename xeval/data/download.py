@@ -1,0 +1,83 @@
+"""Official archives: published places and checksums, and downloads that get their name when they are verified."""
+
+from __future__ import annotations
+
+import http.client
+import shutil
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from xeval.data.archive import CHUNK, file_hash
+from xeval.errors import CheckpointError, ResourceError
+
+
+@dataclass(frozen=True)
+class Archive:
+    """An official archive: its file name, where it is published, its md5, and the folder it unpacks to (or none)."""
+
+    file: str
+    url: str
+    md5: str
+    folder: str | None = None
+
+
+def md5_of(path: Path) -> str:
+    """The md5 of a file as hex: an identity check against the publisher's figure, no protection by itself."""
+    return file_hash(path, "md5")
+
+
+def verify(path: Path, archive: Archive) -> None:
+    """Raise a CheckpointError with both checksums unless the file is the official one."""
+    actual = md5_of(path)
+    if actual != archive.md5:
+        raise CheckpointError(
+            f"{path} has the wrong checksum: md5 {actual}, expected {archive.md5}",
+            f"delete it and fetch it again from {archive.url}, or rename it if it is your own",
+        )
+
+
+def download(archive: Archive, root: Path) -> Path:
+    """Fetch an official archive into ``root`` and verify it before it gets its name.
+
+    A download that was cut is kept as ``<file>.part`` and continued next time; one with a wrong checksum becomes
+    ``<file>.bad``.
+
+    Raises:
+        ResourceError: no connection, or a connection cut on the way.
+        CheckpointError: the checksum is not the published one.
+    """
+    target, part = root / archive.file, root / f"{archive.file}.part"
+    try:
+        _fetch(archive.url, part)
+    except (OSError, http.client.HTTPException) as fault:
+        raise ResourceError(
+            f"{archive.url} could not be fetched ({fault})", f"run the command again, or put the file into {root}"
+        ) from fault
+    try:
+        verify(part, archive)
+    except CheckpointError as fault:
+        bad = root / f"{archive.file}.bad"
+        part.replace(bad)
+        raise CheckpointError(fault.problem.replace(str(part), str(bad)), "run the command again") from None
+    part.replace(target)
+    return target
+
+
+def _fetch(url: str, part: Path) -> None:
+    done = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=60)
+    except urllib.error.HTTPError as fault:
+        if fault.code == 416 and done:  # nothing left to fetch: the checksum decides
+            return
+        raise
+    with response:
+        resumed = getattr(response, "status", None) == 206
+        expected = int(response.headers.get("Content-Length") or 0) + (done if resumed else 0)
+        with part.open("ab" if resumed else "wb") as sink:
+            shutil.copyfileobj(response, sink, CHUNK)
+    if part.stat().st_size < expected:
+        raise OSError(f"the connection was cut after {part.stat().st_size:,} of {expected:,} bytes")
