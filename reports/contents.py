@@ -11,9 +11,10 @@ from .collect import Group
 from .contrasts import Analysis, Sample, analyse
 from .declaration import Declaration
 from .differences import differences
+from .intervals import intervals
 from .published import published
 from .rows import Ground, Line, Rows, entry, lines_of, mark_of, rows_of, stability_columns, stability_headings
-from .sheets import Sheet, compared, sheets
+from .sheets import Sheet, compared, headline_measures, sheets
 from .summary import (
     Measure,
     cell,
@@ -54,6 +55,7 @@ def tables(
     pairs = [(sheet, lines_of(group, reference, rows, sheet.controls)) for sheet in filled]
     built = [_table(ground, sheet, lines) for sheet, lines in pairs if lines]
     told = differences(group, ground.analysis, [column_measure(group, key) for key in primary])
+    told += intervals(group, headline_measures(group, primary)) if rows == "methods" else []
     return [*built[:1], *told, *published(group), *built[1:], *_controls(group, primary), _models(ground)]
 
 

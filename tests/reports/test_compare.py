@@ -13,6 +13,7 @@ from xeval.errors import DataError, ResourceError, UsageError
 TABLES = [
     "headline",
     "differences",
+    "intervals",
     "drop-increase",
     "faithfulness",
     "complexity-continuity",

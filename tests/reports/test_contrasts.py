@@ -16,7 +16,7 @@ from reports.compare import Comparison, compare
 from tests.reports.synthetic import scores, write_images, write_run, write_study
 from xeval.checks import holm
 from xeval.errors import UsageError
-from xeval.statistics import compare_explainers, compare_methods
+from xeval.statistics import compare_explainers, compare_methods, mean_interval
 
 KEY = "drop.mag@0.45"
 PRIMARY = (KEY, "infidelity.skill", "deletion.gain")
@@ -127,6 +127,17 @@ def test_below_five_seeds_nothing_is_tested(runs: Path, tmp_path: Path, seeds: i
     assert not any(set(e.mark) & set("†§") for t in made.tables for row in t.rows for e in row.entries)
     assert {name: e.bold for name, e in entries(made).items()} == {"supcon": False, "excon": True}
     assert "significant" not in made.verdict
+
+
+def test_intervals_of_means_count_seeds_and_images(runs: Path, tmp_path: Path) -> None:
+    data = study(runs, {"supcon": 0.0, "excon": -0.2}, 3)
+    found = entries(compare(runs, tmp_path / "out"), "intervals")
+    for name, table in data.items():
+        estimate = mean_interval(table)
+        assert (found[name].mean, found[name].interval) == (
+            pytest.approx(estimate.value),
+            pytest.approx(estimate.interval),
+        )
 
 
 @pytest.mark.fault("P12")
