@@ -97,6 +97,7 @@ class Store:
     def __init__(self, path: Path, *, read_only: bool = False, check: bool = False) -> None:
         self.path = path
         self._read_only = read_only
+        self._logging = False
         with self._guard():
             mode = "ro" if read_only else "rwc"
             self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", isolation_level=None, uri=True)
@@ -117,15 +118,15 @@ class Store:
             raise DataError(f"{self.path} was written by another version of xeval", RECOMPUTE)
         if not self._read_only:
             with self._guard():
-                self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute("PRAGMA synchronous=FULL")
-                self._db.executescript(_SCHEMA)
+                if empty:
+                    self._db.executescript(_SCHEMA)
 
     def __enter__(self) -> Store:
         return self
 
     def __exit__(self, _t: type[BaseException] | None, _v: BaseException | None, _tb: TracebackType | None) -> None:
-        if not self._read_only:
+        if self._logging:
             with suppress(sqlite3.Error):  # one plain file, which a read-only folder can hold too
                 self._db.execute("PRAGMA journal_mode=DELETE")
         self._db.close()
@@ -186,6 +187,10 @@ class Store:
 
     def put(self, first: int, blocks: Mapping[int, Block]) -> None:
         """Commit one chunk of many cells in one transaction."""
+        if not self._logging:  # only now: a run with nothing to do leaves the file as it is, byte for byte
+            with self._guard():
+                self._db.execute("PRAGMA journal_mode=WAL")
+            self._logging = True
         with self._transaction(sum(block.values.nbytes for block in blocks.values())):
             rows = [self._row(cell, first, block) for cell, block in blocks.items()]
             self._db.executemany("INSERT OR REPLACE INTO chunk VALUES (?, ?, ?, ?, ?, ?, ?)", rows)

@@ -1,0 +1,498 @@
+"""Faults while scoring: what was finished is kept, what has no number is counted, and the exit code says so."""
+
+import errno
+import json
+import os
+import sqlite3
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import xeval
+import xeval.scorer
+from tests.commands import here
+from tests.runs import make_run
+from xeval import runs, scoring
+from xeval.errors import BusyError, DataError, InternalError, PartialError, ResourceError, UsageError
+from xeval.gaps import gap
+from xeval.locks import locked
+from xeval.models import Classifier
+from xeval.options import ScoreOptions
+from xeval.plan import make_plan
+from xeval.rows import Rows
+from xeval.scorer import Chunk, Scorer
+from xeval.scoring import score
+from xeval.store import Series, Store
+
+FAST = {"metrics": ("drop", "complexity"), "limit": 100, "device": "cpu", "batch_size": 64}
+SMALL = ("--metrics", "drop,complexity", "--limit", "100", "--device", "cpu", "--batch-size", "64")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("runs") / "digits-excon-s0")[0]
+
+
+@pytest.fixture(scope="module")
+def whole(run, tmp_path_factory):
+    return table(score(run, out=tmp_path_factory.mktemp("whole"), **FAST))
+
+
+def table(out):
+    """(explainer, column) → series of every cell that has values."""
+    found = {}
+    with Store(out / "scores.sqlite", read_only=True) as store:
+        for number, cell in store.cells():
+            with suppress(DataError):  # no values yet
+                found[cell.explainer, cell.name] = store.read(number)
+    return found
+
+
+def equal(a, b, atol=0.0):
+    assert a.keys() == b.keys()
+    for key, series in a.items():
+        assert np.array_equal(series.status, b[key].status), key
+        assert np.allclose(series.values, b[key].values, rtol=0, atol=atol, equal_nan=True), key
+
+
+def read(out):
+    return json.loads((out / "scores.json").read_text())
+
+
+def files(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+class Hears:
+    """A progress that keeps its lines."""
+
+    def __init__(self):
+        self.said = []
+
+    def say(self, text):
+        self.said.append(text)
+
+    def track(self, items, total, label):
+        yield from items
+
+
+def fault_at(monkeypatch, condition, act):
+    """The classifiers' forward pass ends in ``act(images, logits)`` where ``condition(images)`` holds."""
+    original = Classifier.forward
+
+    def forward(self, images):
+        return act(images, original(self, images)) if condition(images) else original(self, images)
+
+    monkeypatch.setattr(Classifier, "forward", forward)
+
+
+def images_of(run, numbers):
+    """The normalised images of some places among the chosen ones, and their ids."""
+    plan = make_plan(run, ScoreOptions(**FAST))
+    places = [int(plan.chosen[n]) for n in numbers]
+    pixels = xeval.data.normalize(plan.split.read(places), plan.info)
+    return pixels, [plan.split.ids[i] for i in places]
+
+
+def among(wanted):
+    """Which images of a batch are one of the wanted: bool (n,)."""
+    return lambda images: (images[:, None] == wanted[None].to(images)).flatten(2).all(2).any(1)
+
+
+# ---- the disk
+
+
+@pytest.mark.fault("S3")
+def test_a_disk_that_fills_up_at_a_commit(run, whole, tmp_path, monkeypatch):
+    """SQLite itself refuses to grow the file; the first chunk stays and nothing else is left behind."""
+    original = Store.put
+
+    def put(self, first, blocks):
+        if first:
+            pages = self._db.execute("PRAGMA page_count").fetchone()[0]
+            self._db.execute(f"PRAGMA max_page_count = {pages}")
+        original(self, first, blocks)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "put", put)
+        with pytest.raises(ResourceError, match=r"the disk is full: .*scores.sqlite needs [\d,]+ bytes, [\d,]+ are"):
+            score(run, out=tmp_path, **FAST)
+    assert files(tmp_path) == {"scores.sqlite"}
+    assert len(table(tmp_path)["", "p0"].values) == 64
+    equal(table(score(run, out=tmp_path, **FAST)), whole)
+
+
+@pytest.mark.fault("S3")
+@pytest.mark.parametrize("broken", ["fsync", "replace"])
+def test_a_disk_that_fills_up_at_export(run, tmp_path, monkeypatch, broken):
+    out = score(run, out=tmp_path, **FAST)
+    before, names = (out / "scores.json").read_bytes(), files(out)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        if broken == "fsync":
+            patch.setattr(runs.os, "fsync", full)
+        else:
+            patch.setattr(Path, "replace", full)
+        with pytest.raises(ResourceError, match=r"needs [\d,]+ bytes, [\d,]+ are free") as caught:
+            score(run, out=tmp_path, **{**FAST, "metrics": ("drop",)})
+    assert caught.value.exit_code == 5
+    assert (out / "scores.json").read_bytes() == before
+    assert files(out) == names
+
+
+@pytest.mark.fault("S3")
+def test_too_little_room_is_told_before_the_loop(run, tmp_path, monkeypatch):
+    usage = type(scoring.shutil.disk_usage("/"))
+    monkeypatch.setattr(scoring.shutil, "disk_usage", lambda _: usage(10**9, 10**9, 1000))
+    with pytest.raises(ResourceError, match=r"bytes needed, 1,000 are free"):
+        score(run, out=tmp_path, **FAST)
+
+
+@pytest.mark.fault("S3")
+def test_what_a_killed_writer_left_is_cleaned_at_the_next_start(run, tmp_path):
+    (tmp_path / ".xeval-scores.json.abc.tmp").write_text("half")
+    (tmp_path / ".mine.tmp").write_text("not ours")
+    score(run, out=tmp_path, **FAST)
+    assert {name for name in files(tmp_path) if name.startswith(".")} == {".mine.tmp"}
+
+
+@pytest.mark.fault("S4")
+def test_the_output_is_tried_before_the_model_is_loaded(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("xeval.plan.load_model", lambda *_, **__: pytest.fail("loaded"))
+    (tmp_path / "file").write_text("x")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UsageError, match="cannot write to"):
+            score(run, out=out, **FAST)
+    monkeypatch.setattr(runs, "_probe", lambda _: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    with pytest.raises(UsageError, match="Permission denied"):
+        score(run, out=tmp_path, **FAST)
+
+
+@pytest.mark.fault("S4")
+def test_a_missing_output_folder_is_made(run, tmp_path):
+    assert score(run, out=tmp_path / "a" / "b", **FAST) == tmp_path / "a" / "b"
+
+
+# ---- memory and devices
+
+
+@pytest.mark.fault("S5")
+def test_memory_for_64_images_gives_the_same_numbers(run, whole, tmp_path, monkeypatch):
+    def full(images, _):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    fault_at(monkeypatch, lambda images: len(images) > 64, full)
+    hears = Hears()
+    out = score(run, hears, out=tmp_path, **{**FAST, "batch_size": 256})
+    equal(table(out), whole, atol=1e-5)
+    assert [text for text in hears.said if "memory" in text] == ["not enough memory: batch 256→64"]
+
+
+@pytest.mark.fault("S6")
+def test_no_memory_for_one_image(run, tmp_path, capsys, monkeypatch):
+    out = score(run, out=tmp_path, **{**FAST, "metrics": ("drop",)})
+    kept = table(out)
+
+    def full(images, _):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory")
+
+    fault_at(monkeypatch, lambda _: True, full)
+    left, _, last = here(capsys, "score", str(run), "--out", str(tmp_path), *SMALL)
+    assert left == 5
+    assert "--batch-size" in last
+    assert "--device cpu" in last
+    equal(table(tmp_path), kept)
+
+
+@pytest.mark.fault("S21")
+@pytest.mark.parametrize("error", [torch.AcceleratorError, RuntimeError])
+def test_a_device_that_fails_in_the_middle(run, whole, tmp_path, monkeypatch, error):
+    saved, original = [], Store.put
+
+    def put(self, first, blocks):
+        original(self, first, blocks)
+        saved.append(first)
+
+    def lost(images, _):
+        raise error("CUDA error: an illegal memory access was encountered")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "put", put)
+        fault_at(patch, lambda _: bool(saved), lost)
+        with pytest.raises(ResourceError, match="the device failed .CUDA error"):
+            score(run, out=tmp_path, **FAST)
+    assert len(table(tmp_path)["", "p0"].values) == 64
+    equal(table(score(run, out=tmp_path, **FAST)), whole)
+
+
+# ---- defects and gaps
+
+
+def failing(monkeypatch, metric, image):
+    """A metric that raises an error whenever a certain image is among those it is given."""
+    original = xeval.scorer.task_blocks
+
+    def task_blocks(task, scene, rows):
+        if task.metric.name == metric and bool(among(image)(scene.images).any()):
+            raise RuntimeError("a defect")
+        return original(task, scene, rows)
+
+    monkeypatch.setattr(xeval.scorer, "task_blocks", task_blocks)
+
+
+@pytest.mark.fault("S7")
+def test_a_metric_with_a_defect_loses_one_image_and_nothing_else(run, whole, tmp_path, monkeypatch):
+    image, (name,) = images_of(run, [70])
+    with monkeypatch.context() as patch:
+        failing(patch, "complexity", image)
+        with pytest.raises(
+            InternalError, match=f"complexity failed on 1 images, first complexity on {name} "
+        ) as caught:
+            score(run, out=tmp_path, **FAST)
+    trace = tmp_path / "traceback-complexity.txt"
+    assert str(trace) in caught.value.remedy
+    assert "RuntimeError: a defect" in trace.read_text()
+    assert read(tmp_path)["status"] == "partial"
+    for (explainer, column), series in table(tmp_path).items():
+        expected = whole[explainer, column]
+        kept = np.arange(100) != 70 if column.startswith("complexity") else np.ones(100, bool)
+        assert np.allclose(series.values[kept], expected.values[kept], atol=1e-5, equal_nan=True)
+        assert np.array_equal(series.ok[kept], expected.ok[kept])
+        assert kept.all() or series.counts("error") == {"RuntimeError": 1}
+    seen = []
+    compute = Scorer.score_chunk
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            Scorer, "score_chunk", lambda self, chunk, tasks: seen.append((chunk, tasks)) or compute(self, chunk, tasks)
+        )
+        again = score(run, out=tmp_path, **FAST)
+    assert {(chunk.first, *(task.metric.name for task in tasks)) for chunk, tasks in seen} == {(64, "complexity")}
+    assert read(again)["status"] == "complete"
+    equal(table(again), whole, atol=1e-5)
+
+
+@pytest.mark.fault("S7")
+def test_a_defect_everywhere_keeps_the_other_metrics(run, whole, tmp_path, capsys, monkeypatch):
+    original = xeval.scorer.task_blocks
+    monkeypatch.setattr(
+        xeval.scorer,
+        "task_blocks",
+        lambda task, scene, rows: 1 / 0 if task.metric.name == "deletion" else original(task, scene, rows),
+    )
+    options = ("--metrics", "drop,deletion", "--limit", "20", "--device", "cpu", "--out", str(tmp_path))
+    left, out, last = here(capsys, "score", str(run), *options)
+    assert left == 1
+    assert "deletion failed on 20 images, first deletion on" in last
+    assert "drop.mag@0.45" in out
+    found = read(tmp_path)["scores"]["grad-cam"]
+    assert found["drop.mag@0.45"]["n"] == 20
+    assert found["deletion.auc"]["errors"] == {"ZeroDivisionError": 20}
+    assert found["deletion.auc"]["mean"] is None
+
+
+@pytest.mark.fault("S8", "S10")
+def test_a_network_that_gives_nan_is_told_with_the_images(run, whole, tmp_path, capsys, monkeypatch):
+    images, (first, second) = images_of(run, [3, 77])
+
+    def nan(x, logits):
+        return torch.where(among(images)(x)[:, None], torch.nan, logits)
+
+    fault_at(monkeypatch, lambda x: bool(among(images)(x).any()), nan)
+    left, _, last = here(capsys, "score", str(run), "--out", str(tmp_path), *SMALL)
+    assert left == 3
+    assert "the network has no value for 2 of 100 images (network output not finite: 2)" in last
+    assert f"first {first}, {second}" in last
+    summary, found = read(tmp_path), table(tmp_path)
+    assert summary["status"] == "partial"
+    others = np.setdiff1d(np.arange(100), [3, 77])
+    for key, series in found.items():
+        if key[1] != "label" and key[0] not in ("shuffled",):
+            assert not series.ok[[3, 77]].any(), key
+            assert np.allclose(series.values[others], whole[key].values[others], atol=1e-5, equal_nan=True), key
+    assert summary["scores"]["grad-cam"]["drop.mag@0.3"]["n"] == 98
+    left, _, last = here(capsys, "score", str(run), "--out", str(tmp_path), "--allow-partial", *SMALL)
+    assert left == 7
+    assert last.startswith("xeval: error[E700]: ")
+    with pytest.raises(DataError, match="network output not finite"):
+        score(run, out=tmp_path, **FAST)
+    assert isinstance(
+        scoring.run(run, ScoreOptions(out=tmp_path, allow_partial=True, **FAST), Hears()).shortfall, PartialError
+    )
+
+
+@pytest.mark.fault("S10")
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_map_that_is_not_finite_is_no_ranking(run, tmp_path, monkeypatch, value):
+    """Ranks, and so finite scores, exist for NaN maps too: the map itself is looked at."""
+    original = Rows._shown
+
+    def shown(self, maps):
+        maps = original(self, maps).clone()
+        maps[0, 0, 0, 0] = value
+        return maps
+
+    monkeypatch.setattr(Rows, "_shown", shown)
+    with pytest.raises(
+        DataError, match=r"of grad-cam has no value for 2 of 100 images \(map not finite: 2\), first \S+, "
+    ):
+        score(run, out=tmp_path, explainers=("grad-cam", "random"), **FAST)
+    found = table(tmp_path)
+    assert found["grad-cam", "drop.mag@0.3"].counts("error") == {"map not finite": 2}
+    assert found["random", "drop.mag@0.3"].ok.all()
+
+
+@pytest.mark.fault("S8")
+@pytest.mark.parametrize(("count", "told"), [(1, False), (10, False), (11, True), (50, True)])
+def test_reasons_nobody_expects_are_tolerated_up_to_one_percent(count, told):
+    status = np.zeros(1000, np.uint8)
+    status[5 : 5 + count] = 1
+    series = Series(np.zeros(1000), status, {1: ("undefined", "no number from Quantus"), 2: ("undefined", "empty map")})
+    found = gap(series, "x", [f"image {n}" for n in range(1000)])
+    assert (found is not None) == told
+    assert not told or found.startswith(f"x has no value for {count} of 1,000 images (no number from Quantus: {count})")
+    status[:] = 2
+    assert gap(Series(np.zeros(1000), status, series.meaning), "x", ["i"] * 1000) is None
+
+
+@pytest.mark.fault("S18")
+def test_a_map_of_one_pixel_is_flagged():
+    network = nn.Sequential(nn.Conv2d(1, 4, 16), nn.ReLU(), nn.Flatten(), nn.Linear(4, 3)).eval()
+    data = [(torch.rand(6, 1, 16, 16), torch.arange(6) % 3)]
+    found = xeval.score(network, data, metrics=("drop",), layer="0", device="cpu", batch_size=8)
+    assert any("CAM resolution 1×1 at 0" in text for text in found.attrs["summary"]["warnings"])
+
+
+# ---- the same numbers
+
+
+@pytest.mark.fault("S11")
+def test_thresholds_of_nothing_and_everything_are_defined(run, tmp_path):
+    found = read(score(run, out=tmp_path, thresholds=(0.0, 1.0), metrics=("drop",), limit=20))["scores"]["grad-cam"]
+    assert found["drop.mag@1"]["mean"] == 0
+    assert found["increase.rate@1"]["mean"] == 0
+    assert found["drop.mag@0"]["n"] == 20
+
+
+@pytest.mark.fault("S12")
+def test_limits(run, tmp_path):
+    assert read(score(run, out=tmp_path / "one", limit=1, metrics=("drop", "complexity")))["dataset"]["n"] == 1
+    hears = Hears()
+    assert read(score(run, hears, out=tmp_path / "all", limit=9999, metrics=("complexity",)))["dataset"]["n"] == 360
+    assert "note: --limit 9,999 is more than the 360 images there are" in hears.said
+
+
+@pytest.mark.fault("S13")
+def test_the_order_of_the_images_changes_nothing(run):
+    options = ScoreOptions(**{**FAST, "metrics": ("drop", "infidelity", "deletion", "ssim")})
+    plan = make_plan(run, options)
+    scorer = Scorer(plan, options)
+    places = [int(i) for i in plan.chosen[:24]]
+    order = np.random.default_rng(0).permutation(24)
+    straight = scorer.score_chunk(Chunk(0, places), list(plan.tasks))
+    mixed = scorer.score_chunk(Chunk(0, [places[i] for i in order]), list(plan.tasks))
+    for key, block in straight.items():
+        assert np.allclose(block.values[order], mixed[key].values, rtol=0, atol=1e-5, equal_nan=True), key
+
+
+@pytest.mark.fault("S14")
+def test_the_same_command_twice(run, tmp_path):
+    score(run, out=tmp_path, **FAST)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    hears = Hears()
+    score(run, hears, out=tmp_path, **FAST)
+    assert hears.said == ["nothing to do: every requested number is already there"]
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.fault("S19")
+def test_a_clock_that_jumps_backwards(run, whole, tmp_path, monkeypatch):
+    now = iter(range(10**6, 0, -3600))
+    monkeypatch.setattr("time.time", lambda: float(next(now)))
+    equal(table(score(run, out=tmp_path, **FAST)), whole)
+
+
+# ---- the store and its lock
+
+
+@pytest.mark.fault("S15")
+def test_a_second_process_is_told_who_is_at_work(run, whole, tmp_path, capsys):
+    with locked(tmp_path):
+        left, _, last = here(capsys, "score", str(run), "--out", str(tmp_path), *SMALL)
+        assert left == 6
+        assert f"is in use by process {os.getpid()} on {os.uname().nodename} since" in last
+        assert files(tmp_path) == {"run.lock"}
+    assert files(tmp_path) == set()
+    dead = {"pid": 999999, "host": "elsewhere", "started": "2020-01-01T00:00:00+00:00"}
+    (tmp_path / "run.lock").write_text(json.dumps(dead))
+    equal(table(score(run, out=tmp_path, **FAST)), whole)  # its owner is dead: taken over
+    assert "run.lock" not in files(tmp_path)
+    with locked(tmp_path):
+        xeval.results(tmp_path)  # reading needs no lock
+
+
+def test_a_lock_that_is_not_ours_to_read_is_busy_all_the_same(tmp_path):
+    with locked(tmp_path):
+        (tmp_path / "run.lock").write_text("nonsense")
+        with pytest.raises(BusyError, match="in use by another process"), locked(tmp_path):
+            pass
+
+
+def edit(statement):
+    def apply(path):
+        with sqlite3.connect(path) as db:
+            db.execute(statement)
+
+    return apply
+
+
+def page(path):
+    """Overwrite a page in the middle."""
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2 // 4096 * 4096
+    data[middle : middle + 4096] = b"\xa5" * 4096
+    path.write_bytes(data)
+
+
+@pytest.mark.fault("S16")
+@pytest.mark.parametrize(
+    ("damage", "message", "copied"),
+    [
+        (page, "is damaged", True),
+        (lambda path: path.write_bytes(b"no database at all, only text" * 99), "file is not a database", True),
+        (lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]), "is damaged", True),
+        (edit("UPDATE chunk SET status = x'ff' WHERE first = 64"), "not as they were written", True),
+        (edit("UPDATE chunk SET data = x'0102' WHERE first = 64"), "not as they were written", True),
+        (edit("UPDATE chunk SET data = zeroblob(length(data)) WHERE cell = 5"), "not as they were written", True),
+        (edit("UPDATE chunk SET status = 'text' || x'ff' WHERE first = 0"), "is damaged", True),
+        (edit("UPDATE chunk SET n = 'many'"), "not as they were written", True),
+        (edit("UPDATE chunk SET n = 63 WHERE first = 0"), "not as they were written", True),
+        (edit("DROP TABLE reason"), "", True),
+        (edit("PRAGMA user_version = 1"), "was written by another version of xeval", False),
+    ],
+    ids=["page", "garbage", "truncated", "status", "blob", "value", "text", "n text", "n", "table", "version"],
+)
+def test_a_damaged_store_is_kept_and_named(run, whole, tmp_path, capsys, damage, message, copied):
+    score(run, out=tmp_path, **FAST)
+    damage(tmp_path / "scores.sqlite")
+    before = (tmp_path / "scores.sqlite").read_bytes()
+    (tmp_path / "scores.json").unlink()
+    arguments = ("score", str(run), "--out", str(tmp_path), *SMALL)
+    for _ in range(2):
+        left, _, last = here(capsys, *arguments)
+        assert left == 3
+        assert message in last
+        assert "--recompute" in last
+    kept = list(tmp_path.glob("scores.sqlite.corrupt*"))
+    assert len(kept) == copied
+    assert (tmp_path / "scores.sqlite").read_bytes() == before
+    assert all(path.read_bytes() == before for path in kept)
+    assert here(capsys, *arguments, "--recompute")[0] == 0
+    equal(table(tmp_path), whole)
+    assert (tmp_path / "scores.sqlite.old").read_bytes() == before
