@@ -29,8 +29,9 @@ def intervals(group: Group, measures: Sequence[Measure]) -> list[Table]:
     notes = sorted({one.note for one in found.values() if one.note})
     caption = (
         f"Mean and 95 % interval of each method, {place(group)}: for other seeds and other images like these. The "
-        "images count in full here, while in a difference of two methods what they share cancels: two of these intervals may "
-        "overlap although the methods differ." + (f" Where a number is missing: {'; '.join(notes)}." if notes else "")
+        "images count in full here, while in a difference of two methods what they share cancels: two of these "
+        "intervals may overlap although the methods differ."
+        + (f" Where a number is missing: {'; '.join(notes)}." if notes else "")
     )
     headings = tuple(map(Heading.of, measures))
     return [Table(table_slug(group, "intervals"), "Intervals", caption, headings, rows, where=place(group))]
