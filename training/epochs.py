@@ -115,6 +115,16 @@ def record(tally: Tally, batch: Batch, loss: Tensor, rate: float) -> None:
     tally.rates.append(rate)
 
 
+def require_finite(learner: Learner, epoch: int) -> None:
+    """Raise :class:`DataError` for weights that are not: the last step of an epoch has no later loss to show it."""
+    for name, tensor in learner.state_dict().items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise DataError(
+                f"{name} is not finite after epoch {epoch}",
+                "lower the learning rate; the state of the epoch before is kept",
+            )
+
+
 @torch.no_grad()
 def evaluate(learner: Learner, pool: Pool) -> tuple[float, float]:
     """Accuracy and mean cross-entropy on the standard views of ``pool``."""

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from xeval.checkpoints import read_tensors, write_tensors
 from xeval.data import Dataset, holdout, stratified
-from xeval.errors import CheckpointError, DataError, UsageError
+from xeval.errors import CheckpointError, UsageError
 from xeval.explainers import EXPLAINERS
 from xeval.explainers.cam import find_layer
 from xeval.progress import Progress
 from xeval.runs import RunCard, Selection, atomic_write, provenance, write_card
 
 from . import probe
-from .epochs import encoder_epoch, evaluate, head_epoch, stored_features
+from .epochs import encoder_epoch, evaluate, head_epoch, require_finite, stored_features
 from .learner import Learner, model_spec
 from .methods import METHODS
 from .pool import Pool
@@ -137,21 +137,12 @@ class Trainer:
         if self.held is not None and (self.method.head != "after" or epoch > self.recipe.epochs):
             row["val_accuracy"], row["val_loss"] = evaluate(self.learner, self.held)
         row["seconds"] = round(time.perf_counter() - started, 3)
-        self._require_finite(epoch)
+        require_finite(self.learner, epoch)
         self.epoch = epoch
         self.rows.append(row)
         self._keep_best(row)
         self._save()
         return summary(row, self.epochs)
-
-    def _require_finite(self, epoch: int) -> None:
-        """The last step of an epoch has no later loss to show that it went wrong."""
-        for name, tensor in self.learner.state_dict().items():
-            if not bool(torch.isfinite(tensor).all()):
-                raise DataError(
-                    f"{name} is not finite after epoch {epoch}",
-                    "lower the learning rate; the state of the epoch before is kept",
-                )
 
     def _encoder(self, epoch: int, progress: Progress) -> Row:
         tally = encoder_epoch(
