@@ -224,5 +224,5 @@ def noise_fill(images: Tensor, mean: Tensor, pixel: Tensor, keys: Tensor, seed: 
 
 @fill("road", compose=imputed)
 def road_fill(images: Tensor, _mean: Tensor, _pixel: Tensor, keys: Tensor, seed: int) -> Tensor:
-    """The noise of noisy linear imputation, σ = 0.01 in normalised units; around the mean where nothing is kept."""
+    """Noisy linear imputation: weighted means of the neighbours, plus this noise, σ = 0.01 in normalised units."""
     return 0.01 * normal(seed, "road", keys, 1, images[0].numel()).reshape(images.shape)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from xeval.errors import UsageError, unknown
 from xeval.explainers import CONTROLS, EXPLAINERS
@@ -26,29 +26,47 @@ PRIMARY = ("drop.mag@0.45", "infidelity.skill", "deletion.gain")
 class Protocol(BaseModel):
     """One set of definitions; ``settings`` overrides the metrics' own defaults, metric by metric.
 
-    ``map``: scored as it is, or as the min-max of its ReLU. ``softmax`` in float32 and ``order`` by numpy's unstable
-    argsort reproduce published code: saturated networks then have ties, and ties an arbitrary order. ``subset`` and
-    ``primary`` are for comparisons: which images count, and which columns are declared before looking.
+    ``subset`` and ``primary`` are for comparisons: which images count, and which columns are declared before looking.
+    ``about`` and ``primary`` change no number and are not hashed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
-    version: int = 1
-    explainers: tuple[str, ...] = ("grad-cam",)
-    controls: tuple[str, ...] = tuple(CONTROLS)
-    metrics: tuple[str, ...]
-    target: Target = "pred"
-    fill: str = "mean"
-    layer: str | None = None
-    layer_rule: Literal["last-stage", "excon-2022"] = "last-stage"
-    map: Literal["signed", "relu-minmax"] = "signed"
-    softmax: Literal["float64", "float32"] = "float64"
-    order: Literal["seeded", "argsort"] = "seeded"
-    seed: int = 0
-    subset: Literal["all", "correct-under-all"] = "all"
-    primary: tuple[str, ...] = PRIMARY
-    settings: dict[str, dict[str, Any]] = {}
+    name: str = Field(description="the name on the command line")
+    about: str = Field(default="", description="what it is for")
+    version: int = Field(default=1, description="raised when a definition changes")
+    explainers: tuple[str, ...] = Field(default=("grad-cam",), description="explainers that are scored")
+    controls: tuple[str, ...] = Field(default=tuple(CONTROLS), description="controls beside them")
+    metrics: tuple[str, ...] = Field(description="metrics that are computed")
+    target: Target = Field(
+        default="pred", description="explained class: pred, predicted on the clean image; label, the true one"
+    )
+    fill: str = Field(default="mean", description="what removed pixels become")
+    layer: str | None = Field(default=None, description="explained layer; none: found by the layer rule")
+    layer_rule: Literal["last-stage", "excon-2022"] = Field(
+        default="last-stage",
+        description="last-stage: the last convolutional stage; excon-2022: the convolution the ExCon paper explains",
+    )
+    map: Literal["signed", "relu-minmax"] = Field(
+        default="signed", description="maps are scored as they are, or as the min-max of their ReLU"
+    )
+    softmax: Literal["float64", "float32"] = Field(
+        default="float64", description="float32, as published code, lets the probabilities of saturated networks tie"
+    )
+    order: Literal["seeded", "argsort"] = Field(
+        default="seeded", description="order of equal map values: by the seed, or as numpy's unstable argsort leaves it"
+    )
+    seed: int = Field(default=0, description="seed of every random draw")
+    subset: Literal["all", "correct-under-all"] = Field(
+        default="all",
+        description="images that a comparison counts: all, or those that every checkpoint classifies correctly",
+    )
+    primary: tuple[str, ...] = Field(
+        default=PRIMARY, description="columns of a comparison's verdict, declared before looking"
+    )
+    settings: dict[str, dict[str, Any]] = Field(
+        default={}, description="settings of metrics that differ from their defaults"
+    )
 
     def metric_settings(self, name: str) -> Any:
         """The validated settings of one metric; raises :class:`UsageError` naming the key."""
@@ -99,11 +117,20 @@ def default_metrics() -> tuple[str, ...]:
     return tuple(name for name, metric in ordered if metric.default)
 
 
-PROTOCOLS.add("xeval", Protocol(name="xeval", metrics=default_metrics()), __file__)
+PROTOCOLS.add(
+    "xeval",
+    Protocol(
+        name="xeval",
+        about="the default of xeval score",
+        metrics=default_metrics(),
+    ),
+    __file__,
+)
 PROTOCOLS.add(
     "excon-2022",
     Protocol(
         name="excon-2022",
+        about="what the ExCon paper reports, computed as its code does: float32 softmax, numpy's order of ties",
         metrics=("drop", "infidelity"),
         layer_rule="excon-2022",
         primary=("drop.mag@0.15", "drop.mag@0.3", "drop.mag@0.45"),
@@ -122,6 +149,8 @@ for _name, _semantics in (("clxai-2026", "0.5"), ("clxai-2026-quantus-0.6", "0.6
         _name,
         Protocol(
             name=_name,
+            about="what the 2026 paper on contrastive learning and explanations reports, computed as its code does, "
+            f"with pixel flipping as Quantus {_semantics} defines it",
             explainers=("grad-cam", "eigen-cam"),
             metrics=("pixelflip", "complexity", "ssim", "contrast", "pointing", "relevance"),
             map="relu-minmax",

@@ -108,10 +108,13 @@ def _stretch(maps: Tensor, size: int, dim: int) -> Tensor:
 
 @explainer("grad-cam", units="location", citation="Selvaraju et al., ICCV 2017")
 def grad_cam(model: nn.Module, layer: str, images: Tensor, targets: Tensor) -> Tensor:
-    """Grad-CAM of the target's logit, signed (no ReLU), on the layer's own grid: N×1×h×w.
+    """The channels of one layer, each weighted with the mean gradient of the logit with respect to it.
 
-    A = Σ_k α_k A_k with α_k = mean over positions of ∂ logit_c / ∂ A_k. One forward pass where the closed form holds,
-    one forward and one backward to the layer otherwise. The model's gradients are left untouched.
+        A = Σ_k α_k A_k,  α_k = mean over positions of ∂ logit / ∂ A_k
+
+    The map is signed: the paper's ReLU is left to the metrics that need it. It costs one forward pass where the layer
+    feeds the pooling of a linear head (there α_k is the head's weight over h·w, which is CAM), one forward and one
+    backward pass to the layer otherwise. N×1×h×w; the model's gradients are left untouched.
     """
     if closed_form_applies(model, layer) and isinstance(model, Classifier):
         with torch.no_grad():

@@ -18,10 +18,13 @@ STABILISER = 1e-6
 
 @explainer("grad-cam++", units="location", citation="Chattopadhyay et al., WACV 2018")
 def grad_cam_plus_plus(model: nn.Module, layer: str, images: Tensor, targets: Tensor) -> Tensor:
-    """Grad-CAM++: Σ_k w_k A_k with w_k = Σ_ij α_ij ReLU(g_ij) and α = g² / (2 g² + g³ Σ A_k), g = ∂ logit / ∂ A_k.
+    """Grad-CAM with weights that count the positions where a channel raises the logit, so that several small objects
+    weigh as much as a large one.
 
-    The paper's score exp(logit) only multiplies each map by a positive number, so it is left out. The denominator
-    carries pytorch-grad-cam's 1e-6: where gradients are below about 1e-3 it is felt, and every published number of
+        A = Σ_k w_k A_k,  w_k = Σ_ij α_ij ReLU(g_ij),  α = g² / (2 g² + g³ Σ_ij A_k + 1e-6),  g = ∂ logit / ∂ A_k
+
+    The paper's score exp(logit) only multiplies each map by a positive number, so it is left out. The 1e-6 in the
+    denominator is pytorch-grad-cam's: where gradients are below about 1e-3 it is felt, and every published number of
     that library contains it.
     """
     activations, g = activations_and_gradient(model, layer, images, targets)
@@ -33,14 +36,21 @@ def grad_cam_plus_plus(model: nn.Module, layer: str, images: Tensor, targets: Te
 
 @explainer("layer-cam", units="location", citation="Jiang et al., IEEE TIP 2021")
 def layer_cam(model: nn.Module, layer: str, images: Tensor, targets: Tensor) -> Tensor:
-    """Layer-CAM: Σ_k ReLU(g_k) A_k, each position weighted with its own positive gradient."""
+    """The channels of one layer, each position weighted with its own positive gradient.
+
+        A = Σ_k ReLU(g_k) A_k,  g = ∂ logit / ∂ A_k
+
+    Proposed for early layers too, whose maps are finer.
+    """
     activations, gradient = activations_and_gradient(model, layer, images, targets)
     return (gradient.clamp_min(0) * activations).sum(1, keepdim=True)
 
 
 @explainer("eigen-cam", units="location", citation="Muhammad and Yeasin, IJCNN 2020")
 def eigen_cam(model: nn.Module, layer: str, images: Tensor, _targets: Tensor) -> Tensor:
-    """Eigen-CAM: the activations projected on their first principal component; the same for every class.
+    """The activations of one layer projected on their first principal component: what the layer varies most with.
+
+        A = (F − mean F) v,  F the h·w×K activations, v their first right singular vector
 
     Positions are the observations and channels the variables, centred as in pytorch-grad-cam (the paper does not
     centre). The sign is the one that the singular value decomposition happens to leave, so it differs between linear
@@ -52,7 +62,11 @@ def eigen_cam(model: nn.Module, layer: str, images: Tensor, _targets: Tensor) ->
 
 @explainer("eigen-cam-signed", units="location", citation="Muhammad and Yeasin, IJCNN 2020; sign corrected")
 def eigen_cam_signed(model: nn.Module, layer: str, images: Tensor, _targets: Tensor) -> Tensor:
-    """Eigen-CAM with the sign that correlates positively, over positions, with the mean activation of the channels."""
+    """``eigen-cam`` with a sign that means something: the one that correlates positively, over positions, with the mean
+    activation of the channels.
+
+        A = ± (F − mean F) v,  F the h·w×K activations, v their first right singular vector
+    """
     activations = _activations(model, layer, images)
     projection = first_component(activations)
     mean = activations.mean(1, keepdim=True)
@@ -71,7 +85,9 @@ def first_component(activations: Tensor) -> Tensor:
 
 @explainer("score-cam", units="location", citation="Wang et al., CVPR Workshops 2020")
 def score_cam(model: nn.Module, layer: str, images: Tensor, targets: Tensor) -> Tensor:
-    """Score-CAM: Σ_k softmax_k(S_k) A_k, S_k the logit of the image seen through channel k.
+    """The channels of one layer, each weighted with the logit that the image has when it is seen through that channel.
+
+        A = Σ_k softmax_k(S_k) A_k,  S_k = logit(x · m_k),  m_k = channel k at the image's size, min-max scaled
 
     Channel k is upsampled (bilinear, align_corners False), min-max scaled to [0, 1] on its own (a constant channel
     becomes 0) and multiplied with the normalised image, so what it hides fades to the data set's mean colour. The

@@ -68,7 +68,12 @@ def summed(attributions: Tensor) -> Tensor:
 
 @explainer("saliency", units="gradient", citation="Simonyan et al., ICLR Workshop 2014")
 def saliency(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) -> Tensor:
-    """max over channels of |∂ logit / ∂ x|."""
+    """How much the logit reacts to each pixel.
+
+        A = max over channels of |∂ logit / ∂ x|
+
+    Computed by captum's Saliency.
+    """
     from captum.attr import Saliency
 
     method = Saliency(model)
@@ -77,7 +82,12 @@ def saliency(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) -> 
 
 @explainer("input-x-gradient", units="location", citation="Shrikumar et al., 2016")
 def input_x_gradient(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) -> Tensor:
-    """Σ over channels of x · ∂ logit / ∂ x, signed."""
+    """The gradient times the image: the share of each pixel in a linear approximation of the logit.
+
+        A = Σ over channels of x · ∂ logit / ∂ x
+
+    Signed. Computed by captum's InputXGradient.
+    """
     from captum.attr import InputXGradient
 
     method = InputXGradient(model)
@@ -86,9 +96,12 @@ def input_x_gradient(model: nn.Module, _layer: str, images: Tensor, targets: Ten
 
 @explainer("integrated-gradients", units="location", citation="Sundararajan et al., ICML 2017")
 def integrated_gradients(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) -> Tensor:
-    """Σ over channels of x · mean gradient on the straight line from 0 to x: 50 Gauss-Legendre points.
+    """The image times the mean gradient on the way to it from the data set's mean colour.
 
-    The map adds up to logit(x) − logit(0), up to the error of the integration.
+        A = Σ over channels of x · ∫₀¹ ∂ logit(t·x) / ∂ x dt        Σ A = logit(x) − logit(0)
+
+    The integral is taken at 50 Gauss-Legendre points; the sum holds up to their error. Computed by captum's
+    IntegratedGradients.
     """
     from captum.attr import IntegratedGradients
 
@@ -103,7 +116,9 @@ def integrated_gradients(model: nn.Module, _layer: str, images: Tensor, targets:
 
 @explainer("smoothgrad", units="gradient", citation="Smilkov et al., 2017")
 def smoothgrad(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) -> Tensor:
-    """max over channels of |mean of ∂ logit / ∂ x over 32 noisy copies of x|.
+    """Saliency of the mean gradient over noisy copies of the image.
+
+        A = max over channels of |mean over 32 draws of ∂ logit(x + noise) / ∂ x|
 
     The noise is N(0, σ²) with σ = 0.15 · (max x − min x), as the authors recommend. Draw j is the same field of noise
     for every image: an image's map then depends on nothing else, and the map of a perturbed image differs by the
@@ -128,7 +143,12 @@ def smoothgrad(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) -
 
 @explainer("guided-backprop", units="gradient", citation="Springenberg et al., ICLR Workshop 2015")
 def guided_backprop(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) -> Tensor:
-    """max over channels of |gradient through ReLUs that let only positive gradients pass|.
+    """Saliency with a backward pass in which every ReLU lets only positive gradients pass.
+
+        A = max over channels of |∂ logit / ∂ x with ReLU's derivative 1[input > 0] · 1[gradient > 0]|
+
+    Known to look much the same for networks with random weights: read it beside the control ``untrained``. Computed by
+    captum's GuidedBackprop.
 
     Raises :class:`~xeval.errors.UsageError` for networks with other activations, or with ReLUs that are no modules:
     there the rule would silently not apply.
@@ -144,7 +164,13 @@ def guided_backprop(model: nn.Module, _layer: str, images: Tensor, targets: Tens
 
 @explainer("deep-lift", units="location", citation="Shrikumar et al., ICML 2017 (rescale rule)")
 def deep_lift(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) -> Tensor:
-    """DeepLIFT's contributions with the rescale rule, baseline 0, summed over channels: Σ A = logit(x) − logit(0).
+    """Shares of the difference in logit between the image and the data set's mean colour, by the rescale rule.
+
+        A = Σ over channels of x · m        Σ A = logit(x) − logit(0)
+
+    m is the gradient in which the derivative of every non-linear module is replaced by its difference quotient between
+    image and baseline. Computed by captum's DeepLift on a copy in which pooling windows lie side by side: on the
+    network itself captum loses contributions at max pooling behind a ReLU.
 
     Raises :class:`~xeval.errors.UsageError` for networks that use an activation module twice (torchvision's ResNets)
     or compute something non-linear that the rule does not know.

@@ -27,12 +27,17 @@ KNOWN = SHAPES | SUMS | RELUS | {"mean", "adaptive_avg_pool2d"}
 
 @explainer("lrp", units="location", citation="Bach et al., PLOS ONE 2015; Montavon et al., 2019")
 def lrp(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) -> Tensor:
-    """Relevance of the target's logit, summed over channels, N×1×H×W.
+    """The logit handed back layer by layer, each layer sharing it out among its inputs; the composite EpsilonPlusFlat.
 
-    BatchNorm is folded into the convolutions; linear layers, sums and pooling share relevance in proportion to their
-    inputs' contributions (ε = 1e-9), convolutions in proportion to the positive contributions (z⁺), the first
-    convolution evenly over its window (flat). With one linear layer, Σ A = logit − its bias. Raises
-    :class:`~xeval.errors.UsageError` for networks with operations that have no rule here.
+        R_j = Σ_k  a_j w_jk / Σ_j' a_j' w_j'k · R_k        A = Σ over channels of R at the image
+
+    Linear layers, sums and pooling share relevance in proportion to their inputs' contributions (ε = 1e-9 in the
+    denominator), convolutions in proportion to the positive contributions only (z⁺), the first convolution evenly over
+    its window (flat). BatchNorm is folded into the convolutions. With one linear layer, Σ A = logit − its bias.
+    Computed by captum's LRP on a copy in which every sum is a module: on the network itself captum counts relevance
+    twice at residual sums. N×1×H×W.
+
+    Raises :class:`~xeval.errors.UsageError` for networks with operations that have no rule here.
     """
     from captum.attr import LRP
 

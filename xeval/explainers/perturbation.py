@@ -23,9 +23,12 @@ SEED = 0
 
 @explainer("occlusion", units="location", citation="Zeiler and Fergus, ECCV 2014")
 def occlusion(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) -> Tensor:
-    """logit(x) − logit(x with a window hidden), averaged over the windows that cover a pixel, N×1×H×W.
+    """How far the logit falls when a window that slides over the image hides a part of it.
 
-    Windows have the side round(H/8) and step by half of it. About 225 forward passes an image.
+        A = mean over the windows that cover a pixel of logit(x) − logit(x with the window at 0)
+
+    Windows have the side round(H/8) and step by half of it: about 225 forward passes an image. Computed by captum's
+    Occlusion.
     """
     from captum.attr import Occlusion
 
@@ -46,10 +49,13 @@ def occlusion(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) ->
 
 @explainer("lime", units="location", citation="Ribeiro et al., KDD 2016")
 def lime(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) -> Tensor:
-    """Weights of a linear model of the logit on which cells of an 8×8 grid are shown: N×1×8×8.
+    """The weights of a linear model that predicts the logit from which cells of an 8×8 grid are shown.
 
-    512 samples, each cell shown with probability ½; ridge regression (α = 1, as in the authors' code for images) under
-    captum's kernel exp(−d²/2), d the cosine distance to the image. The same samples for every image.
+        A = argmin_w Σ_j exp(−d_j²/2) (logit_j − w·z_j − w₀)² + ‖w‖²,  z_j ∈ {0, 1}⁶⁴ the cells shown in sample j
+
+    512 samples, each cell shown with probability ½, the others at 0; ridge regression with α = 1, as in the authors'
+    code for images, under captum's kernel with d the cosine distance to the whole image. The same samples for every
+    image. Computed by captum's Lime; N×1×8×8.
     """
     from captum._utils.models.linear_model import SkLearnRidge
     from captum.attr import Lime
@@ -59,9 +65,13 @@ def lime(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) -> Tens
 
 @explainer("kernel-shap", units="location", citation="Lundberg and Lee, NeurIPS 2017")
 def kernel_shap(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) -> Tensor:
-    """Shapley values of the cells of an 8×8 grid, estimated by weighted regression on 512 coalitions: N×1×8×8.
+    """Shapley values of the cells of an 8×8 grid: the mean contribution of a cell over the orders of showing cells.
 
-    The values add up to logit(x) − logit(0). The same coalitions for every image.
+        A_i = Σ over sets S without i of |S|! (63 − |S|)! / 64! · (logit(S and i) − logit(S))
+        Σ A = logit(x) − logit(0)
+
+    Estimated by weighted regression on 512 coalitions, the same for every image; cells that are not shown are 0.
+    Computed by captum's KernelShap; N×1×8×8.
     """
     from captum.attr import KernelShap
 

@@ -32,6 +32,20 @@ def gini(maps: Tensor, epsilon: float = 1e-7) -> Tensor:
 
 
 def _score(explained: Explained, _settings: ComplexitySettings, _shared: None) -> Scores:
+    """Over how many pixels is the map spread? Few pixels are easier to read; whether they are the right ones is another
+    question.
+
+        a = ReLU(A)        p = a / Σ a
+
+        complexity.entropy = −Σ p ln p                              in nats, at most ln(H·W)
+        complexity.area = exp(complexity.entropy) / (H·W)           1 = all pixels alike
+        complexity.gini = Σ_i (2i − n − 1)·a_(i) / (n · Σ a)        a_(1) ≤ … ≤ a_(n), plus 1e-7 each
+        complexity.native = the entropy on the explainer's own grid, before upsampling
+        complexity.empty = 1 if nothing of the map is positive
+
+    Maps of different grids are upsampled to the image's size first, so a coarse map is smooth and cannot have a low
+    entropy: compare ``native`` only between maps of one grid. Empty maps are undefined and counted.
+    """
     undefined = {EMPTY_MAP: explained.empty}
     nats = entropy(explained.positive)
     native = explained.native.clamp_min(0)

@@ -18,22 +18,22 @@ from xeval.perturb import minmax, normal, uniform
 
 
 class NoiseSettings(Settings):
-    """``n`` Gaussian draws of standard deviation ``sigma`` in pixel units [0, 1], clamped there.
+    """The Gaussian noise of the perturbed images."""
 
-    ``legacy_clip_normalised``: as published in 2026, the noise is added to the normalised image, which is then clamped
-    to [0, 1]; that sets every below-average value to 0.
-    """
-
-    n: int = Field(default=10, ge=1)
-    sigma: float = Field(default=0.02, gt=0)
-    legacy_clip_normalised: bool = False
+    n: int = Field(default=10, ge=1, description="noisy versions of an image")
+    sigma: float = Field(default=0.02, gt=0, description="standard deviation in pixel units [0, 1], clamped there")
+    legacy_clip_normalised: bool = Field(
+        default=False,
+        description="as published in 2026: noise is added to the normalised image, which is then clamped to [0, 1]; "
+        "that sets every below-average value to 0",
+    )
 
 
 class BallSettings(Settings):
-    """``n`` draws uniform in an L∞ ball of ``radius`` in pixel units, not clamped."""
+    """The draws around an image, uniform in an L∞ ball."""
 
-    n: int = Field(default=10, ge=1)
-    radius: float = Field(default=0.02, gt=0)
+    n: int = Field(default=10, ge=1, description="perturbed versions of an image")
+    radius: float = Field(default=0.02, gt=0, description="radius of the ball in pixel units, not clamped")
 
     @property
     def key(self) -> str:
@@ -81,6 +81,17 @@ def _gaussian(scene: Scene, settings: NoiseSettings) -> Versions:
 
 
 def _score_ssim(explained: Explained, _settings: NoiseSettings, shared: Versions) -> Scores:
+    """Does the map keep its structure when the image is covered with faint noise?
+
+        ssim.value = mean over draws of SSIM(m(A(x)), m(A(x + noise))),  m = min-max of the ReLU
+        ssim.flipped = share of the noisy images that are classified otherwise
+
+        SSIM(u, v) = mean over 7×7 windows of
+                     (2 μ_u μ_v + .01²)(2 σ_uv + .03²) / ((μ_u² + μ_v² + .01²)(σ_u² + σ_v² + .03²))
+
+    The class explained is that of the clean image in both maps. A map that never changes has 1, so a high value alone
+    says little: look at ``ssim.flipped`` and at the controls. Images with an empty map are undefined.
+    """
     clean = minmax(explained.positive)
     noisy = minmax(explained.again("ssim", shared.images).clamp_min(0))
     index = ssim(clean.expand_as(noisy), noisy).mean(1)
@@ -104,6 +115,15 @@ def relative_change(clean: Tensor, perturbed: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _score_sensitivity(explained: Explained, settings: BallSettings, shared: Tensor) -> Scores:
+    """How much does the map change, relative to its size, when every pixel moves a little?
+
+        sensitivity.max = max over draws d of ‖A(x) − A(x + d)‖₂ / ‖A(x)‖₂
+        sensitivity.avg = the mean over draws
+        sensitivity.rawmax, sensitivity.rawavg = the same without the denominator
+
+    On signed maps. The raw columns have the unit of the map and cannot be compared between explainers. Undefined where
+    the map is 0 everywhere.
+    """
     moved, size = relative_change(explained.maps, explained.again(settings.key, shared))
     ratio = moved / torch.where(size > 0, size, torch.ones_like(size))
     undefined = {EMPTY_MAP: size[:, 0] <= 0}

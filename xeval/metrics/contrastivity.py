@@ -57,6 +57,17 @@ def _prepare(scene: Scene, _settings: ContrastSettings) -> Classes:
 
 
 def _score(explained: Explained, _settings: ContrastSettings, shared: Classes) -> Scores:
+    """Does the map of another class look different? A map that shows where the object is, whatever is asked, does not
+    explain a decision between classes.
+
+        contrast.other = SSIM(m(A for c), m(A for a random other class)),  m = min-max of the ReLU
+        contrast.runnerup = the same with the second most likely class
+        contrast.least = the same with the least likely class
+
+    SSIM as in ``ssim``, 7×7 windows. The random class is uniform over all others and belongs to the image, so every
+    explainer and checkpoint meets the same one. A map that does not depend on the class has 1. Pairs in which one map
+    is empty are undefined.
+    """
     own, scores = minmax(explained.positive), {}
     for name, targets in (("other", shared.other), ("runnerup", shared.runnerup), ("least", shared.least)):
         maps = explained.version(explained.scene.images, 0, targets=targets).clamp_min(0)

@@ -15,9 +15,9 @@ from xeval.metrics.base import METRICS, Column, Explained, Metric, Scores, Setti
 
 
 class GridSettings(Settings):
-    """``steps``: the curve is evaluated at the fractions j/steps, j = 0 … steps."""
+    """The fractions j/steps, j = 0 … steps, at which a curve is evaluated."""
 
-    steps: int = Field(default=32, ge=1)
+    steps: int = Field(default=32, ge=1, description="number of equal steps; both end points are included")
 
 
 def grid(steps: int, pixels: int) -> list[int]:
@@ -41,6 +41,16 @@ def deletion_curve(explained: Explained, steps: int) -> Tensor:
 
 
 def _score_deletion(explained: Explained, settings: GridSettings, _shared: None) -> Scores:
+    """How fast does the probability of the explained class fall while the most relevant pixels are filled first?
+
+        curve(j) = f(x with the j·H·W/steps most relevant pixels filled),  j = 0 … steps
+        deletion.auc = area under the curve over [0, 1] (trapezoid rule)
+        deletion.relative = deletion.auc / p0
+        deletion.gain = deletion.auc of random maps of the same image − deletion.auc
+
+    A small area is easy to get from a network that is never sure, hence the other two: ``relative`` takes the clean
+    probability out, and ``gain`` compares with the control ``random`` (the mean of its draws) on the same image.
+    """
     curve = deletion_curve(explained, settings.steps)
     auc = area(curve)
     return {
@@ -51,6 +61,14 @@ def _score_deletion(explained: Explained, settings: GridSettings, _shared: None)
 
 
 def _score_insertion(explained: Explained, settings: GridSettings, _shared: None) -> Scores:
+    """How fast does the probability of the explained class come back while the most relevant pixels are put into the
+    fill first?
+
+        curve(j) = f(fill with the j·H·W/steps most relevant pixels of x),  j = 0 … steps
+        insertion.auc = area under the curve over [0, 1] (trapezoid rule)
+
+    This is the keep curve of the report. Pixels are kept as ``drop`` keeps them, at more fractions.
+    """
     curve = insertion_curve(explained, settings.steps)
     return {"insertion.auc": Values(area(curve)), "insertion.curve": Values(curve)}
 

@@ -20,14 +20,17 @@ TIE = 1e-6
 
 
 class DropSettings(Settings):
-    """``thresholds`` q and what they mean: ``topk`` keeps the fraction q of the pixels, ``cutoff`` those whose min-max
-    value exceeds q; ``soft`` weighs image and fill with the min-max map and has no threshold. |p1 − p0| ≤ ``tie`` is a
-    tie.
-    """
+    """Which part of the image is kept, and what counts as a change."""
 
-    thresholds: Annotated[tuple[float, ...], AfterValidator(check_thresholds)] = (0.15, 0.3, 0.45)
-    mask: Mask = "topk"
-    tie: float = Field(default=TIE, ge=0)
+    thresholds: Annotated[tuple[float, ...], AfterValidator(check_thresholds)] = Field(
+        default=(0.15, 0.3, 0.45), description="the q of the columns, each from 0 to 1"
+    )
+    mask: Mask = Field(
+        default="topk",
+        description="topk keeps the fraction q of the pixels, cutoff those whose min-max map value exceeds q; soft "
+        "weighs image and fill with the min-max map and has no q",
+    )
+    tie: float = Field(default=TIE, ge=0, description="a change of the probability up to this size is a tie")
 
     @property
     def names(self) -> dict[str, str]:
@@ -86,6 +89,23 @@ def _masked(explained: Explained, settings: DropSettings) -> tuple[Tensor, str, 
 
 
 def _score(explained: Explained, settings: DropSettings, _shared: None) -> Scores:
+    """How far does the probability of the explained class fall when only the most relevant pixels are kept, and how
+    often does it rise instead?
+
+        p1 = f(x with the ⌊q·H·W⌋ pixels with the largest A kept, the rest filled)
+
+        drop.rate@q = 1[p1 < p0]        drop.mag@q = max(0, p0 − p1) / p0
+        increase.rate@q = 1[p1 > p0]    increase.mag@q = max(0, p1 − p0) / p0
+
+    All four are averaged over all images, right or wrong; a tie counts as neither drop nor increase. The magnitudes are
+    relative to p0, so an increase has no upper bound. ``drop.cut`` is the share of pixels that have the value of the
+    last one kept, where the cut runs through equal values: there the seeded tie-break decides what is kept. With
+    ``mask`` = cutoff or soft, ``drop.kept`` takes its place and says how much of the image the mask leaves; under soft
+    the columns end in ``@soft``.
+
+    A network that was trained on images masked in this very way (ExCon) has an advantage here that is not about the
+    maps: score it with another fill as well.
+    """
     probabilities, diagnostic, values = _masked(explained, settings)
     scores: Scores = {}
     for j, param in enumerate(settings.names):

@@ -30,10 +30,10 @@ from xeval.perturb import kept, splitmix64, states
 
 
 class SubsetSettings(Settings):
-    """``n`` random subsets of ⌊``share`` · H·W⌋ positions an image."""
+    """The random subsets of positions."""
 
-    n: int = Field(default=100, ge=3)
-    share: float = Field(default=0.07, gt=0, lt=1)
+    n: int = Field(default=100, ge=3, description="subsets an image")
+    share: float = Field(default=0.07, gt=0, lt=1, description="size of a subset over H·W, rounded down")
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,16 @@ def _prepare(scene: Scene, settings: SubsetSettings) -> Subsets:
 
 
 def _score(explained: Explained, settings: SubsetSettings, shared: Subsets) -> Scores:
+    """Do the values of the map, summed over random sets of pixels, go with the drop that removing these pixels causes?
+
+        s_j = Σ A over subset j        D_j = p0 − f(x with subset j filled)
+
+        faithcorr.value = Pearson correlation of s and D over the subsets
+        faithcorr.se = √((1 − r²) / (n − 2))
+
+    A subset holds positions, removed in all channels. The value is undefined where the sums do not vary (a constant
+    map) or the probability does not.
+    """
     maps = explained.maps.flatten(1).double()
     predicted = torch.stack([(maps * shared.mask[:, draw]).sum(1) for draw in range(settings.n)], 1)
     r = pearson(predicted, shared.change)

@@ -13,9 +13,9 @@ from xeval.metrics.base import METRICS, Column, Explained, Metric, Scene, Scores
 
 
 class AttackSettings(Settings):
-    """``step``: size of the attack in pixel units [0, 1]."""
+    """The size of the attack."""
 
-    step: float = Field(default=4 / 255, gt=0, le=1)
+    step: float = Field(default=4 / 255, gt=0, le=1, description="ε, in pixel units [0, 1]")
 
 
 def loss_sign(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -49,6 +49,15 @@ def _attack(scene: Scene, settings: AttackSettings) -> Tensor:
 
 
 def _score(_explained: Explained, _settings: AttackSettings, shared: Tensor) -> Scores:
+    """Is the image still classified correctly after one adversarial step? The map plays no part in it: the value is the
+    same for every explainer.
+
+        x' = clamp(x + ε · sign(∂ loss / ∂ x))        loss = cross-entropy of the true class
+        fgsm.accuracy = 1 if x' is classified correctly
+
+    The sign is taken from the margin log Σ_{j≠c} exp z_j − z_c, which has the same sign as the cross-entropy's gradient
+    and does not vanish in networks that are sure of themselves.
+    """
     return {"fgsm.accuracy": Values(shared)}
 
 

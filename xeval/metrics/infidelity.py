@@ -33,14 +33,16 @@ from xeval.perturb import gaussian, splitmix64, states, uniform
 
 
 class InfidelitySettings(Settings):
-    """``n`` draws an image: ``square``, one square of side round(H · ``side``) at a uniform position becomes the fill;
-    or ``noisy_baseline``, the whole image becomes noise of standard deviation ``sigma`` around 0 in normalised space.
-    """
+    """How images are perturbed, and how often."""
 
-    perturbation: Literal["square", "noisy_baseline"] = "square"
-    n: int = Field(default=64, ge=2)
-    side: float = Field(default=0.125, gt=0, lt=1)
-    sigma: float = Field(default=0.2, gt=0)
+    perturbation: Literal["square", "noisy_baseline"] = Field(
+        default="square",
+        description="square: one square at a uniform position becomes the fill; noisy_baseline: the whole image "
+        "becomes noise around 0 in normalised space",
+    )
+    n: int = Field(default=64, ge=2, description="perturbations an image")
+    side: float = Field(default=0.125, gt=0, lt=1, description="side of the square over the image's, then rounded")
+    sigma: float = Field(default=0.2, gt=0, description="standard deviation of noisy_baseline, in normalised units")
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,21 @@ def _squares(scene: Scene, settings: InfidelitySettings) -> Squares:
 
 
 def _score(explained: Explained, settings: InfidelitySettings, shared: Squares | Baselines) -> Scores:
+    """Does the map predict how much a perturbation of the image changes the probability of the explained class?
+
+        s = Σ I·A        D = p0 − f(x perturbed)        r = Pearson correlation of s and D over the draws
+
+        infidelity.skill = r·|r|
+        infidelity.raw = E[(s − D)²]
+        infidelity.beta = E[(β·s − D)²],  β = E[D·s] / E[s²]
+        infidelity.se = standard error of the raw infidelity over the draws
+
+    One perturbation replaces a square by the fill. I is 1 on the square and 0 elsewhere, in every channel, for maps
+    whose unit is ``location``; for maps whose unit is ``gradient`` it is x − fill. Only the skill is ranked: the raw
+    infidelity depends on the scale of the map and of the logits, and the β-scaled one is the same for A and −A, so it
+    cannot tell a map from its opposite. Both are printed for comparison with papers. The skill is undefined where the
+    probability does not move, and 0 for a constant map.
+    """
     predicted = shared.predict(explained)
     if isinstance(shared, Baselines):
         return {"infidelity.beta": Values(scaled_infidelity(predicted, shared.change))}

@@ -24,6 +24,13 @@ def lipschitz(clean: Tensor, perturbed: Tensor, step: Tensor) -> Tensor:
 
 
 def _score(explained: Explained, settings: BallSettings, shared: Tensor) -> Scores:
+    """How much faster than the image does the map move, at worst, in a small neighbourhood?
+
+        lipschitz.value = max over draws d of ‖a(x) − a(x + d)‖₂ / ‖d‖₂,  a = A / max |A(x)|
+
+    The draws are those of ``sensitivity``; d is measured in normalised units, as the network sees it, and both maps are
+    divided by the largest magnitude of the clean one. Undefined where the map is 0 everywhere.
+    """
     size = explained.maps.flatten(1).abs().amax(1)
     unit = torch.where(size > 0, size, torch.ones_like(size))[:, None, None, None]
     perturbed = explained.again(settings.key, shared)

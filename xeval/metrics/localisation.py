@@ -50,7 +50,40 @@ def top_iou(ranks: Tensor, masks: Tensor) -> Tensor:
     return shared / (2 * size - shared).clamp_min(1)
 
 
+def _pointing(explained: Explained, masks: Tensor) -> Tensor:
+    """Does the single most relevant pixel lie on the object?
+
+        pointing.hit = 1 if argmax A lies in the mask or box, else 0
+
+    Equal values are ordered by the seeded tie-break.
+    """
+    return pointing_hit(explained.ranks, masks)
+
+
+def _relevance(explained: Explained, masks: Tensor) -> Tensor:
+    """Which share of the positive relevance lies on the object?
+
+        relevance.mass = Σ ReLU(A) inside the mask or box / Σ ReLU(A)
+
+    A uniform map gets the share of the image that the object covers: large objects make large values.
+    """
+    return relevance_mass(explained.maps, masks)
+
+
+def _topk(explained: Explained, masks: Tensor) -> Tensor:
+    """Do the most relevant pixels cover the object, if as many are taken as the object has?
+
+        k = |mask|        T = the k pixels with the largest A
+        topk.iou = |T ∩ mask| / |T ∪ mask|
+
+    A map that ranks pixels at random gets s / (2 − s) where the object covers the share s of the image.
+    """
+    return top_iou(explained.ranks, masks)
+
+
 def _score(column: str, value: Callable[[Explained, Tensor], Tensor]) -> Callable[[Explained, Any, None], Scores]:
+    """A column of what ``value`` computes from maps and masks N×1×H×W, documented by it."""
+
     def score(explained: Explained, _settings: LocalisationSettings, _shared: None) -> Scores:
         masks = explained.scene.masks
         if masks is None:
@@ -58,6 +91,7 @@ def _score(column: str, value: Callable[[Explained, Tensor], Tensor]) -> Callabl
         undefined = {NO_MASK: ~masks.flatten(1).any(1), EMPTY_MAP: explained.empty}
         return {column: Values(value(explained, masks), undefined)}
 
+    score.__doc__ = value.__doc__
     return score
 
 
@@ -85,20 +119,20 @@ _register(
     "pointing.hit",
     "most relevant pixel inside the object",
     "pointing game: 1 if the pixel with the largest signed map value lies inside the object's mask or box",
-    lambda explained, masks: pointing_hit(explained.ranks, masks),
+    _pointing,
     "Zhang et al., ECCV 2016",
 )
 _register(
     "relevance.mass",
     "share of the relevance inside the object",
     "relevance mass: ReLU of the map inside the object's mask or box over its total",
-    lambda explained, masks: relevance_mass(explained.maps, masks),
+    _relevance,
     "Arras et al., Information Fusion 2022; Kohlbrenner et al., IJCNN 2020",
 )
 _register(
     "topk.iou",
     "overlap of the object and as many most relevant pixels",
     "top-k IoU: the object's mask or box against the equally many pixels with the largest signed map values",
-    lambda explained, masks: top_iou(explained.ranks, masks),
+    _topk,
     "Arras et al., Information Fusion 2022",
 )

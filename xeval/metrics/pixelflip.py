@@ -19,11 +19,17 @@ from xeval.perturb import legacy_ranks
 
 
 class FlipSettings(Settings):
-    """``step`` features a step; ``legacy_order`` ranks with numpy's unstable sort on the host, as Quantus does."""
+    """What a feature is, how many go at once, and in which order equal values go."""
 
-    semantics: Literal["0.5", "0.6"] = "0.6"
-    step: int = Field(default=32, ge=1)
-    legacy_order: bool = False
+    semantics: Literal["0.5", "0.6"] = Field(
+        default="0.6",
+        description="the version of Quantus that is followed: 0.5 flips positions in all channels at once, 0.6 single "
+        "channel values",
+    )
+    step: int = Field(default=32, ge=1, description="features flipped at once")
+    legacy_order: bool = Field(
+        default=False, description="rank with numpy's unstable sort on the host, as Quantus does, not by the seed"
+    )
 
 
 def features(explained: Explained, settings: FlipSettings) -> Tensor:
@@ -60,6 +66,16 @@ def mean_area(curve: Tensor) -> Tensor:
 
 
 def _score(explained: Explained, settings: FlipSettings, _shared: None) -> Scores:
+    """How fast does the probability of the true class fall while the most relevant features are blackened, computed as
+    Quantus computes it?
+
+        curve(j) = f of the true class with the j·step most relevant features set to min(x),  j = 1 … K
+        pixelflip.auc = trapezoid rule over the K points / (K − 1)
+
+    It differs from ``deletion`` in four ways: the class is the true one, not the predicted one; removed values become
+    the smallest value of the normalised image; the clean image is not a point of the curve; and under 0.6 a feature is
+    one channel of one pixel. It is here to compare with tables made by Quantus; ask for it by name.
+    """
     return {"pixelflip.auc": Values(mean_area(flipping_curve(explained, settings)))}
 
 

@@ -17,9 +17,9 @@ from xeval.models import reinitialized
 
 
 class HistogramSettings(Settings):
-    """``bins`` of equal width between the smallest and the largest value of each map."""
+    """The histogram whose entropy is taken."""
 
-    bins: int = Field(default=100, ge=2)
+    bins: int = Field(default=100, ge=2, description="bins of equal width between the extremes of each map's |A|")
 
 
 class LogitSettings(Settings):
@@ -45,6 +45,14 @@ def _reinitialize(scene: Scene, _settings: HistogramSettings) -> nn.Module:
 
 
 def _score_mprt(explained: Explained, settings: HistogramSettings, shared: nn.Module) -> Scores:
+    """Does the map lose its order when everything the network has learned is replaced by random weights?
+
+        H = entropy of the histogram of |A(x)|        H' = the same for a network with fresh random weights
+        mprt.rise = (H' − H) / H
+
+    This is the efficient model-parameter-randomisation test: one randomised network instead of one a layer. A map that
+    comes from the image alone, such as an edge filter, has 0. Constant maps are undefined.
+    """
     before = histogram_entropy(explained.maps, settings.bins)
     random = explained.version(explained.scene.images, 0, model=shared)
     after = histogram_entropy(random, settings.bins)
@@ -67,6 +75,13 @@ def _other_class(scene: Scene, _settings: LogitSettings) -> Tensor:
 
 
 def _score_logit(explained: Explained, _settings: LogitSettings, shared: Tensor) -> Scores:
+    """Does the signed map change when another class is asked for?
+
+        logit.ssim = SSIM(A for c, A for a random other class), data range = range of both
+
+    ``contrast.other`` asks the same of the positive part, which is what people look at; this is the test as published,
+    on signed maps. A map that does not depend on the class has 1.
+    """
     other = explained.version(explained.scene.images, 0, targets=shared)
     return {"logit.ssim": Values(signed_ssim(explained.maps, other))}
 
