@@ -23,6 +23,7 @@ from .contents import analysis_of, tables
 from .contrasts import Contrast
 from .declaration import Declaration, declare
 from .figures import figures
+from .gallery import Choice, Gallery, Pools, chosen, fitting, gallery_of, read_pools
 from .layouts import layouts
 from .methods import methods
 from .page import Section, render
@@ -78,20 +79,28 @@ def compare(
     primary: Sequence[str] | None = None,
     rows: Rows = "methods",
     against: Path | None = None,
+    gallery: str | None = None,
+    gallery_ids: Sequence[str] | None = None,
 ) -> Comparison:
     """Compare every scored run below ``runs`` and write the report to ``out``.
 
     Leaves report.html, results.json, methods.tex, references.bib, tables/*.{md,csv,tex} and figures/*.{svg,pdf}, and
     in ``runs`` comparison.toml where there is none yet. ``against``, an earlier results.json, marks what has changed.
+    ``gallery`` is a rule of :mod:`~reports.gallery` that chooses its images, ``gallery_ids`` names them.
     Raises DataError (see ``collect``) where runs must not be compared, UsageError for a reference or primary column
     that nobody has, ResourceError where the report cannot be written.
     """
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file", "name a folder for the report")
+    choice = chosen(gallery, gallery_ids)
     collection = collect(runs)
+    pools = read_pools(collection.groups, choice)
     declaration = _declaration(runs, collection, reference, primary)
     earlier = read_earlier(against)
-    sections = tuple(_section(group, _in_group(group, declaration), rows, earlier) for group in collection.groups)
+    sections = tuple(
+        _section(group, _in_group(group, declaration), rows, earlier, own, choice)
+        for group, own in zip(collection.groups, pools, strict=True)
+    )
     papers = (
         layouts([(Ground(s.group, s.analysis, earlier), s.reference) for s in sections]) if rows == "methods" else []
     )
@@ -133,7 +142,9 @@ def _in_group(group: Group, declaration: Declaration) -> Declaration:
     return replace(declaration, reference=reference, primary=known)
 
 
-def _section(group: Group, declaration: Declaration, rows: Rows, earlier: Earlier) -> Section:
+def _section(
+    group: Group, declaration: Declaration, rows: Rows, earlier: Earlier, pools: Pools, choice: Choice
+) -> Section:
     reference, primary = declaration.reference, declaration.primary
     analysis = analysis_of(group, declaration, rows)
     return Section(
@@ -144,6 +155,7 @@ def _section(group: Group, declaration: Declaration, rows: Rows, earlier: Earlie
         verdict(group, reference, primary, analysis if rows == "methods" else None, declaration.sentence),
         declaration,
         analysis,
+        gallery_of(group, pools, reference, choice),
     )
 
 
@@ -160,9 +172,15 @@ def _files(collection: Collection, sections: Sequence[Section], papers: Sequence
     told = [methods(section.group, section.declaration) for section in sections]
     files["methods.tex"] = "\n".join(one.tex for one in told).encode()
     files["references.bib"] = "\n".join(dict.fromkeys(one.bib for one in told)).encode()
-    results = _results(collection, sections, [*files, "report.html", "results.json"])
+    names = [*files, "report.html", "results.json"]
+
+    def page(galleries: Sequence[Gallery | None]) -> tuple[dict[str, Any], bytes]:
+        shown = [replace(section, gallery=own) for section, own in zip(sections, galleries, strict=True)]
+        results = _results(collection, shown, names)
+        return results, render(collection, shown, papers, results).encode()
+
+    results, files["report.html"] = fitting(page, [section.gallery for section in sections])
     files["results.json"] = (json.dumps(results, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
-    files["report.html"] = render(collection, sections, papers, results).encode()
     return files
 
 
@@ -198,6 +216,7 @@ def _section_results(section: Section) -> dict[str, Any]:
             "changes": list(section.declaration.changes),
         },
         "contrasts": [_contrast_results(block, found) for (block, *_), found in section.analysis.contrasts.items()],
+        "gallery": {"selection": section.gallery.selection, "images": section.gallery.ids} if section.gallery else None,
         "marks_from_seeds": SEEDS_FOR_P,
         "methods": {method: _method_results(group, method) for method in group.methods},
         "runs": [provenance(run) for run in group.runs],

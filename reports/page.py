@@ -15,6 +15,7 @@ from .collect import Collection, Group
 from .contrasts import Analysis
 from .declaration import Declaration
 from .drawing import Figure
+from .gallery import Gallery
 from .provenance import provenance, status, undefined, versions, warnings
 from .tables import Table, to_csv, to_latex, to_markdown
 from .text import clean, slug
@@ -34,6 +35,7 @@ class Section:
     verdict: Verdict
     declaration: Declaration
     analysis: Analysis
+    gallery: Gallery | None = None
 
     @property
     def slug(self) -> str:
@@ -62,7 +64,7 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"clean": clean, "slug": slug}
+    environment.filters |= {"clean": clean, "slug": slug, "embedded": lambda shown: _trusted(shown.source)}
     page = environment.get_template("page.html.j2").render(
         policy=_policy(style, script),
         style=_trusted(style),
@@ -78,7 +80,7 @@ def render(
 
 
 def _trusted(text: str) -> Any:
-    """The one place where text enters the page unescaped: our own assets, figures rewritten by svg.py, escaped JSON."""
+    """The one place where text enters the page unescaped: our assets, rewritten figures, escaped JSON, base64."""
     from markupsafe import Markup
 
     return Markup(text)
@@ -127,6 +129,7 @@ def _section(section: Section) -> dict[str, Any]:
         "reference": section.reference,
         "tables": [_exhibit(table) for table in section.tables],
         "lead": 1 + any(table.title.startswith("Differences") for table in section.tables[:2]),
+        "gallery": section.gallery,
         "figures": [{"figure": figure, "svg": _trusted(figure.embedded)} for figure in section.figures],
         "conventions": section.group.first.scores.conventions,
         "columns": section.group.first.scores.columns,

@@ -40,6 +40,7 @@ class Strip:
     predicted: str
     before: float
     after: float
+    wrong: bool = False  # the prediction is not the label
 
     @property
     def change(self) -> str:
@@ -52,17 +53,26 @@ class Strip:
     @property
     def scores(self) -> str:
         """``0.83 → 0.91 ▲``"""
-        return f"{probability(self.before)} → {probability(self.after)} {self.change}"
+        before, after = self._numbers
+        return f"{before} → {after} {self.change}"
 
     @property
     def words(self) -> str:
         """The same without signs that a reader may not know."""
+        before, after = self._numbers
         verb = {"▲": "rises", "▼": "falls", "=": "stays"}[self.change]
-        explained, predicted = clean(self.explained), clean(self.predicted)
-        return (
-            f"predicted {predicted}, softmax of {explained} {verb} from {probability(self.before)} to "
-            f"{probability(self.after)}"
-        )
+        named = f"predicted {clean(self.predicted)}, softmax of {clean(self.explained)}"
+        return f"{named} {verb} from {before} to {after}"
+
+    @property
+    def _numbers(self) -> tuple[str, str]:
+        """Both with two decimals, or with as many as it takes to tell them apart; a dash where undefined."""
+        found = [(_number(self.before, decimals), _number(self.after, decimals)) for decimals in range(2, 7)]
+        return next((pair for pair in found if pair[0] != pair[1]), found[0])
+
+
+def _number(value: float, decimals: int) -> str:
+    return "–" if math.isnan(value) else f"{value:.{decimals}f}"
 
 
 def strips(pool: Pool, numbers: Sequence[int], classes: Sequence[str]) -> list[Strip]:
@@ -78,24 +88,19 @@ def strips(pool: Pool, numbers: Sequence[int], classes: Sequence[str]) -> list[S
             pool.pixels[i].transpose(1, 2, 0),
             heat[place],
             pool.masked[i].transpose(1, 2, 0),
-            _name(classes, int(pool.explained[i])),
-            _name(classes, int(pool.predicted[i])),
+            class_name(classes, int(pool.explained[i])),
+            class_name(classes, int(pool.predicted[i])),
             float(pool.p0[i]),
             float(pool.after[i]),
+            bool(pool.predicted[i] != pool.label[i]),
         )
         for place, i in enumerate(numbers)
     ]
 
 
-def _name(classes: Sequence[str], number: int) -> str:
+def class_name(classes: Sequence[str], number: int) -> str:
+    """The name of a class; a network whose output is no number predicts nothing."""
     return classes[number] if 0 <= number < len(classes) else "nothing"
-
-
-def probability(value: float) -> str:
-    """Two decimals, three significant digits close to 0 and to 1; a dash where it is undefined."""
-    if math.isnan(value):
-        return "–"
-    return f"{value:.2f}"
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,8 @@ class Scale:
         name, place = ("coolwarm", (part + 1) / 2) if self.signed else ("viridis", part)
         colour = mpl.colormaps[name](place)[..., :3] * 255
         opaque = STRENGTH * np.abs(part)[..., None]
-        return np.rint(colour * opaque + grey(pixels)[..., None] * (1 - opaque)).astype(np.uint8)
+        mixed = np.rint(colour * opaque + grey(pixels)[..., None] * (1 - opaque))
+        return np.asarray(mixed, np.uint8)
 
 
 def scale_of(maps: Iterable[Any], *, signed: bool) -> Scale:
@@ -138,7 +144,7 @@ def scale_of(maps: Iterable[Any], *, signed: bool) -> Scale:
 def grey(pixels: Pixels) -> NDArray[np.float64]:
     """Luminance of a colour picture (ITU-R BT.601), the mean of other channels; H×W in [0, 255]."""
     values = pixels.astype(np.float64)
-    return values @ np.array([0.299, 0.587, 0.114]) if values.shape[2] == 3 else values.mean(2)
+    return np.asarray(values @ np.array([0.299, 0.587, 0.114]) if values.shape[2] == 3 else values.mean(2))
 
 
 @dataclass(frozen=True)
@@ -163,8 +169,10 @@ def picture(pixels: Pixels) -> Picture:
 
 
 def _reduced(pixels: Pixels, share: float) -> Pixels:
+    from PIL.Image import Resampling
+
     height, width = (max(1, round(side * share)) for side in pixels.shape[:2])
-    return np.asarray(_image(pixels).resize((width, height), resample=4)).reshape(height, width, -1)  # 4 = box
+    return np.asarray(_image(pixels).resize((width, height), Resampling.BOX)).reshape(height, width, -1)
 
 
 def png(pixels: Pixels) -> bytes:

@@ -1,8 +1,8 @@
-"""What the report draws besides numbers: encoder features of five classes, original and masked, and their t-SNE.
+"""What the report draws besides numbers: a pool of images for its gallery, and the encoder's features of five classes.
 
-As figure 1 of the ExCon paper: five equally spaced classes, every image once as it is and once with only the most
-relevant 60 % of its pixels kept. Distances in the picture carry no meaning, so the same points are also measured in the
-original feature space.
+The features are those of figure 1 of the ExCon paper: five equally spaced classes, every image once as it is and once
+with only the most relevant 60 % of its pixels kept. Distances in the picture carry no meaning, so the same points are
+also measured in the original feature space.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from xeval.checkpoints import write_tensors
 from xeval.explainers import EXPLAINERS
 from xeval.models import Classifier
 from xeval.perturb import kept
+from xeval.pool import pool_of, write_pool
 from xeval.runs import write_json
 
 if TYPE_CHECKING:
@@ -36,10 +37,13 @@ Floats = NDArray[np.float64]
 
 
 def write_artifacts(out: Path, scorer: Scorer) -> dict[str, float | None]:
-    """Write ``artifacts.safetensors`` and ``artifacts.json``; returns the numbers measured in feature space."""
+    """Write the features and the gallery's pool; returns the numbers measured in feature space."""
+    write_pool(out, pool_of(scorer))
     plan = scorer.plan
     chosen = spaced_classes(len(plan.info.classes))
     positions = sample_positions(plan.split.labels, plan.chosen, chosen)
+    if not positions:  # --limit has left no image of these classes
+        return dict.fromkeys(("separation_ratio", "knn_accuracy", "silhouette"))
     original, masked = _features(scorer, positions)
     labels = np.array([chosen.index(int(plan.split.labels[i])) for i in positions], np.int64)
     features = torch.cat([original, masked])

@@ -1,0 +1,271 @@
+"""The gallery of a report: the same images under every method, chosen by a stated rule.
+
+As figure 1 of the ExCon paper: the image, the map over it, what the mask leaves, and the softmax of the explained class
+before and after. Which images appear is decided by a seed or by a formula that the caption spells out; images that a
+person picked are labelled so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xeval.errors import DataError, UsageError, unknown
+from xeval.pool import Pool, read_pool
+
+from .captions import place, table_slug
+from .collect import Group, Run
+from .strips import Picture, Scale, Strip, class_name, picture, scale_of, strips
+from .text import clean
+
+Selection: TypeAlias = Literal["random", "median", "best", "worst", "failures"]
+SELECTIONS: tuple[Selection, ...] = ("random", "median", "best", "worst", "failures")
+SHOWN = 8
+
+LIMIT = 8_000_000  # bytes of the page
+
+Floats = NDArray[np.float64]
+Pools: TypeAlias = dict[str, Pool]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which images a gallery shows: by rule, or by ids that somebody picked."""
+
+    selection: Selection = "random"
+    ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method's strip of one image, ready for the page."""
+
+    strip: Strip
+    overlay: Picture
+    masked: Picture
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image under all methods, in colours that all of them share."""
+
+    id: str
+    label: str
+    original: Picture
+    scale: Scale
+    bar: Picture
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Everything the page shows; ``asked`` rows were chosen, fewer are left where the page would become too large."""
+
+    slug: str
+    methods: tuple[tuple[str, str], ...]  # name, and what stands below it
+    rows: tuple[Row, ...]
+    asked: int
+    selection: str
+    caption: str
+
+    @property
+    def hand_picked(self) -> bool:
+        """Whether a person chose the images."""
+        return self.selection == "hand-picked"
+
+    @property
+    def ids(self) -> list[str]:
+        """The images shown."""
+        return [row.id for row in self.rows]
+
+    @property
+    def notice(self) -> str:
+        """What was left out for the size of the page."""
+        if len(self.rows) == self.asked:
+            return ""
+        return f"{len(self.rows)} of {self.asked} images are shown: with more, the page would be larger than 8 MB."
+
+    def smaller(self) -> Gallery:
+        """The same with half of the rows."""
+        return replace(self, rows=self.rows[: len(self.rows) // 2])
+
+
+def chosen(selection: str | None, ids: Sequence[str] | None) -> Choice:
+    """What was asked for; raises UsageError for an unknown rule, or for a rule and ids at once."""
+    if ids is not None:
+        if selection is not None:
+            raise UsageError("--gallery and --gallery-ids were both given", "give one of the two")
+        if not ids:
+            raise UsageError("--gallery-ids names no image", "give ids separated by commas")
+        return Choice(ids=tuple(dict.fromkeys(ids)))
+    for known in SELECTIONS:
+        if selection in (known, None):
+            return Choice(known)
+    raise unknown("selection of the gallery", str(selection), SELECTIONS)
+
+
+def fitting(
+    page: Callable[[Sequence[Gallery | None]], tuple[T, bytes]], galleries: Sequence[Gallery | None]
+) -> tuple[T, bytes]:
+    """The page with as many images as fit: while it is too large, every gallery loses half of its rows."""
+    made = page(galleries)
+    while len(made[1]) > LIMIT and any(own is not None and own.rows for own in galleries):
+        galleries = [own and own.smaller() for own in galleries]
+        made = page(galleries)
+    return made
+
+
+def read_pools(groups: Sequence[Group], choice: Choice) -> list[Pools]:
+    """The pools of each group, method by method; empty where a method has none.
+
+    Raises DataError for pools that do not belong to the scores beside them or show different images, UsageError for
+    ids that no pool has.
+    """
+    found = [_pools(group) for group in groups]
+    known = {name for pools in found for pool in pools.values() for name in pool.ids}
+    strangers = [name for name in choice.ids if name not in known]
+    if strangers:
+        raise UsageError(
+            f"the gallery has no image {clean(strangers[0])}; the pool of {len(known):,} images that every run keeps "
+            f"begins with {', '.join(map(clean, sorted(known)[:3])) or 'nothing'}",
+            "name images of the pool (gallery.json in a run lists them)",
+        )
+    return found
+
+
+def _pools(group: Group) -> Pools:
+    """The pool of one run a method, at the smallest seed that all have; empty where a method has none."""
+    runs = shown_runs(group)
+    found = {method: read_pool(run.folder) for method, run in runs.items()}
+    pools = {method: pool for method, pool in found.items() if pool is not None}
+    if len(pools) < len(runs):
+        return {}
+    for method, run in runs.items():
+        scores, about = run.scores, pools[method].about
+        belongs = (scores.checkpoint.sha256, scores.dataset.key, scores.protocol.hash)
+        if belongs != (about.get("checkpoint"), about.get("data"), about.get("protocol")):
+            raise DataError(
+                f"the gallery in {clean(run.path)} belongs to other scores", "score the checkpoint again (--recompute)"
+            )
+    first = next(iter(pools.values()))
+    if any(pool.ids != first.ids or pool.pixels.shape != first.pixels.shape for pool in pools.values()):
+        raise DataError(
+            f"the galleries of {clean(group.dataset)} hold different images", "score all runs with the same version"
+        )
+    return pools
+
+
+def shown_runs(group: Group) -> dict[str, Run]:
+    """One run a method: the smallest seed that all methods have, else each one's first."""
+    shared = set.intersection(*({run.seed for run in runs} for runs in group.methods.values()))
+    seed = min(shared, key=lambda s: s if s is not None else -1) if shared else None
+    return {method: next((run for run in runs if run.seed == seed), runs[0]) for method, runs in group.methods.items()}
+
+
+def gallery_of(group: Group, pools: Pools, reference: str, choice: Choice) -> Gallery | None:
+    """The images that the rule chooses under every method; None without pools."""
+    if not pools:
+        return None
+    numbers, rule = selected(pools, reference, choice)
+    classes = group.first.scores.dataset.classes
+    columns = [strips(pool, numbers, classes) for pool in pools.values()]
+    signed = any(bool((pool.maps < 0).any()) for pool in pools.values())
+    first = next(iter(pools.values()))
+    rows = tuple(
+        _row(
+            first.ids[number], class_name(classes, int(first.label[number])), [column[j] for column in columns], signed
+        )
+        for j, number in enumerate(numbers)
+    )
+    return Gallery(
+        table_slug(group, "gallery"),
+        tuple((method, _below(run, pools[method])) for method, run in shown_runs(group).items()),
+        rows,
+        len(rows),
+        "hand-picked" if choice.ids else choice.selection,
+        _caption(group, first, rule, signed=signed),
+    )
+
+
+def _row(name: str, label: str, found: list[Strip], signed: bool) -> Row:
+    scale = scale_of([strip.heat for strip in found], signed=signed)
+    cells = tuple(Cell(strip, picture(scale.over(strip.pixels, strip.heat)), picture(strip.masked)) for strip in found)
+    return Row(name, label, picture(found[0].pixels), scale, picture(scale.bar), cells)
+
+
+def _below(run: Run, pool: Pool) -> str:
+    height, width = pool.maps.shape[2:]
+    seed = "" if run.seed is None else f"seed {run.seed}, "
+    return f"{seed}maps of {height}×{width}"
+
+
+def drops(pool: Pool) -> Floats:
+    """max(0, p0 − p1) / p0 under the mask shown (N,): the magnitude of the column drop.mag."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.maximum(0, pool.p0 - pool.after) / pool.p0)
+
+
+def selected(pools: Pools, reference: str, choice: Choice) -> tuple[list[int], str]:
+    """Numbers of the images to show, in order, and the rule in words."""
+    first = next(iter(pools.values()))
+    if choice.ids:
+        return [first.ids.index(name) for name in choice.ids if name in first.ids], "hand-picked, not a sample"
+    if choice.selection == "random":
+        return list(range(len(first.ids)))[:SHOWN], f"drawn at random by seed {first.about['seed']}"
+    if choice.selection == "failures":
+        return _failures(pools)
+    values, formula = _contrast(pools, reference)
+    order = [int(i) for i in np.argsort(values, kind="stable") if np.isfinite(values[i])]
+    if choice.selection == "best":
+        return order[:SHOWN], f"best: those with the lowest {formula}, lowest first"
+    if choice.selection == "worst":
+        return order[::-1][:SHOWN], f"worst: those with the highest {formula}, highest first"
+    middle = float(np.median(values[order])) if order else 0.0
+    nearest = sorted(order, key=lambda i: abs(values[i] - middle))
+    return nearest[:SHOWN], f"median: those nearest to the pool's median ({middle:.3f}) of {formula}, nearest first"
+
+
+def _contrast(pools: Pools, reference: str) -> tuple[Floats, str]:
+    """What best, worst and median go by: one method's drop minus the reference's, with one method its drop."""
+    others = [method for method in pools if method != reference]
+    if reference not in pools or not others:
+        return drops(next(iter(pools.values()))), "drop max(0, p0 − p1)/p0"
+    difference = drops(pools[others[0]]) - drops(pools[reference])
+    return difference, f"drop max(0, p0 − p1)/p0 of {clean(others[0])} minus that of {clean(reference)}"
+
+
+def _failures(pools: Pools) -> tuple[list[int], str]:
+    """Misclassified images, those first that most methods get wrong."""
+    wrong = np.sum([pool.predicted != pool.label for pool in pools.values()], axis=0)
+    order = [int(i) for i in np.argsort(-wrong, kind="stable") if wrong[i]]
+    rule = f"failures: the {len(order)} misclassified by at least one checkpoint shown, most often misclassified first"
+    return order[:SHOWN], rule
+
+
+def _caption(group: Group, pool: Pool, rule: str, *, signed: bool) -> str:
+    about, (height, width) = pool.about, pool.pixels.shape[2:]
+    size = "enlarged without smoothing" if max(height, width) <= 96 else "reduced where larger than 128"
+    colours = "red for and blue against the class" if signed else "yellow for the class"
+    return (
+        f"Images from {place(group)}, {rule}; chosen from a pool of {len(pool.ids)} that every run keeps, drawn by "
+        f"seed {about['seed']}. First the image; then for each method the {clean(about['explainer'])} map over it "
+        f"(upsampled bilinearly; {colours}; one scale a row, in the bar) and {masking(about)}. Below: the softmax of "
+        f"the explained class before → after, ▲ rises, ▼ falls, = stays. Pictures have {width}×{height} pixels, {size}."
+    )
+
+
+def masking(about: dict[str, Any]) -> str:
+    """What the masked picture is, in words."""
+    thresholds, shown = about["thresholds"], about["shown"]
+    name = thresholds[shown]
+    fill = clean(str(about["fill"]))
+    if about["mask"] == "soft":
+        return f"the image weighed with it against the fill {fill}"
+    share = f"{100 * float(name):g} %"
+    kept = f"the {share} most relevant pixels" if about["mask"] == "topk" else f"the pixels above {share} of its range"
+    return f"{kept}, the rest set to the fill {fill}"
