@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -16,6 +17,7 @@ from xeval.errors import UsageError
 from xeval.exits import JSON_ERRORS, leave, split_flag
 from xeval.interrupts import graceful, terminable
 
+COMPLETION = "_XEVAL_COMPLETE"  # set by the completion scripts of click
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -32,10 +34,12 @@ def part(name: str) -> Any:
 
 def main() -> NoReturn:
     """Run a command; every error ends in one line on stderr and the exit code of its kind."""
+    if COMPLETION in os.environ:
+        cli.main(prog_name="xeval")
     arguments, as_json = split_flag(sys.argv[1:])
     try:
-        with terminable():
-            cli.main(arguments, standalone_mode=False)
+        with terminable(), cli.make_context("xeval", arguments) as context:  # click's own main hides closed pipes
+            cli.invoke(context)
             sys.stdout.flush()
     except BaseException as error:
         leave(error, as_json=as_json)

@@ -48,11 +48,13 @@ def split_flag(arguments: Sequence[str]) -> tuple[list[str], bool]:
 
 def leave(error: BaseException, *, as_json: bool) -> NoReturn:
     """Print the last line for an error and exit with its status; a closed pipe is no error."""
-    if _closed_pipe(error):
+    if isinstance(error, BrokenPipeError):
         _silence()
         sys.exit(0)
     if isinstance(error, SystemExit):
         raise error
+    if isinstance(error, click.exceptions.Exit):  # --help and --version
+        sys.exit(error.exit_code)
     ended = ending(error)
     plain = Ending(ended.status, _one_line(ended.problem), _one_line(ended.remedy))
     print(plain.as_json() if as_json else plain.text(), file=sys.stderr)
@@ -94,12 +96,6 @@ def _defect(error: BaseException) -> Ending:
     except OSError:
         where = "no file: no temporary folder can be written"
     return Ending(1, f"internal error, {shown}", f"please report it with {where}")
-
-
-def _closed_pipe(error: BaseException) -> bool:
-    """Whether the reader of stdout has left; click turns that into a SystemExit."""
-    found = error.__context__ if isinstance(error, SystemExit) else error
-    return isinstance(found, BrokenPipeError)
 
 
 def _silence() -> None:
