@@ -65,7 +65,7 @@ def _table(ground: Ground, sheet: Sheet, lines: Sequence[Line]) -> Table:
     headings = tuple(map(Heading.of, sheet.measures))
     blocks = any(line.block for line in lines)
     on = next((line.runs[0].method for line in lines if line.control and not line.block), "")
-    explainer = "" if blocks else f", {real_explainers(group)[0]} maps"
+    explainer = "" if blocks or not real_explainers(group) else f", {real_explainers(group)[0]} maps"
     caption = (
         f"{sheet.title}, {place(group)}{explainer}.{sheet.about} {conventions(group, headings, rows, ground.analysis)}"
     )

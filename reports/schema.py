@@ -104,12 +104,12 @@ class Score(Part):
     """Mean over the images on which the value is defined."""
 
     mean: float | None
-    se: float | None = None
-    n: int
+    se: Annotated[float, Field(ge=0)] | None = None
+    n: int = Field(ge=0)
     undefined: Counts = {}
     errors: Counts = {}
     mean_correct: float | None = None
-    n_correct: int | None = None
+    n_correct: Annotated[int, Field(ge=0)] | None = None
 
 
 class Curves(Part):

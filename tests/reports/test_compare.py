@@ -217,3 +217,24 @@ def test_runs_without_controls_or_primary_columns_still_compare(runs: Path, tmp_
         write_run(runs, found)
     made = compare(runs, tmp_path / "out")
     assert [t.slug for t in made.tables] == ["digits-headline", "digits-complexity-continuity", "digits-models"]
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_controls_alone_are_shown_and_not_ranked(runs: Path, tmp_path: Path) -> None:
+    found = scores("ce", 0, 0.3)
+    found["explainers"].pop("grad-cam")
+    found["scores"].pop("grad-cam")
+    write_run(runs, found)
+    made = compare(runs, tmp_path / "out")
+    assert "only control explainers were scored" in made.verdict
+    assert all(row.control for row in made.tables[0].rows)
+
+
+@pytest.mark.fault("P8")
+@pytest.mark.parametrize("change", [{"se": -0.1}, {"n": -1}, {"n_correct": -3}])
+def test_impossible_counts_are_refused(runs: Path, change: dict[str, float]) -> None:
+    found = scores("ce", 0, 0.3)
+    found["scores"]["grad-cam"]["ssim.value"].update(change)
+    write_run(runs, found)
+    with pytest.raises(DataError, match=r"scores\.json cannot be read"):
+        compare(runs, runs / "out")
