@@ -92,6 +92,7 @@ def test_help_loads_nothing_heavy(command, tmp_path):
 # ---- mistakes
 
 
+@pytest.mark.fault("S11", "S12", "S17", "E4")
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
@@ -115,6 +116,7 @@ def test_help_loads_nothing_heavy(command, tmp_path):
         (["--engine", "fast"], 2, "--engine"),
         (["--limit", "0"], 2, "--limit"),
         (["--batch-size", "many"], 2, "--batch-size"),
+        (["--limit", "-3"], 2, "--limit"),
         (["--device", "cuda:7"], 2, "--device"),
         (["--device", "abacus"], 2, "--device"),
         (["--no-such-option"], 2, "No such option"),
@@ -180,6 +182,7 @@ def test_a_bug_keeps_its_traceback_in_a_file(run, capsys, tmp_path, monkeypatch)
     assert "Traceback" in kept.read_text()
 
 
+@pytest.mark.fault("S2")
 def test_interrupt_is_130(run, capsys, monkeypatch):
     import xeval.scoring
 

@@ -97,6 +97,7 @@ def test_gains_inverse_and_random(scored):
     assert np.allclose(stored["inverse", "insertion.auc"].values, stored["grad-cam", "deletion.auc"].values)
 
 
+@pytest.mark.fault("S13")
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
 def test_batch_size_does_not_matter(run, tmp_path, batch_size):
     whole = table(score(run, out=tmp_path / "a", batch_size=256, limit=12))
@@ -104,6 +105,7 @@ def test_batch_size_does_not_matter(run, tmp_path, batch_size):
     equal(whole, small, atol=1e-5)
 
 
+@pytest.mark.fault("S14")
 def test_the_same_command_twice_does_nothing(run, tmp_path):
     out = score(run, out=tmp_path, **FAST)
     before, values = (out / "scores.json").read_bytes(), table(out)
@@ -217,6 +219,7 @@ def test_maps_are_kept_on_request(run, tmp_path):
     assert load_file(out / "maps.safetensors")["grad-cam"].shape == (40, 1, 4, 4)
 
 
+@pytest.mark.fault("S17")
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -242,6 +245,7 @@ def test_mistakes_are_named(run, tmp_path, options, error, message):
     assert not (tmp_path / "out" / "scores.json").exists()
 
 
+@pytest.mark.fault("S4")
 def test_an_unwritable_output_is_told_before_the_work(run, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(UsageError, match="cannot write"):
@@ -280,6 +284,7 @@ def test_a_damaged_manifest_is_named(run, tmp_path):
         score(tmp_path / "run" / "best.safetensors")
 
 
+@pytest.mark.fault("D13")
 def test_low_accuracy_is_flagged(run, tmp_path):
     import shutil
 

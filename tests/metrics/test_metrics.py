@@ -231,6 +231,7 @@ def odd_maps(kind: str, n: int) -> torch.Tensor:
     }[kind]
 
 
+@pytest.mark.fault("S9")
 @pytest.mark.parametrize("kind", ["empty", "zero", "constant", "one pixel", "1×1 CAM"])
 @pytest.mark.parametrize("name", NATIVE)
 @pytest.mark.parametrize("channels", [1, 3])
