@@ -247,6 +247,14 @@ def _score_table(summary: dict[str, Any], out: Path, spread: str | Literal[False
 @click.option("--reference", help="method the others are compared with [default: supcon, else the first]")
 @click.option("--primary", help="columns of the verdict [default: the protocol's]")
 @click.option("--rows", type=click.Choice(["methods", "explainers"]), default="methods", show_default=True)
+@click.option(
+    "--gallery",
+    type=click.Choice(["random", "median", "best", "worst", "failures"]),
+    help="which images the gallery shows [default: random, by the protocol's seed]",
+)
+@click.option(
+    "--gallery-ids", help="ids of the images to show, separated by commas; the page says they are hand-picked"
+)
 @click.option("--against", type=click.Path(path_type=Path), help="an earlier results.json: mark what has changed")
 @click.option("--out", type=click.Path(path_type=Path), help="folder of the report [default: RUNS/report]")
 @click.option("--json", "as_json", is_flag=True, help="print results.json instead of the table")
@@ -258,15 +266,44 @@ def compare(runs: Path, out: Path | None, as_json: bool, **options: Any) -> None
     _compare(runs, out or runs / "report", as_json, **options)
 
 
-def _compare(runs: Path, out: Path, as_json: bool = False, *, primary: str | None = None, **options: Any) -> None:
+def _compare(runs: Path, out: Path, as_json: bool = False, **options: Any) -> None:
     from xeval.options import names
 
-    chosen = {} if primary is None else {"primary": names(primary)}
-    found = part("reports.compare").compare(runs, out, **chosen, **options)
+    lists = {key: names(options[key]) for key in ("primary", "gallery_ids") if options.get(key) is not None}
+    found = part("reports.compare").compare(runs, out, **{**options, **lists})
     if as_json:
         click.echo((out / "results.json").read_text(encoding="utf-8"))
         return
     click.echo(f"{found.terminal_table}\n{found.verdict}\n\nreport: {out / 'report.html'}")
+
+
+@cli.command()
+@click.argument("checkpoint", metavar="CKPT", type=click.Path(path_type=Path))
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    default=Path("strip.png"),
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="file (.png, .svg, .pdf), or a folder for one file a picture",
+)
+@click.option("--explainer", default="grad-cam", show_default=True, help="attribution method (xeval list explainers)")
+@click.option("--layer", help="explained layer [default: the last convolutional stage]")
+@click.option("--keep", default=0.45, show_default=True, help="fraction of pixels that the mask keeps")
+@click.option("--dataset", help="data set of a file that does not describe itself")
+@click.option("--data", type=click.Path(path_type=Path), help="folder of the data")
+@click.option("--arch", help="architecture of a bare state dict [default: the one whose shapes fit]")
+@click.option("--weights", default="best", show_default=True, help="which weights of a run directory")
+@click.option("--device", default="auto", show_default=True, help="torch device")
+def explain(checkpoint: Path, images: Sequence[Path], out: Path, **options: Any) -> None:
+    """Explain your own pictures: map, masked picture, and the softmax of the predicted class before and after.
+
+    Pictures are cut to a square and resized to the size of the training images.
+
+    Example: xeval explain runs/digits-excon-s0 three.png --out strip.pdf
+    """
+    found = part("reports.explain").explain(checkpoint, images, out, **options)
+    click.echo("\n".join([*found.lines, *map(str, found.files)]))
 
 
 @cli.command()

@@ -1,0 +1,197 @@
+"""``xeval explain CKPT IMAGE…``: the gallery's strip for pictures of one's own.
+
+The pictures are read by the rules of the data sets, brought to the size and normalisation of the training images, and
+explained and masked by the code that scores.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xeval.checkpoints import LoadedModel, load_model
+from xeval.data import DatasetInfo, open_dataset
+from xeval.data.base import ArraySplit, Pixels
+from xeval.data.images import decode, square
+from xeval.engine import deterministic, resources
+from xeval.errors import UsageError
+from xeval.models import frozen_eval
+from xeval.options import ScoreOptions, validated
+from xeval.plan import plan_for
+from xeval.pool import Pool, explained_pool
+from xeval.runs import atomic_write, require_writable, slug, writable_directory
+from xeval.scorer import Scorer
+
+from .drawing import PAGE, axes, style
+from .strips import Strip, scale_of, strips
+from .text import clean, plot_label
+
+SUFFIXES = (".png", ".svg", ".pdf")
+ROWS = 30  # strips in one file
+HEIGHT = 2.2  # inches a strip
+PLAIN: dict[str, dict[str, None]] = {
+    ".png": {"Software": None},
+    ".svg": {"Date": None, "Creator": None},
+    ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The files written and one line a picture."""
+
+    files: tuple[Path, ...]
+    lines: tuple[str, ...]
+
+
+def explain(
+    checkpoint: Path,
+    images: Sequence[Path],
+    out: Path,
+    *,
+    explainer: str = "grad-cam",
+    keep: float = 0.45,
+    dataset: str | None = None,
+    data: Path | None = None,
+    **options: Any,
+) -> Explanation:
+    """Explain pictures and write their strips to ``out``: one file (.png, .svg, .pdf), or a folder with one a picture.
+
+    ``options`` (arch, weights, layer, device) are those of :class:`ScoreOptions`. Raises UsageError for paths that
+    cannot be read or written and for unknown names, DataError for a picture that cannot be decoded, CheckpointError.
+    """
+    paths = list(dict.fromkeys(images))
+    targets = _targets(out, paths)
+    chosen = validated(explainers=(explainer,), metrics=("drop",), thresholds=(keep,), batch_size=16, **options)
+    contents = [_content(path) for path in paths]
+    loaded, info = _open(checkpoint, chosen, dataset, data)
+    pixels = np.stack([_pixels(content, path, info) for content, path in zip(contents, paths, strict=True)])
+    pool = _explained(loaded, info, pixels, paths, chosen)
+    found = strips(pool, range(len(paths)), info.classes)
+    names = [path.name for path in paths]
+    for target, numbers in targets.items():
+        figure = _figure([found[i] for i in numbers], [names[i] for i in numbers], pool)
+        atomic_write(target, _saved(figure, target.suffix))
+    return Explanation(
+        tuple(targets), tuple(_line(path, strip, keep) for path, strip in zip(paths, found, strict=True))
+    )
+
+
+def _targets(out: Path, images: Sequence[Path]) -> dict[Path, list[int]]:
+    """Each file to write and the numbers of its pictures, once it is known that it can be written."""
+    if out.suffix.lower() in SUFFIXES and not out.is_dir():
+        if len(images) > ROWS:
+            raise UsageError(f"{len(images)} strips do not fit into one file", "name a folder with --out")
+        require_writable(out.parent)
+        targets = {out.with_suffix(out.suffix.lower()): list(range(len(images)))}
+    elif out.suffix and not out.is_dir():
+        raise UsageError(f"cannot write {out.suffix} files", f"use {', '.join(SUFFIXES)} or a folder")
+    else:
+        names = [slug(path.stem) for path in images]
+        unique = [name if names.count(name) == 1 else f"{name}-{i + 1}" for i, name in enumerate(names)]
+        targets = {writable_directory(out) / f"{name}.png": [i] for i, name in enumerate(unique)}
+    for path in images:
+        if path.resolve() in {target.resolve() for target in targets}:
+            raise UsageError(f"{path} would be overwritten by its own strip", "choose another file with --out")
+    return targets
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror})", "name image files") from None
+
+
+def _open(
+    checkpoint: Path, options: ScoreOptions, dataset: str | None, data: Path | None
+) -> tuple[LoadedModel, DatasetInfo]:
+    """The checkpoint, and its data set: classes, image size, normalisation; a bare file takes them from --dataset."""
+    if not checkpoint.exists():
+        raise UsageError(f"{checkpoint} does not exist", "give a run directory or a weight file")
+
+    def described() -> DatasetInfo:
+        if dataset is None:
+            raise UsageError(f"{checkpoint} carries no description of its data set", "name one with --dataset")
+        return open_dataset(dataset, data).info
+
+    loaded = load_model(checkpoint, weights=options.weights, arch=options.arch, describe=described)
+    own = loaded.card is not None and dataset is None
+    return loaded, loaded.card.dataset if own and loaded.card else described()
+
+
+def _pixels(content: bytes, path: Path, info: DatasetInfo) -> Pixels:
+    """One picture as the network takes it: uint8 C×H×W."""
+    if info.channels not in (1, 3):
+        raise UsageError(f"the network takes {info.channels} channels", "explain with a network for grey or RGB images")
+    image = square(decode(content, str(path)), info.size)
+    found = np.asarray(image.convert("L") if info.channels == 1 else image)
+    return found.reshape(info.size, info.size, info.channels).transpose(2, 0, 1)
+
+
+def _explained(
+    loaded: LoadedModel, info: DatasetInfo, pixels: Pixels, paths: Sequence[Path], options: ScoreOptions
+) -> Pool:
+    """The pictures as a pool; nobody knows their labels, which stand as 0."""
+    split = ArraySplit(info, "pictures", pixels, np.zeros(len(paths), np.int64), [str(path) for path in paths])
+    plan = plan_for(loaded, info, split, options)
+    with deterministic(), resources():
+        scorer = Scorer(plan, options)
+        with frozen_eval(scorer.engine.model):
+            return explained_pool(scorer, list(range(len(paths))))
+
+
+def _line(path: Path, strip: Strip, keep: float) -> str:
+    return (
+        f"{clean(str(path), 200)}: predicted {clean(strip.predicted)}, {clean(strip.explained)} {strip.scores} with "
+        f"{100 * keep:g} % of the pixels kept"
+    )
+
+
+def _figure(found: Sequence[Strip], names: Sequence[str], pool: Pool) -> Any:
+    """A row a picture: the picture, the map over it with its colour bar, what the mask leaves."""
+    signed = bool((pool.maps < 0).any())
+    with style():
+        figure, panes = axes(len(found), 3, PAGE, HEIGHT * len(found) + 0.2)
+        for row, (strip, name) in enumerate(zip(found, names, strict=True)):
+            left, middle, right = panes[3 * row : 3 * row + 3]
+            scale = scale_of([strip.heat], signed=signed)
+            _show(left, strip.pixels, plot_label(name), f"predicted {plot_label(strip.predicted).strip()}")
+            height, width = pool.maps.shape[2:]
+            _show(middle, scale.over(strip.pixels, strip.heat), f"{pool.about['explainer']}, {height}×{width}", "")
+            bar = middle.inset_axes((0, -0.09, 1, 0.05))
+            bar.imshow(scale.bar, aspect="auto", interpolation="nearest")
+            places = np.linspace(0, scale.bar.shape[1] - 1, len(scale.ticks))
+            bar.set(xticks=places, yticks=[], xticklabels=scale.ticks)
+            bar.tick_params(length=0, pad=2)
+            _show(right, strip.masked, _kept(pool), f"{plot_label(strip.explained).strip()} {strip.scores}")
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+    return figure
+
+
+def _show(axis: Any, pixels: Pixels, title: str, below: str) -> None:
+    shown = pixels if pixels.shape[2] == 3 else pixels[..., 0]
+    axis.imshow(shown, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    axis.set(xticks=[], yticks=[], title=title, xlabel=below)
+    axis.grid(visible=False)
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+
+
+def _kept(pool: Pool) -> str:
+    """``45 % kept``: the one threshold of the pool."""
+    return f"{100 * float(pool.about['thresholds'][pool.shown]):g} % kept"
+
+
+def _saved(figure: Any, suffix: str) -> bytes:
+    """The figure as a file without a date or the name of the software."""
+    file = io.BytesIO()
+    with style():
+        figure.savefig(file, format=suffix[1:], dpi=150, metadata=PLAIN[suffix])
+    return file.getvalue()
