@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from xeval.errors import DataError
+from xeval.scorer import joined, lost
 from xeval.store import Block, Cell, Store
 
 CELLS = [Cell("ckpt", "data", "grad-cam", "drop", name, "v1") for name in ("drop.mag@0.15", "drop.rate@0.15")]
@@ -78,3 +79,53 @@ def test_an_empty_cell_is_an_error(tmp_path):
         with pytest.raises(DataError, match="no values"):
             store.read(cell)
     assert sqlite3.connect(tmp_path / "s.sqlite").execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_chunks_with_an_error_are_not_done(tmp_path):
+    lost_one = {("error", "RuntimeError"): np.array([False, True])}
+    empty = {("undefined", "empty map"): np.array([True, True])}
+    with Store(tmp_path / "s.sqlite") as store:
+        cell = store.ids(CELLS)[CELLS[0]]
+        store.put(0, {cell: Block(np.array([1.0, np.nan]), lost_one)})
+        store.put(2, {cell: Block(np.full(2, np.nan), empty)})
+        assert store.done([cell]) == {cell: {2}}
+        assert store.read(cell).counts("error") == {"RuntimeError": 1}
+        store.put(0, {cell: Block(np.array([1.0, 2.0]), {})})
+        assert store.done([cell]) == {cell: {0, 2}}
+        assert store.read(cell).counts("error") == {}
+
+
+def test_a_lost_chunk_of_a_curve_is_as_wide_as_the_curve(tmp_path):
+    with Store(tmp_path / "s.sqlite") as store:
+        cell = store.ids(CELLS)[CELLS[0]]
+        store.put(0, {cell: Block(np.arange(6.0).reshape(2, 3), {})})
+        store.put(2, {cell: lost("RuntimeError")})
+        found = store.read(cell)
+        assert found.values[:2].tolist() == [[0, 1, 2], [3, 4, 5]]
+        assert np.isnan(found.values[2]).all()
+        assert found.ok.tolist() == [True, True, False]
+
+
+def test_half_a_curve_that_is_lost_joins_the_other_half():
+    curve = Block(np.arange(6.0).reshape(2, 3), {("undefined", "empty map"): np.array([True, False])})
+    both = joined(curve, lost("RuntimeError"))
+    assert both.values.shape == (3, 3)
+    assert both.reasons["undefined", "empty map"].tolist() == [True, False, False]
+    assert both.reasons["error", "RuntimeError"].tolist() == [False, False, True]
+    assert joined(lost("a"), lost("b")).values.shape == (2,)
+
+
+def test_readers_leave_a_store_alone(tmp_path):
+    path = tmp_path / "s.sqlite"
+    with Store(path) as store:
+        store.put(0, {number: Block(np.zeros(2), {}) for number in store.ids(CELLS).values()})
+    before = path.read_bytes()
+    with Store(path, check=True) as store:  # a run with nothing to do
+        store.ids(CELLS)
+    with Store(path, read_only=True) as store:
+        assert [store.read(number).values.tolist() for number, _ in store.cells()] == [[0, 0], [0, 0]]
+    assert path.read_bytes() == before
+    path.write_bytes(b"\xa5" * len(before))
+    with pytest.raises(DataError, match="--recompute"):
+        Store(path, read_only=True)
+    assert [each.name for each in tmp_path.iterdir()] == ["s.sqlite"]

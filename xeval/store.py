@@ -151,8 +151,9 @@ class Store:
 
     def _damaged(self, what: str) -> DataError:
         """The error for a store that cannot be trusted; the file stays, and a copy of it is kept."""
-        with suppress(OSError):
-            _keep_copy(self.path)
+        if not self._read_only:
+            with suppress(OSError):
+                _keep_copy(self.path)
         return DataError(f"{self.path} is damaged ({what})", RECOMPUTE)
 
     @contextmanager
