@@ -10,7 +10,7 @@ import tempfile
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -19,6 +19,7 @@ from xeval.interrupts import Kill
 
 JSON_ERRORS = "--json-errors"
 AGAIN = "run the same command again to go on"
+NO_COMMAND: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())  # click 8.1 prints the help itself
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ def leave(error: BaseException, *, as_json: bool) -> NoReturn:
         raise error
     if isinstance(error, click.exceptions.Exit):  # --help and --version
         sys.exit(error.exit_code)
+    if isinstance(error, NO_COMMAND) and not as_json:
+        error.show()
     ended = ending(error)
     plain = Ending(ended.status, _one_line(ended.problem), _one_line(ended.remedy))
     print(plain.as_json() if as_json else plain.text(), file=sys.stderr)
@@ -65,6 +68,8 @@ def ending(error: BaseException) -> Ending:
     """What an error means for the user; a defect leaves its traceback in a file."""
     if isinstance(error, XevalError):
         return Ending(error.exit_code, error.problem, error.remedy)
+    if isinstance(error, NO_COMMAND):
+        return Ending(2, "no command was given", f"see: {_command(error)} --help")
     if isinstance(error, click.ClickException):
         return Ending(2, error.format_message().rstrip("."), f"see: {_command(error)} --help")
     if isinstance(error, click.Abort | KeyboardInterrupt):

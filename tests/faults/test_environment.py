@@ -187,6 +187,12 @@ def test_every_kind_of_end(capsys, tmp_path, monkeypatch, error, status, code):
     assert len(list(tmp_path.glob("xeval-traceback-*"))) == (3 if status == 1 else 0)
 
 
+def test_no_command_is_the_help_and_a_last_line(capsys):
+    left, _, last = here(capsys)
+    assert (left, last) == (2, "xeval: error[E200]: no command was given — see: xeval --help")
+    assert "data" in json.loads(here(capsys, "data", "--json-errors")[2])["error"]["remedy"]
+
+
 def test_json_errors_of_wrong_usage(capsys):
     left, _, last = here(capsys, "score", "--no-such-option", "--json-errors")
     assert left == 2

@@ -42,9 +42,9 @@ def whole(run, tmp_path_factory):
     return rows(score(run, out=out, limit=192, metrics=("drop", "infidelity", "sensitivity"), batch_size=128))
 
 
-def start(run, out):
+def start(run, out, options=OPTIONS):
     return subprocess.Popen(
-        [sys.executable, "-m", "xeval", "score", str(run), "--out", str(out), *OPTIONS],
+        [sys.executable, "-m", "xeval", "score", str(run), "--out", str(out), *options],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -158,3 +158,20 @@ def test_training_terminated_is_143(tmp_path, capsys, monkeypatch):
     assert last.startswith("xeval: error[E143]: terminated — run the same command again")
     assert json.loads((tmp_path / "digits-ce-s0" / "state" / "state.json").read_text())["epoch"] == 1
     assert not (tmp_path / "digits-ce-s0" / "run.lock").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.fault("S1")
+def test_sigkill_with_every_metric(run, tmp_path):
+    """The whole protocol on the whole split, killed at random three times."""
+    draw, options = random.Random(11), ("--batch-size", "128", "--device", "cpu")
+    assert start(run, tmp_path / "whole", options).wait(timeout=300) == 0
+    for reached in (1, 2, 4):
+        child = start(run, tmp_path / "killed", options)
+        while committed(tmp_path / "killed") < reached and child.poll() is None:
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0, 0.5))
+        child.kill()
+        assert child.wait() == -signal.SIGKILL
+    assert start(run, tmp_path / "killed", options).wait(timeout=300) == 0
+    assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
