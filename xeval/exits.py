@@ -68,10 +68,9 @@ def ending(error: BaseException) -> Ending:
     """What an error means for the user; a defect leaves its traceback in a file."""
     if isinstance(error, XevalError):
         return Ending(error.exit_code, error.problem, error.remedy)
-    if isinstance(error, NO_COMMAND):
-        return Ending(2, "no command was given", f"see: {_command(error)} --help")
     if isinstance(error, click.ClickException):
-        return Ending(2, error.format_message().rstrip("."), f"see: {_command(error)} --help")
+        problem = "no command was given" if isinstance(error, NO_COMMAND) else error.format_message().rstrip(".")
+        return Ending(2, problem, f"see: {_command(error)} --help")
     if isinstance(error, click.Abort | KeyboardInterrupt):
         return Ending(130, "interrupted", AGAIN)
     if isinstance(error, Kill):
