@@ -148,7 +148,7 @@ def _explained(
 
 def _line(path: Path, strip: Strip, keep: float) -> str:
     return (
-        f"{clean(str(path), 200)}: predicted {clean(strip.predicted)}, {clean(strip.explained)} {strip.scores} with "
+        f"{clean(str(path), 200)}: predicted {clean(strip.predicted)}, softmax {strip.scores} with "
         f"{100 * keep:g} % of the pixels kept"
     )
 
@@ -169,7 +169,8 @@ def _figure(found: Sequence[Strip], names: Sequence[str], pool: Pool) -> Any:
             places = np.linspace(0, scale.bar.shape[1] - 1, len(scale.ticks))
             bar.set(xticks=places, yticks=[], xticklabels=scale.ticks)
             bar.tick_params(length=0, pad=2)
-            _show(right, strip.masked, _kept(pool), f"{plot_label(strip.explained).strip()} {strip.scores}")
+            bar.grid(visible=False)
+            _show(right, strip.masked, _kept(pool), f"{plot_label(strip.explained).strip()}: {strip.scores}")
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
     return figure

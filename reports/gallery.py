@@ -19,7 +19,7 @@ from xeval.pool import Pool, read_pool
 
 from .captions import place, table_slug
 from .collect import Group, Run
-from .strips import Picture, Scale, Strip, class_name, picture, scale_of, strips
+from .strips import Picture, Scale, Strip, class_name, picture, resizing, scale_of, strips
 from .text import clean
 
 Selection: TypeAlias = Literal["random", "median", "best", "worst", "failures"]
@@ -249,13 +249,12 @@ def _failures(pools: Pools) -> tuple[list[int], str]:
 
 def _caption(group: Group, pool: Pool, rule: str, *, signed: bool) -> str:
     about, (height, width) = pool.about, pool.pixels.shape[2:]
-    size = "enlarged without smoothing" if max(height, width) <= 96 else "reduced where larger than 128"
     colours = "red for and blue against the class" if signed else "yellow for the class"
     return (
         f"Images from {place(group)}, {rule}; chosen from a pool of {len(pool.ids)} that every run keeps, drawn by "
         f"seed {about['seed']}. First the image; then for each method the {clean(about['explainer'])} map over it "
         f"(upsampled bilinearly; {colours}; one scale a row, in the bar) and {masking(about)}. Below: the softmax of "
-        f"the explained class before → after, ▲ rises, ▼ falls, = stays. Pictures have {width}×{height} pixels, {size}."
+        f"the explained class before → after, ▲ rises, ▼ falls, = stays. Pictures have {width}×{height} pixels, {resizing(height, width)}."
     )
 
 

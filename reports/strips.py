@@ -158,14 +158,25 @@ class Picture:
 
 def picture(pixels: Pixels) -> Picture:
     """A picture for the page: few pixels are enlarged by the browser, many are reduced here."""
-    height, width = pixels.shape[:2]
-    longest = max(height, width)
+    longest = max(pixels.shape[:2])
     if longest > LARGEST:
         pixels = _reduced(pixels, LARGEST / longest)
-        height, width = pixels.shape[:2]
-    times = max(1, round(SIDE / longest))
+    height, width = pixels.shape[:2]
+    times = _times(longest)
     source = "data:image/png;base64," + base64.b64encode(png(pixels)).decode()
     return Picture(source, width * times, height * times)
+
+
+def resizing(height: int, width: int) -> str:
+    """What :func:`picture` does to a picture of this size, in words."""
+    longest = max(height, width)
+    if longest > LARGEST:
+        return f"reduced to {LARGEST}"
+    return f"enlarged {_times(longest)} times without smoothing" if _times(longest) > 1 else "shown as they are"
+
+
+def _times(longest: int) -> int:
+    return max(1, round(SIDE / longest))
 
 
 def _reduced(pixels: Pixels, share: float) -> Pixels:

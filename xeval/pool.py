@@ -23,7 +23,7 @@ from xeval.metrics.base import Explained, Scene
 from xeval.metrics.drop import DropSettings
 from xeval.perturb import cutoff_mask, kept, minmax, word
 from xeval.protocols import Protocol
-from xeval.runs import read_json, write_json
+from xeval.runs import atomic_write, read_json, write_json
 
 if TYPE_CHECKING:
     from xeval.scorer import Scorer
@@ -146,9 +146,9 @@ def _bytes(scene: Scene, images: Tensor) -> Tensor:
 
 def write_pool(out: Path, pool: Pool) -> None:
     """Write ``gallery.safetensors``, then ``gallery.json``."""
-    from xeval.checkpoints import write_tensors
+    from safetensors.numpy import save
 
-    write_tensors(out / ARRAYS, {name: torch.from_numpy(getattr(pool, name)) for name in _arrays()})
+    atomic_write(out / ARRAYS, save({name: np.ascontiguousarray(getattr(pool, name)) for name in _arrays()}))
     write_json(out / ABOUT, pool.about)
 
 
