@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PYTEST_ARGS ?=
 export PYTHONHASHSEED := 0
 
-.PHONY: help demo quick test test-all photos lint clean
+.PHONY: help demo quick test test-all photos docs lint clean
 
 help:
 	@echo "make demo      train, score and compare four methods on real digits (7 to 9 minutes on two cores)"
@@ -14,6 +14,7 @@ help:
 	@echo "make test      the test suite"
 	@echo "make test-all  the suite with the long proofs"
 	@echo "make photos    two methods on the photos that XEVAL_TEST_PHOTOS names"
+	@echo "make docs      the pages that are written from the registry"
 	@echo "make lint      ruff and mypy --strict"
 
 $(READY): pyproject.toml
@@ -35,6 +36,9 @@ test-all: $(READY)
 
 photos: $(READY)
 	$(BIN)/python -m pytest -s tests/test_photos.py $(PYTEST_ARGS)
+
+docs: $(READY)
+	$(BIN)/python -m xeval.reference docs
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -19,7 +19,8 @@ from xeval.metrics.base import METRICS, Family, Metric
 from xeval.perturb import FILLS
 from xeval.protocols import Protocol
 from xeval.quantus_table import ENTRIES
-from xeval.reference_pages import BETTER, controls_page, explainer_page, explainers, metric_page, native, ours
+from xeval.reference_explainers import controls_page, explainer_page, explainers
+from xeval.reference_metrics import BETTER, metric_page, native, ours
 from xeval.reference_text import described, page, section, shown, summary, table, words
 
 FOLDERS = ("metrics", "explainers")

@@ -61,8 +61,8 @@ def constant(images: Tensor, _reference: Tensor, _keys: Tensor, _draw: int) -> T
 
 
 for _name, _about in (
-    ("inverse", "The reference map with its sign turned."),
-    ("shuffled", "The reference explainer's map of another image of the split."),
+    ("inverse", "The reference explainer's map with its sign turned: what the opposite is worth."),
+    ("shuffled", "The reference explainer's map of another image of the split, drawn by the image's id."),
     ("untrained", "The reference explainer on the same network with fresh random weights."),
 ):
     CONTROLS.add(_name, Control(_name, _about), __file__)

@@ -15,7 +15,7 @@ from xeval.metrics.base import METRICS, Column, Explained, Metric, Scene, Scores
 class AttackSettings(Settings):
     """The size of the attack."""
 
-    step: float = Field(default=4 / 255, gt=0, le=1, description="ε, in pixel units [0, 1]")
+    step: float = Field(default=4 / 255, gt=0, le=1, description="ε in pixel units [0, 1]; the default is 4/255")
 
 
 def loss_sign(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

@@ -171,7 +171,10 @@ def _score(explained: Explained, settings: InfidelitySettings, shared: Squares |
         infidelity.se = standard error of the raw infidelity over the draws
 
     One perturbation replaces a square by the fill. I is 1 on the square and 0 elsewhere, in every channel, for maps
-    whose unit is ``location``; for maps whose unit is ``gradient`` it is x − fill. Only the skill is ranked: the raw
+    whose unit is ``location``; for maps whose unit is ``gradient`` it is x − fill. With ``noisy_baseline`` the whole
+    image is replaced, I is x − noise, and only the β-scaled value is given.
+
+    Only the skill is ranked: the raw
     infidelity depends on the scale of the map and of the logits, and the β-scaled one is the same for A and −A, so it
     cannot tell a map from its opposite. Both are printed for comparison with papers. The skill is undefined where the
     probability does not move, and 0 for a constant map.

@@ -1,33 +1,19 @@
-"""A page for every registered metric and explainer: registry, docstring of what computes it, protocols and parity."""
+"""A page for every registered metric: what it declares, the docstring of what computes it, protocols and parity."""
 
 from __future__ import annotations
 
-import inspect
-import re
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from xeval.cli import part
-from xeval.explainers import CONTROLS, EXPLAINERS, Explainer
+from xeval.explainers import CONTROLS
 from xeval.metrics.base import METRICS, Column, Family, Metric
 from xeval.options import ScoreOptions
-from xeval.parity import Check, checks
 from xeval.protocols import PROTOCOLS, Protocol
-from xeval.reference_text import (
-    described,
-    listed,
-    page,
-    paragraphs,
-    refusals,
-    section,
-    shown,
-    source,
-    table,
-)
+from xeval.reference_shared import bibtex, footer, parity, tests
+from xeval.reference_text import described, listed, page, section, shown, table
 from xeval.terminal import ARROWS
 
-ROOT = Path(__file__).resolve().parent.parent
 BETTER = {**ARROWS, None: "–"}
 
 PLANTED: dict[Family, str] = {
@@ -62,11 +48,6 @@ def native() -> dict[str, Metric]:
     return {name: one for name, one in METRICS.items() if one.score.__module__.startswith("xeval.metrics.")}
 
 
-def explainers() -> dict[str, Explainer]:
-    """The explainers of this package."""
-    return {name: one for name, one in EXPLAINERS.items() if one.explain.__module__.startswith("xeval.")}
-
-
 # ---- metrics ---------------------------------------------------------------------------------------------------------
 
 
@@ -85,7 +66,7 @@ def metric_page(metric: Metric) -> str:
         section("Controls beside it", _beside(metric)),
         section("Checked", *_checked(metric)),
         section("Citation", *bibtex(metric.citation)),
-        _footer(metric.score),
+        footer(metric.score),
     )
 
 
@@ -148,7 +129,10 @@ def _settings(metric: Metric) -> str:
     ]
     if not rows:
         return "None."
-    fixed = "A [protocol](../protocols.md) fixes them; their values are hashed into every row."
+    fixed = (
+        "Fixed by the [protocol](../protocols.md) and hashed into every row; other values are "
+        "[a protocol of your own](../extending.md#a-protocol)."
+    )
     return f"{table(('setting', 'default', 'allowed', 'meaning'), rows)}\n\n{fixed}"
 
 
@@ -171,7 +155,7 @@ def _needs(metric: Metric) -> str:
         return (
             "Object masks, or boxes, which are drawn as masks: left out where the data have none (`xeval data list`)."
         )
-    return "Nothing but the images, the network and the map."
+    return "Nothing beside the images, their classes and the network."
 
 
 def _protocols(metric: Metric) -> str:
@@ -213,104 +197,4 @@ def _checked(metric: Metric) -> list[str]:
     """The planted truth of the family, the derivation in the tests, and the other libraries of ``xeval verify``."""
     columns = {column.name.partition("@")[0] for column in metric.columns(metric.settings())}
     planted = f"Planted truth ([tests](../../tests/metrics/test_metrics.py)): {PLANTED[metric.family]}."
-    derived = f"Derived a second time in [{(name := _test(metric.score))}](../../{name})."
-    return [planted, derived, _parity({metric.name, *columns})]
-
-
-def _test(function: Any) -> str:
-    """The test file that belongs to the file of a function."""
-    path = Path(source(function, ROOT))
-    return f"tests/{path.parent.name}/test_{path.name}"
-
-
-def _parity(names: set[str]) -> str:
-    found = [check for check in checks() if _subject(check) in names]
-    if not found:
-        return "No other library in [`xeval verify`](../parity.md)."
-    rows = [(check.name, check.oracle, f"{check.tolerance:g}") for check in found]
-    return (
-        "Compared by [`xeval verify`](../parity.md), on your own checkpoint, with a tolerance on |a − b| / max(1, |b|):"
-        f"\n\n{table(('here', 'there', 'tolerance'), rows)}"
-    )
-
-
-def _subject(check: Check) -> str:
-    """The metric, column or explainer that a check is about: what its name begins with."""
-    return re.split(r"[, ]", check.name)[0]
-
-
-# ---- explainers ------------------------------------------------------------------------------------------------------
-
-
-def explainer_page(one: Explainer) -> str:
-    """The page of one explainer."""
-    return page(
-        f"`{one.name}`",
-        *described(one.explain),
-        section("Map", "\n".join(f"- {name}: {what}" for name, what in _facts(one))),
-        section("Refused", *_refused(one)),
-        section("Checked", f"In [{(name := _test(one.explain))}](../../{name}).", _parity({one.name})),
-        section("Citation", *bibtex(one.citation)),
-        _footer(one.explain),
-    )
-
-
-def _parameters(one: Explainer) -> list[str]:
-    return list(inspect.signature(one.explain).parameters)
-
-
-def looks_at_layer(one: Explainer) -> bool:
-    """Whether the explainer reads the layer it is given: its code names what it ignores with an underscore."""
-    return not _parameters(one)[1].startswith("_")
-
-
-def _facts(one: Explainer) -> list[tuple[str, str]]:
-    layer, classes = looks_at_layer(one), not _parameters(one)[3].startswith("_")
-    meaning = {
-        "gradient": "`gradient`: change of the score per unit of input",
-        "location": "`location`: how much a place matters",
-    }
-    return [
-        ("unit", meaning[one.units]),
-        ("reads", "the activations of one layer (`--layer`)" if layer else "the image; `--layer` is ignored"),
-        ("grid", "the layer's own, upsampled for scoring" if layer else "the image's, where the text names no other"),
-        ("explains", "the class that is asked for" if classes else "the image: the map is the same for every class"),
-    ]
-
-
-def _refused(one: Explainer) -> list[str]:
-    if looks_at_layer(one):
-        return ["Layers that give no feature map N×K×h×w (exit code 2): name a convolutional layer with `--layer`."]
-    found = [f"{text[0].upper()}{text[1:].rstrip('.')} (exit code 2)." for text in refusals(one.explain)]
-    return found or ["No network: the logits, or their gradient, are all it needs."]
-
-
-def controls_page() -> str:
-    """All controls on one page."""
-    blocks = []
-    for name, about in CONTROLS.items():
-        facts = [f"The scores of {about.draws} draws are averaged."] if about.draws > 1 else []
-        facts += ["One set of passes serves keep and deletion curves."] if about.symmetric else []
-        text = paragraphs(about.draw) if about.draw else [about.about]
-        blocks.append(section(f"`{name}`", *text, " ".join(facts)))
-    intro = (
-        "Grey rows of every table, never ranked: what a map that knows nothing, or the wrong thing, gets on the same "
-        "checkpoint with the same perturbations. A score means something where the explainer beats them."
-    )
-    return page("Controls", intro, *blocks, "Draws depend on the image and the number of the draw alone.")
-
-
-# ---- what both share -------------------------------------------------------------------------------------------------
-
-
-def bibtex(citation: str) -> list[str]:
-    """The short citation and the entries that stand for it in a report's references.bib."""
-    methods = part("reports.methods")
-    entries = dict(methods.references().values())
-    found = "\n".join(entries[key].strip() for key in methods.keys_of(citation))
-    return [f"{citation}.", f"```bibtex\n{found}\n```" if found else ""]
-
-
-def _footer(function: Any) -> str:
-    path = source(function, ROOT)
-    return f"*Written by `make docs` from [{path}](../../{path}). Change the words there.*"
+    return [planted, f"Derived a second time in {tests(metric.score)}.", parity({metric.name, *columns})]
