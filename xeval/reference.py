@@ -6,7 +6,7 @@ What is registered gets a page, written from its own declarations and docstrings
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -21,6 +21,7 @@ from xeval.protocols import Protocol
 from xeval.quantus_table import ENTRIES
 from xeval.reference_explainers import controls_page, explainer_page, explainers
 from xeval.reference_metrics import BETTER, metric_page, native, ours
+from xeval.reference_shared import ROOT
 from xeval.reference_text import described, page, section, shown, summary, table, words
 
 FOLDERS = ("metrics", "explainers")
@@ -195,5 +196,12 @@ def write(docs: Path) -> list[Path]:
     return list(wanted)
 
 
+def main(arguments: Sequence[str]) -> None:
+    """Write the pages below the one folder that is given; needs the checkout, whose tests the pages name."""
+    if len(arguments) != 1 or not (ROOT / "tests").is_dir():
+        sys.exit("usage: python -m xeval.reference docs/, in a checkout of the repository")
+    print(f"{len(write(Path(arguments[0])))} pages")
+
+
 if __name__ == "__main__":
-    print(f"{len(write(Path(sys.argv[1])))} pages")
+    main(sys.argv[1:])

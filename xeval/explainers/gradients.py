@@ -147,11 +147,11 @@ def guided_backprop(model: nn.Module, _layer: str, images: Tensor, targets: Tens
 
         A = max over channels of |∂ logit / ∂ x with ReLU's derivative 1[input > 0] · 1[gradient > 0]|
 
-    Known to look much the same for networks with random weights: read it beside the control ``untrained``. Computed by
-    captum's GuidedBackprop.
+    Known to look much the same for networks with random weights (Adebayo et al., NeurIPS 2018): read it beside the
+    control ``untrained``. Computed by captum's GuidedBackprop.
 
-    Raises :class:`~xeval.errors.UsageError` for networks with other activations, or with ReLUs that are no modules:
-    there the rule would silently not apply.
+    Raises :class:`~xeval.errors.UsageError` for networks with activations other than ReLU, or with ReLUs that are
+    no modules: there the rule would silently not apply.
     """
     from captum.attr import GuidedBackprop
 

@@ -37,7 +37,8 @@ def lrp(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) -> Tenso
     Computed by captum's LRP on a copy in which every sum is a module: on the network itself captum counts relevance
     twice at residual sums. N×1×H×W.
 
-    Raises :class:`~xeval.errors.UsageError` for networks with operations that have no rule here.
+    Raises :class:`~xeval.errors.UsageError` for networks with anything but convolutions, BatchNorm behind them, linear
+    layers, ReLUs, pooling and sums, or with a convolution behind the first whose input may be negative.
     """
     from captum.attr import LRP
 
