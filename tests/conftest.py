@@ -15,3 +15,17 @@ def photos() -> Path:
     if not name:
         pytest.skip("XEVAL_TEST_PHOTOS is not set: a Tiny ImageNet subset in the official layout")
     return Path(name).resolve(strict=True)
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of everything else: drawing takes most of the time."""
+    monkeypatch.setattr("reports.compare.figures", lambda *_: [])
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """A fresh folder for hand-made runs."""
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    return folder

@@ -27,19 +27,6 @@ from xeval.errors import DataError
 KEY = "drop.mag@0.45"
 
 
-@pytest.fixture
-def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests of everything else: drawing takes most of the time."""
-    monkeypatch.setattr("reports.compare.figures", lambda *_: [])
-
-
-@pytest.fixture
-def runs(tmp_path: Path) -> Path:
-    folder = tmp_path / "runs"
-    folder.mkdir()
-    return folder
-
-
 def edited(runs: Path, change: Any) -> Path:
     """A run whose per-image values stand beside a score file that was changed afterwards."""
     found = scores("ce", 0, 0.3)
