@@ -74,7 +74,7 @@ def score(mean: float | None, n: int = 360, undefined: Mapping[str, int] | None 
         "undefined": dict(undefined or {}),
         "errors": {},
         "mean_correct": mean,
-        "n_correct": n - 4,
+        "n_correct": max(0, n - 4),
     }
 
 
