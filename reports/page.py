@@ -16,6 +16,7 @@ from .contrasts import Analysis
 from .declaration import Declaration
 from .drawing import Figure
 from .gallery import Gallery
+from .methods import methods
 from .provenance import provenance, status, undefined, versions, warnings
 from .tables import Table, to_csv, to_latex, to_markdown
 from .text import clean, slug
@@ -131,6 +132,7 @@ def _section(section: Section) -> dict[str, Any]:
         "lead": 1 + any(table.title.startswith("Differences") for table in section.tables[:2]),
         "gallery": section.gallery,
         "figures": [{"figure": figure, "svg": _trusted(figure.embedded)} for figure in section.figures],
+        "methods": _paragraph(section),
         "conventions": section.group.first.scores.conventions,
         "columns": section.group.first.scores.columns,
         "protocol": section.group.first.scores.protocol,
@@ -138,6 +140,12 @@ def _section(section: Section) -> dict[str, Any]:
         "undefined": undefined(section.group),
         "warnings": warnings(section.group),
     }
+
+
+def _paragraph(section: Section) -> dict[str, Any]:
+    """The methods paragraph with the texts behind its copy buttons."""
+    found = methods(section.group, section.declaration)
+    return {"text": _verbatim(found.text), "texts": {"LaTeX": _verbatim(found.tex), "BibTeX": _verbatim(found.bib)}}
 
 
 def _exhibit(table: Table) -> dict[str, Any]:

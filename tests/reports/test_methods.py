@@ -44,6 +44,9 @@ def test_the_paragraph_says_what_was_done(runs: Path, tmp_path: Path) -> None:
     assert "resnet-small networks trained with supcon (3 seeds) and excon (3 seeds)" in text
     assert r"drop~\cite{yeh2019infidelity}" in text
     assert "with fewer than 5 seeds nothing is tested" in text
+    page = (out / "report.html").read_text()
+    assert "supcon (3 seeds) and excon (3 seeds)" in page
+    assert r"~\cite{yeh2019infidelity}" in page
     assert "yeh2019infidelity" in (out / "references.bib").read_text()
 
 
