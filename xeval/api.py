@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from xeval import scoring
 from xeval.checkpoints import LoadedModel, load_model
-from xeval.cli import part
 from xeval.data import DatasetInfo, open_dataset
 from xeval.errors import DataError, UsageError
 from xeval.explainers import EXPLAINERS
@@ -21,6 +20,7 @@ from xeval.models import frozen_eval, last_conv_stage
 from xeval.options import validated
 from xeval.plan import plan_for
 from xeval.progress import Silent
+from xeval.rooms import part
 from xeval.runs import read_json
 from xeval.store import Store
 from xeval.summary import SCHEMA

@@ -5,31 +5,21 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
-from importlib import import_module
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn
 
 import click
 
 import xeval
+from xeval import cli_tools
 from xeval.errors import UsageError
 from xeval.exits import JSON_ERRORS, leave, split_flag
 from xeval.interrupts import graceful, terminable
+from xeval.options_click import options_of
+from xeval.rooms import part
 
 COMPLETION = "_XEVAL_COMPLETE"  # set by the completion scripts of click
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def part(name: str) -> Any:
-    """``training.…`` or ``reports.…``: installed as ``xeval.<name>``, in a bare checkout found as ``<name>``."""
-    room = f"xeval.{name.split('.', maxsplit=1)[0]}"
-    try:
-        return import_module(f"xeval.{name}")
-    except ModuleNotFoundError as error:
-        if error.name != room:
-            raise
-        return import_module(name)
 
 
 def main() -> NoReturn:
@@ -44,36 +34,6 @@ def main() -> NoReturn:
     except BaseException as error:
         leave(error, as_json=as_json)
     sys.exit(0)
-
-
-def options_of(model: str) -> Callable[[F], F]:
-    """Click options made from the fields of a pydantic model, named ``module:Class``."""
-    module, name = model.split(":")
-    fields = getattr(import_module(module), name).model_fields
-
-    def decorate(function: F) -> F:
-        for field, about in reversed(fields.items()):
-            flag = f"--{field.replace('_', '-')}"
-            if about.annotation is bool:
-                function = click.option(flag, is_flag=True, help=about.description)(function)
-            else:
-                shown = about.default is not None
-                function = click.option(
-                    flag, default=about.default, show_default=shown, type=_kind(about), help=about.description
-                )(function)
-        return function
-
-    return decorate
-
-
-def _kind(about: Any) -> Any:
-    """The click type of a field: paths and numbers as such, everything else as text that the model validates."""
-    text = str(about.annotation)
-    if "Path" in text:
-        return click.Path(path_type=Path)
-    if "int" in text and "tuple" not in text and "Literal" not in text:
-        return int
-    return str
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -324,109 +284,5 @@ def demo(quick: bool, out: Path, show: bool) -> None:
         click.launch(str(out / "report.html"))
 
 
-@cli.command()
-@click.argument("checkpoint", metavar="CKPT", type=click.Path(path_type=Path))
-@click.option("--n", default=64, show_default=True, type=click.IntRange(min=1), help="images to compare on")
-@click.option("--dataset", help="data set of a file that does not describe itself")
-@click.option("--data", type=click.Path(path_type=Path), help="folder of the data")
-@click.option("--arch", help="architecture of a bare state dict [default: the one whose shapes fit]")
-@click.option("--layer", help="explained layer [default: the last convolutional stage]")
-@click.option("--device", default="auto", show_default=True, help="torch device")
-@click.option("--json", "as_json", is_flag=True, help="print the rows as JSON instead of the table")
-def verify(checkpoint: Path, n: int, as_json: bool, **options: Any) -> None:
-    """Compare xeval with Quantus, captum, pytorch-grad-cam and torch-cam on your own checkpoint.
-
-    Both sides get the same images, maps and random draws. Exit code 3 where a difference exceeds its tolerance.
-
-    Example: xeval verify ckpt.pt --n 64
-    """
-    from xeval import verify as parity
-    from xeval.progress import for_terminal
-
-    rows = parity.verify(checkpoint, for_terminal(), n=n, **options)
-    shown = [json.dumps(parity.as_json(rows), indent=1)] if as_json else [*parity.table(rows), "", parity.versions()]
-    click.echo("\n".join(shown))
-    parity.demand(rows)
-
-
-@cli.group(name="data")
-def data_group() -> None:
-    """Data sets: list them, fetch the official archives, check what is there."""
-
-
-_ROOT = click.option("--data", "root", type=click.Path(path_type=Path), help="folder of the data")
-
-
-@data_group.command(name="list")
-@_ROOT
-def data_list(root: Path | None) -> None:
-    """Every data set and where it was found.
-
-    Example: xeval data list
-    """
-    from xeval.data import listing
-
-    for row in listing(root):
-        click.echo(f"{row['name']:<14} {row['description']} [{row['state']}]")
-
-
-@data_group.command(name="get")
-@click.argument("name")
-@_ROOT
-def data_get(name: str, root: Path | None) -> None:
-    """Download an official archive and verify its checksum before anything is unpacked.
-
-    Example: xeval data get cifar100
-    """
-    from xeval.data import get
-
-    click.echo(str(get(name, root)))
-
-
-@data_group.command(name="check")
-@click.argument("name")
-@_ROOT
-def data_check(name: str, root: Path | None) -> None:
-    """Read every image of a data set and print what was found. Exit code 3 where an image cannot be read.
-
-    Example: xeval data check tiny-imagenet
-    """
-    from xeval.data import check, demand_sound
-
-    report = check(name, root)
-    click.echo(json.dumps(report, indent=1, default=str))
-    demand_sound(report)
-
-
-KINDS = ("explainers", "metrics", "quantus", "protocols", "methods", "recipes", "models", "datasets")
-
-
-@cli.command(name="list")
-@click.argument("kind", type=click.Choice(KINDS))
-def list_things(kind: str) -> None:
-    """What can be named on the command line.
-
-    Example: xeval list metrics
-    """
-    if kind in ("methods", "recipes"):
-        lines = part("training.catalogue").lines(kind)
-    else:
-        from xeval.terminal import catalogue
-
-        lines = catalogue(kind)
-    click.echo("\n".join(lines))
-
-
-@cli.command()
-@click.option("--data", "root", type=click.Path(path_type=Path), help="folder of the data")
-@click.option("--json", "as_json", is_flag=True, help="print the findings as JSON instead of lines")
-def doctor(root: Path | None, as_json: bool) -> None:
-    """Check the installation: versions, devices, disk, OpenCV, data sets.
-
-    Example: xeval doctor
-    """
-    from xeval import doctor as ward
-
-    findings = ward.examine(root)
-    click.echo(json.dumps(ward.as_json(findings), indent=1) if as_json else "\n".join(ward.lines(findings)))
-    ward.demand(findings)
+for _command in (cli_tools.verify, cli_tools.data_group, cli_tools.list_things, cli_tools.doctor):
+    cli.add_command(_command)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from xeval.cli import part
 from xeval.explainers import CONTROLS
 from xeval.metrics.base import METRICS, Column, Family, Metric
 from xeval.options import ScoreOptions
 from xeval.protocols import PROTOCOLS, Protocol
 from xeval.reference_shared import bibtex, footer, parity, tests
 from xeval.reference_text import described, listed, page, section, shown, table
+from xeval.rooms import part
 from xeval.terminal import ARROWS
 
 BETTER = {**ARROWS, None: "–"}

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from xeval.cli import part
 from xeval.parity import Check, checks
 from xeval.reference_text import listed, source, table
+from xeval.rooms import part
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARIES = {

@@ -28,10 +28,10 @@ from tests.data.makers import noise, png, write_tree
 from tests.runs import make_run
 from tests.scenes import small_model
 from tests.training.test_recipe import MINIMAL
-from xeval.cli import part
 from xeval.data import READERS, open_dataset
 from xeval.data.images import decode
 from xeval.errors import DataError
+from xeval.rooms import part
 
 IMAGES = noise(6, 16, seed=4)
 FILES = {f"{name}/{number}.png": png(IMAGES[3 * row + number]) for row, name in enumerate("ab") for number in range(3)}
