@@ -9,7 +9,7 @@ export PYTHONHASHSEED := 0
 .PHONY: help demo quick test test-all photos docs lint clean
 
 help:
-	@echo "make demo      train, score and compare four methods on real digits (7 to 9 minutes on two cores)"
+	@echo "make demo      train, score and compare four methods on real digits (5 to 9 minutes on two cores)"
 	@echo "make quick     the same, small (about a minute)"
 	@echo "make test      the test suite"
 	@echo "make test-all  the suite with the long proofs"

@@ -13,7 +13,7 @@ from .collect import Group
 from .contrasts import Analysis
 from .drawing import COLUMN, PAGE, Figure, axes, finish, looks
 from .summary import Measure, cell, real_explainers
-from .text import clean, plot_label
+from .text import clean, number, plot_label
 
 
 def forest(group: Group, analysis: Analysis, measures: Sequence[Measure]) -> Figure | None:
@@ -36,7 +36,7 @@ def forest(group: Group, analysis: Analysis, measures: Sequence[Measure]) -> Fig
         f"Difference to {reference} on the primary columns, {place(group)}, with its 95 % interval over seeds and "
         "images where the number of seeds allows one; the black line is no difference. ↓ left, ↑ right is better."
     )
-    return finish(figure, group, "forest", f"Differences to {reference}", caption)
+    return finish(figure, group, "forest", "Forest plot of the differences", caption)
 
 
 def _difference(axis: Any, y: int, analysis: Analysis, key: str, name: str, look: Any) -> None:
@@ -115,7 +115,7 @@ def _heat(axis: Any, table: Matrix, measures: Sequence[Measure], title: str) -> 
     axis.invert_yaxis()
     axis.set_aspect("equal")
     for (i, j), tau in np.ndenumerate(table):
-        text = "–" if np.isnan(tau) else f"{tau:.2f}".replace("-", "−")
+        text = "–" if np.isnan(tau) else number(tau, 2)
         axis.text(j, i, text, ha="center", va="center", fontsize=6.5, color="white" if abs(tau) > 0.7 else "black")
     names = [plot_label(measure.label) for measure in measures]
     axis.set_xticks(range(len(names)), names, rotation=40, ha="right")

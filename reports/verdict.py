@@ -12,7 +12,7 @@ from itertools import combinations
 
 from xeval.checks import family_limit
 from xeval.effects import detectable_difference
-from xeval.statistics import SEEDS_FOR_P
+from xeval.statistics import SEEDS_FOR_INTERVAL, SEEDS_FOR_P
 
 from .agreement import over_methods
 from .captions import place
@@ -179,7 +179,8 @@ def _certainty(group: Group, analysis: Analysis) -> Iterator[str]:
     if least == 1:
         yield "With one seed a difference says nothing about training again: treat it as a description of these files."
     elif least < SEEDS_FOR_P:
-        yield f"With fewer than {SEEDS_FOR_P} seeds no difference can be tested: read each against its spread."
+        beside = "against its spread" if least < SEEDS_FOR_INTERVAL else "with its interval"
+        yield f"With fewer than {SEEDS_FOR_P} seeds no difference can be tested: read each {beside}."
     elif tested := [found for found in analysis.primary if found.adjusted is not None]:
         yield from _significant(tested, analysis.alpha)
     else:
