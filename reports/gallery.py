@@ -254,7 +254,8 @@ def _caption(group: Group, pool: Pool, rule: str, *, signed: bool) -> str:
         f"Images from {place(group)}, {rule}; chosen from a pool of {len(pool.ids)} that every run keeps, drawn by "
         f"seed {about['seed']}. First the image; then for each method the {clean(about['explainer'])} map over it "
         f"(upsampled bilinearly; {colours}; one scale a row, in the bar) and {masking(about)}. Below: the softmax of "
-        f"the explained class before → after, ▲ rises, ▼ falls, = stays. Pictures have {width}×{height} pixels, {resizing(height, width)}."
+        f"the explained class before → after, ▲ rises, ▼ falls, = stays. Pictures have {width}×{height} pixels, "
+        f"{resizing(height, width)}."
     )
 
 

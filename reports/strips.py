@@ -66,9 +66,9 @@ class Strip:
 
     @property
     def _numbers(self) -> tuple[str, str]:
-        """Both with two decimals, or with as many as it takes to tell them apart; a dash where undefined."""
+        """Both with two decimals, or with as many as tell apart what is no tie; a dash where undefined."""
         found = [(_number(self.before, decimals), _number(self.after, decimals)) for decimals in range(2, 7)]
-        return next((pair for pair in found if pair[0] != pair[1]), found[0])
+        return found[0] if self.change == "=" else next((pair for pair in found if pair[0] != pair[1]), found[0])
 
 
 def _number(value: float, decimals: int) -> str:

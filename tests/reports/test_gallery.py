@@ -264,7 +264,7 @@ def test_hostile_classes_and_ids_are_text(runs: Path, tmp_path: Path, no_figures
     assert made.results["sections"][0]["gallery"]["images"] == HOSTILE  # the names themselves, as JSON
 
 
-@pytest.mark.fault("R6", "R12")
+@pytest.mark.fault("R12")
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 1, 1), (1, 5, 9), (3, 300, 150), (2, 6, 6)])
 def test_one_image_of_any_shape(runs: Path, tmp_path: Path, no_figures: None, shape: tuple[int, int, int]) -> None:
     write(runs, "ce", after=[0.4], shape=shape)
