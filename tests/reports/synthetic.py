@@ -226,7 +226,11 @@ def write_artifacts(
     angle = 2 * np.pi * labels / len(classes)
     points = np.stack([np.cos(angle), np.sin(angle)], 1) * 20 + rng.normal(0, 2, (len(labels), 2))
     masked = np.repeat([0, 1], len(labels) // 2).astype(np.uint8)
-    arrays = {"tsne.points": points.astype(np.float32), "tsne.labels": labels.astype(np.int64), "tsne.masked": masked}
+    arrays: dict[str, Any] = {
+        "tsne.points": points.astype(np.float32),
+        "tsne.labels": labels.astype(np.int64),
+        "tsne.masked": masked,
+    }
     save_file(arrays, run / "artifacts.safetensors")
     found = {
         "classes": list(classes),
