@@ -253,7 +253,7 @@ def _method_results(group: Group, method: str) -> dict[str, Any]:
     explainers = {}
     for explainer in group.first.scores.explainers:
         cells = {measure.key: cell(runs, measure, explainer) for measure in measures}
-        floors = [c for c in ("random", "random-cam") if c in controls(group) and c != explainer]
+        floors = [c for c in ("random", "random-cam") if c in controls(group) and explainer not in controls(group)]
         gains = [gain_measure(measure, floor) for measure in measures if measure.direction for floor in floors]
         cells |= {measure.key: cell(runs, measure, explainer) for measure in gains}
         explainers[explainer] = {key: _cell_results(found) for key, found in cells.items()}

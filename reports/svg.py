@@ -18,6 +18,8 @@ _PRESENTATION = frozenset(
         *("font-size", "font-style", "font-weight", "text-anchor", "clip-path"),
     }
 )
+_DECIMALS = re.compile(r"(?<![\w#.])(-?\d+\.\d{2})\d+(?![\w.%])")
+_GEOMETRY = ("d", "x", "y", "cx", "cy", "r", "width", "height", "points", "transform")
 _FONT = re.compile(r"(?P<style>italic |oblique )?(?P<weight>bold |\d{3} )?(?P<size>[\d.]+px) (?P<family>.+)")
 #: What matplotlib puts into a ``<style>`` element for all shapes.
 _DEFAULTS = {"stroke-linejoin": "round", "stroke-linecap": "butt"}
@@ -31,6 +33,7 @@ def inline(svg: str, slug: str, title: str, description: str) -> str:
             parent.remove(child)
     for element in root.iter():
         _restyle(element)
+        _shorten(element)
         _rename_ids(element, slug)
     _describe(root, slug, title, description)
     for name in ("width", "height"):
@@ -49,6 +52,13 @@ def _restyle(element: ET.Element) -> None:
                     element.set(f"font-{key}", match[key].strip())
         elif name in _PRESENTATION:
             element.set(name, value)
+
+
+def _shorten(element: ET.Element) -> None:
+    """Coordinates to a hundredth of a point: a page of many figures halves, and nobody sees the rest."""
+    for name in _GEOMETRY:
+        if (value := element.get(name)) is not None:
+            element.set(name, _DECIMALS.sub(r"\1", value))
 
 
 def _rename_ids(element: ET.Element, slug: str) -> None:
