@@ -63,6 +63,7 @@ def cli() -> None:
 @click.option(
     "--out", default=Path("runs"), show_default=True, type=click.Path(path_type=Path), help="folder of the runs"
 )
+@click.option("--limit", type=int, help="train on a seeded stratified sample of so many images")
 @click.option("--export", type=click.Path(path_type=Path), help="also write the best weights as one file")
 @click.option("--device", default="auto", show_default=True, help="torch device")
 def train(recipe: str, out: Path, export: Path | None, **options: Any) -> None:
@@ -92,6 +93,7 @@ def train_recipe(
     out: Path,
     progress: Any,
     data: Path | None = None,
+    limit: int | None = None,
     device: str = "auto",
 ) -> Path:
     """Train one run of a recipe below ``out``; returns its directory."""
@@ -99,7 +101,13 @@ def train_recipe(
 
     wanted = part("training.recipe").load_recipe(recipe, method, overrides)
     run: Path = part("training.loop").train(
-        wanted, seed=seed, out=writable_directory(out), data_root=data, device=device, progress=progress
+        wanted,
+        seed=seed,
+        out=writable_directory(out),
+        data_root=data,
+        limit=limit,
+        device=device,
+        progress=progress,
     )
     return run
 
