@@ -181,9 +181,9 @@ def _draw_panel(axis: Any, panel: Panel) -> None:
     for index, name in enumerate(panel.classes):
         own = panel.points[(panel.labels == index) & ~panel.masked]
         hidden = panel.points[(panel.labels == index) & panel.masked]
-        axis.scatter(own[:, 0], own[:, 1], s=7, color=palette[index], label=plot_label(name), linewidths=0)
-        axis.scatter(hidden[:, 0], hidden[:, 1], s=9, color=palette[index], marker="x", linewidths=0.6)
-    axis.scatter([], [], s=9, color=GREY, marker="x", linewidths=0.6, label="masked")
+        axis.plot(*own.T, "o", ms=2.6, mew=0, color=palette[index], label=plot_label(name))
+        axis.plot(*hidden.T, "x", ms=3, mew=0.6, color=palette[index])
+    axis.plot([], [], "x", ms=3, mew=0.6, color=GREY, label="masked")
     axis.set(xticks=[], yticks=[], aspect="equal", title=plot_label(panel.method))
     axis.set_adjustable("datalim")
     axis.grid(visible=False)

@@ -22,8 +22,8 @@ from .collect import Group, Run
 from .strips import Picture, Scale, Strip, class_name, picture, resizing, scale_of, strips
 from .text import clean
 
-Selection: TypeAlias = Literal["random", "median", "best", "worst", "failures"]
-SELECTIONS: tuple[Selection, ...] = ("random", "median", "best", "worst", "failures")
+Selection: TypeAlias = Literal["random", "median", "best", "worst", "failures", "none"]
+SELECTIONS: tuple[Selection, ...] = ("random", "median", "best", "worst", "failures", "none")
 SHOWN = 8
 
 LIMIT = 8_000_000  # bytes of the page
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Choice:
-    """Which images a gallery shows: by rule, or by ids that somebody picked."""
+    """Which images a gallery shows: by rule, or by ids that somebody picked; ``none`` keeps every picture out."""
 
     selection: Selection = "random"
     ids: tuple[str, ...] = ()
@@ -121,12 +121,12 @@ def fitting(
 
 
 def read_pools(groups: Sequence[Group], choice: Choice) -> list[Pools]:
-    """The pools of each group, method by method; empty where a method has none.
+    """The pools of each group, method by method; empty where a method has none, or where no picture is wanted.
 
     Raises DataError for pools that do not belong to the scores beside them or show different images, UsageError for
     ids that no pool has.
     """
-    found = [_pools(group) for group in groups]
+    found = [{} if choice.selection == "none" else _pools(group) for group in groups]
     known = {name for pools in found for pool in pools.values() for name in pool.ids}
     strangers = [name for name in choice.ids if name not in known]
     if strangers:

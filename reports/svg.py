@@ -18,6 +18,7 @@ _PRESENTATION = frozenset(
         *("font-size", "font-style", "font-weight", "text-anchor", "clip-path"),
     }
 )
+_INHERITED = _PRESENTATION - {"opacity", "clip-path"}
 _DECIMALS = re.compile(r"(?<![\w#.])(-?\d+\.\d{2})\d+(?![\w.%])")
 _GEOMETRY = ("d", "x", "y", "cx", "cy", "r", "width", "height", "points", "transform")
 _FONT = re.compile(r"(?P<style>italic |oblique )?(?P<weight>bold |\d{3} )?(?P<size>[\d.]+px) (?P<family>.+)")
@@ -31,10 +32,12 @@ def inline(svg: str, slug: str, title: str, description: str) -> str:
     for parent in list(root.iter()):
         for child in [c for c in parent if c.tag in {f"{_SVG}metadata", f"{_SVG}style"}]:
             parent.remove(child)
+    short = _short_ids(root, slug)
     for element in root.iter():
         _restyle(element)
         _shorten(element)
-        _rename_ids(element, slug)
+        _rename_ids(element, short)
+    _hoist(root)
     _describe(root, slug, title, description)
     for name in ("width", "height"):
         root.attrib.pop(name, None)
@@ -61,15 +64,43 @@ def _shorten(element: ET.Element) -> None:
             element.set(name, _DECIMALS.sub(r"\1", value))
 
 
-def _rename_ids(element: ET.Element, slug: str) -> None:
+def _short_ids(root: ET.Element, slug: str) -> dict[str, str]:
+    """The new name of every id that something refers to; the others are dropped."""
+    used = {value for element in root.iter() for value in map(_reference, element.attrib.values()) if value}
+    named = [element.attrib["id"] for element in root.iter() if element.get("id") in used]
+    return {old: f"{slug}-{number}" for number, old in enumerate(named)}
+
+
+def _reference(value: str) -> str:
+    """The id that an attribute such as ``#a`` or ``url(#a)`` refers to, else nothing."""
+    return value.removeprefix("url(").removesuffix(")").removeprefix("#") if "#" in value[:5] else ""
+
+
+def _rename_ids(element: ET.Element, short: dict[str, str]) -> None:
     for name, value in list(element.attrib.items()):
         if name == "id":
-            element.set("id", f"{slug}-{value}")
+            del element.attrib["id"]
+            if value in short:
+                element.set("id", short[value])
         elif name == _XLINK:
             del element.attrib[name]
-            element.set("href", f"#{slug}-{value.removeprefix('#')}")
-        elif "url(#" in value:
-            element.set(name, value.replace("url(#", f"url(#{slug}-"))
+            element.set("href", f"#{short[_reference(value)]}")
+        elif value.startswith("url(#"):
+            element.set(name, f"url(#{short[_reference(value)]})")
+
+
+def _hoist(element: ET.Element) -> None:
+    """A presentation attribute that all children of a group share is written once, at the group."""
+    for child in element:
+        _hoist(child)
+    drawn = [child for child in element if child.tag != f"{_SVG}defs"]
+    if element.tag != f"{_SVG}g" or len(drawn) < 2:
+        return
+    for name, value in sorted(set.intersection(*(set(child.items()) for child in drawn))):
+        if name in _INHERITED and name not in element.attrib:
+            element.set(name, value)
+            for child in drawn:
+                del child.attrib[name]
 
 
 def _describe(root: ET.Element, slug: str, title: str, description: str) -> None:

@@ -217,8 +217,9 @@ def _score_table(summary: dict[str, Any], out: Path, spread: str | Literal[False
 @click.option("--rows", type=click.Choice(["methods", "explainers"]), default="methods", show_default=True)
 @click.option(
     "--gallery",
-    type=click.Choice(["random", "median", "best", "worst", "failures"]),
-    help="which images the gallery shows [default: random, by the protocol's seed]",
+    type=click.Choice(["random", "median", "best", "worst", "failures", "none"]),
+    help="which images the gallery shows; none for data whose pictures must not be passed on [default: random, by the "
+    "protocol's seed]",
 )
 @click.option(
     "--gallery-ids", help="ids of the images to show, separated by commas; the page says they are hand-picked"

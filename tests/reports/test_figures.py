@@ -103,14 +103,14 @@ SVG = """<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/
 <text style="font: bold 8px 'DejaVu Sans', sans-serif; text-anchor: middle">a</text></g></svg>"""
 
 
-def test_inline_moves_styles_into_attributes_and_prefixes_ids() -> None:
+def test_inline_moves_styles_into_attributes_and_renames_the_ids_in_use() -> None:
     root = ET.fromstring(inline(SVG, "fig", "Title", "What <it> shows"))
     svg = "{http://www.w3.org/2000/svg}"
     group, text = root.find(f"{svg}g"), root.find(f".//{svg}text")
     assert group is not None
     assert text is not None
-    assert group.attrib == {"id": "fig-g1", "fill": "#ff0000", "opacity": "0.5", "clip-path": "url(#fig-c1)"}
-    assert root.find(f".//{svg}use").attrib == {"href": "#fig-m1"}  # type: ignore[union-attr]
+    assert group.attrib == {"fill": "#ff0000", "opacity": "0.5", "clip-path": "url(#fig-1)"}
+    assert root.find(f".//{svg}use").attrib == {"href": "#fig-0"}  # type: ignore[union-attr]
     assert text.attrib == {
         "font-weight": "bold", "font-size": "8px", "font-family": "'DejaVu Sans', sans-serif", "text-anchor": "middle",
     }  # fmt: skip
@@ -118,3 +118,39 @@ def test_inline_moves_styles_into_attributes_and_prefixes_ids() -> None:
     assert root.attrib["aria-labelledby"] == "fig-title fig-desc"
     assert [child.text for child in root[:2]] == ["Title", "What <it> shows"]
     assert root.find(f".//{svg}style") is None
+
+
+def effective(root: ET.Element) -> list[tuple[str, dict[str, str]]]:
+    """Every element with the attributes that hold for it, its own and, where they pass on, those around it."""
+    passed_on = {"fill", "stroke", "stroke-width", "stroke-linecap", "stroke-linejoin", "stroke-opacity", "fill-opacity",
+                 "stroke-dasharray", "stroke-dashoffset", "stroke-miterlimit", "font-size", "font-family", "font-style", "font-weight", "fill-rule", "text-anchor"}  # fmt: skip
+    found = []
+
+    def walk(element: ET.Element, around: dict[str, str]) -> None:
+        own = {**around, **{name: value for name, value in element.items() if name != "id"}}
+        if element.tag.rpartition("}")[2] != "g":
+            found.append((element.tag, own))
+        for child in element:
+            walk(child, {name: value for name, value in own.items() if name in passed_on})
+
+    walk(root, {})
+    return found
+
+
+def test_what_is_written_once_at_a_group_holds_for_the_same_shapes(
+    study: Comparison, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figure = next(f for f in study.sections[0].figures if f.slug == "digits-tsne")
+    short = inline(figure.svg, "fig", "Title", "What it shows")
+    monkeypatch.setattr("reports.svg._hoist", lambda _element: None)
+    long = inline(figure.svg, "fig", "Title", "What it shows")
+    assert effective(ET.fromstring(short)) == effective(ET.fromstring(long))
+    assert len(short) < 0.8 * len(long)
+
+
+def test_every_reference_inside_a_figure_has_its_target(study: Comparison) -> None:
+    for figure in study.sections[0].figures:
+        wanted = set(re.findall(r'(?:href="|url\()#([^")]+)', figure.embedded))
+        ids = re.findall(r' id="([^"]+)"', figure.embedded)
+        assert wanted <= set(ids)
+        assert len(ids) == len(set(ids))

@@ -332,6 +332,14 @@ def test_without_a_pool_there_is_no_gallery(two: Path, tmp_path: Path) -> None:
     assert 'id="g-' not in made.page.read_text()
 
 
+def test_no_picture_is_in_a_report_that_wants_none(two: Path, tmp_path: Path) -> None:
+    with_pictures = compare(two, tmp_path / "with").page.read_text()
+    made = compare(two, tmp_path / "out", gallery="none")
+    assert "data:image" in with_pictures
+    assert "data:image" not in made.page.read_text()
+    assert made.results["sections"][0]["gallery"] is None
+
+
 @pytest.mark.parametrize(
     ("harm", "problem"), [(_stale, "belongs to other scores"), (_renamed, "hold different images")]
 )
