@@ -120,10 +120,11 @@ def test_inline_moves_styles_into_attributes_and_renames_the_ids_in_use() -> Non
     assert root.find(f".//{svg}style") is None
 
 
+NOT_PASSED_ON = {"x", "y", "d", "transform", "clip-path", "opacity", "href", "width", "height", "role", "viewBox"}
+
+
 def effective(root: ET.Element) -> list[tuple[str, dict[str, str]]]:
-    """Every element with the attributes that hold for it, its own and, where they pass on, those around it."""
-    passed_on = {"fill", "stroke", "stroke-width", "stroke-linecap", "stroke-linejoin", "stroke-opacity", "fill-opacity",
-                 "stroke-dasharray", "stroke-dashoffset", "stroke-miterlimit", "font-size", "font-family", "font-style", "font-weight", "fill-rule", "text-anchor"}  # fmt: skip
+    """Every shape with the attributes that hold for it: its own and, where they pass on, those around it."""
     found = []
 
     def walk(element: ET.Element, around: dict[str, str]) -> None:
@@ -131,7 +132,7 @@ def effective(root: ET.Element) -> list[tuple[str, dict[str, str]]]:
         if element.tag.rpartition("}")[2] != "g":
             found.append((element.tag, own))
         for child in element:
-            walk(child, {name: value for name, value in own.items() if name in passed_on})
+            walk(child, {name: value for name, value in own.items() if name not in NOT_PASSED_ON})
 
     walk(root, {})
     return found
