@@ -113,6 +113,11 @@ def legend_columns(labels: Sequence[str], width: float) -> int:
     return max(1, min(len(labels), int(17 * width / (max(map(len, labels), default=0) + 7))))
 
 
+def legend_height(labels: Sequence[str], columns: int) -> float:
+    """Inches that a legend needs beyond the two rows for which every figure has room."""
+    return 0.16 * max(0, -(-len(labels) // columns) - 2)
+
+
 def looks(group: Group) -> dict[str, Look]:
     """One look per method; grey is left to the controls."""
     import seaborn as sns

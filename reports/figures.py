@@ -12,7 +12,7 @@ from typing import Any
 from .captions import place
 from .collect import Group, Run
 from .contrasts import Analysis
-from .drawing import COLUMN, GREY, PAGE, Figure, Look, axes, band, finish, legend_columns, looks, style
+from .drawing import COLUMN, GREY, PAGE, Figure, Look, axes, band, finish, legend_columns, legend_height, looks, style
 from .embedding import Panel, note, panels
 from .overview import agreement, forest, ranks
 from .sheets import headline_measures
@@ -49,7 +49,9 @@ def _keep_curves(group: Group) -> Figure | None:
     if len(curve) < 2:
         return None
     grid = [j / (len(curve) - 1) for j in range(len(curve))]
-    figure, panes = axes(1, 2, PAGE, 2.8, sharey=True)
+    floor_label = "random-cam, same checkpoint"
+    columns = min(4, legend_columns([*map(plot_label, group.methods), floor_label], PAGE))
+    figure, panes = axes(1, 2, PAGE, 2.8 + legend_height([*group.methods, floor_label], columns), sharey=True)
     for axis, kind, title in zip(
         panes, ("keep", "deletion"), ("kept: higher is better", "deleted: lower is better"), strict=True
     ):
@@ -65,9 +67,8 @@ def _keep_curves(group: Group) -> Figure | None:
     for q in _thresholds(group):
         panes[0].axvline(q, color=GREY, linewidth=0.6, zorder=0)
     panes[0].set_ylabel("mean softmax of the explained class")
-    panes[0].plot([], [], color=GREY, linestyle=(0, (2, 2)), linewidth=0.9, label="random-cam, same checkpoint")
-    handles, labels = panes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, legend_columns(labels, PAGE)))
+    panes[0].plot([], [], color=GREY, linestyle=(0, (2, 2)), linewidth=0.9, label=floor_label)
+    figure.legend(*panes[0].get_legend_handles_labels(), loc="outside lower center", ncols=columns)
     caption = (
         f"Every threshold at once, {place(group)}, {explainers[0]} maps: mean over images and seeds, band = std over "
         "seeds. Short dashes in a method's colour: random-cam on the same checkpoints. Vertical lines: the thresholds "
@@ -128,24 +129,30 @@ def _convergence(group: Group) -> Figure | None:
     drawn = [c for c in ("val_accuracy", "val_loss") if any(_histories(runs, c) for runs in group.methods.values())]
     if not drawn:
         return None
-    figure, panes = axes(1, len(drawn), PAGE if len(drawn) > 1 else COLUMN, 3)
+    named = {column: [_with_stability(group, method, column) for method in group.methods] for column in drawn}
+    columns = min(3, *(legend_columns(labels, COLUMN) for labels in named.values()))
+    height = 3 + legend_height([*group.methods], columns)
+    figure, panes = axes(1, len(drawn), PAGE if len(drawn) > 1 else COLUMN, height)
     for axis, column in zip(panes, drawn, strict=True):
-        for method, look in looks(group).items():
+        for (method, look), label in zip(looks(group).items(), named[column], strict=True):
             if series := _histories(group.methods[method], column):
                 length = min(map(len, series))
-                number = stability(group.methods[method], column)
-                label = method if number is None else f"{plot_label(method)} ({number:.4f})"
                 curves = [values[:length] for values in series]
                 band(axis, range(1, length + 1), curves, look, label=label, every=max(1, length // 6))
         axis.set(title=column.replace("val_", "validation "), xlabel="epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
-        labels = axis.get_legend_handles_labels()[1]
-        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=min(3, legend_columns(labels, COLUMN)))
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22 * 3 / height), ncols=columns)
     caption = (
         f"Training on {group.dataset}, measured on held-out training images: mean, band = std over seeds. The number "
         "behind a method is its stability, the mean over epochs of the std over seeds (lower is steadier)."
     )
     return finish(figure, group, "convergence", "Convergence", caption)
+
+
+def _with_stability(group: Group, method: str, column: str) -> str:
+    """A method's name in the legend, with its stability where it has one."""
+    number = stability(group.methods[method], column)
+    return plot_label(method) if number is None else f"{plot_label(method)} ({number:.4f})"
 
 
 def _histories(runs: Sequence[Run], column: str) -> list[list[float]]:
@@ -199,7 +206,8 @@ def _reliability(group: Group) -> Figure | None:
     """Confidence against accuracy: an over-confident model changes every softmax-based score."""
     if not any(sum(run.scores.reliability.count) for run in group.runs):
         return None
-    figure, panes = axes(1, 1, COLUMN, 2.6)
+    columns = legend_columns([*map(plot_label, group.methods)], COLUMN)
+    figure, panes = axes(1, 1, COLUMN, 2.9 + legend_height([*group.methods], columns))
     panes[0].plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1)
     for method, look in looks(group).items():
         points = _pooled_bins(group.methods[method])
@@ -208,7 +216,7 @@ def _reliability(group: Group) -> Figure | None:
             x, y, color=look.color, linestyle=look.line, marker=look.marker, markersize=3.5, label=plot_label(method)
         )
     panes[0].set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.04))
-    panes[0].legend(loc="best")
+    figure.legend(*panes[0].get_legend_handles_labels(), loc="outside lower center", ncols=columns)
     caption = (
         f"Confidence against accuracy, {place(group)}, bins pooled over seeds; the dotted diagonal is perfect "
         f"calibration. Bins with fewer than {FEWEST} predictions are left out."

@@ -122,7 +122,7 @@ def entry(images: int, found: Cell, bold: bool = False, mark: str = "", *, decim
     """A printed cell; the note says where fewer than the announced images, or fewer seeds, stand behind it."""
     note = f"[{found.n}]" if found.n is not None and found.n < images else ""
     if 0 < len(found.defined) < len(found.values):
-        note += f"[{len(found.defined)} seeds]"
+        note += f"[{len(found.defined)} of {len(found.values)} seeds]"
     return Entry(found.mean, found.std, found.n, decimals, bold, mark, note)
 
 

@@ -84,6 +84,13 @@ def test_no_panels_where_a_method_has_no_embedding(runs: Path) -> None:
     assert panels(collect(runs).groups[0]) == []
 
 
+@pytest.mark.filterwarnings("error")
+def test_thirty_methods_leave_room_for_the_axes(runs: Path) -> None:
+    write_study(runs, {f"method-number-{n:02}": (0.1 + n / 50, 0.2 + n / 50) for n in range(30)})
+    found = collect(runs).groups[0]
+    assert {f.slug.removeprefix("digits-") for f in figures(found, PRIMARY)} >= {"curves", "seeds", "convergence"}
+
+
 @pytest.mark.parametrize("damage", ["bytes", "classes"])
 def test_damaged_embeddings_are_an_error(runs: Path, damage: str) -> None:
     run = write_run(runs, scores("ce", 0, 0.3))
