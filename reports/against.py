@@ -42,6 +42,15 @@ class _Results(_Part):
     sections: tuple[_Section, ...]
 
 
+def rounded(value: Any) -> Any:
+    """Nested JSON with every number as results.json holds it: to nine significant digits."""
+    if isinstance(value, float):
+        return float(f"{value:.9g}")
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    return [rounded(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 @dataclass(frozen=True)
 class Earlier:
     """The means of an earlier ``results.json``; empty where there is none to compare with."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import shutil
@@ -14,22 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from xeval.errors import ResourceError, UsageError, unknown
-from xeval.statistics import SEEDS_FOR_P
 
 from .against import SCHEMA, Earlier, read_earlier
-from .captions import place
 from .collect import Collection, Group, collect
 from .contents import analysis_of, tables
-from .contrasts import Contrast
 from .declaration import Declaration, declare
 from .figures import figures
 from .gallery import Choice, Gallery, Pools, chosen, fitting, gallery_of, read_pools
 from .layouts import layouts
 from .methods import methods
 from .page import Section, render
-from .provenance import provenance, status
+from .results import results_of
 from .rows import Ground, Rows
-from .summary import cell, column_measure, controls, gain_measure, model_measures
 from .tables import Table, to_csv, to_latex, to_markdown, to_terminal
 from .verdict import verdict
 
@@ -176,93 +171,12 @@ def _files(collection: Collection, sections: Sequence[Section], papers: Sequence
 
     def page(galleries: Sequence[Gallery | None]) -> tuple[dict[str, Any], bytes]:
         shown = [replace(section, gallery=own) for section, own in zip(sections, galleries, strict=True)]
-        results = _results(collection, shown, names)
-        return results, render(collection, shown, papers, results).encode()
+        found = results_of(collection, shown, names)
+        return found, render(collection, shown, papers, found).encode()
 
     results, files["report.html"] = fitting(page, [section.gallery for section in sections])
     files["results.json"] = (json.dumps(results, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
     return files
-
-
-def _results(collection: Collection, sections: Sequence[Section], files: Sequence[str]) -> dict[str, Any]:
-    """Everything the page shows, at full precision and with the original names."""
-    return {
-        "schema": SCHEMA,
-        "files": sorted(files),
-        "status": [[what, count] for what, count, _ in status(collection)],
-        "excluded": [{"path": item.path, "reason": item.reason, "remedy": item.remedy} for item in collection.excluded],
-        "sections": [_section_results(section) for section in sections],
-    }
-
-
-def _section_results(section: Section) -> dict[str, Any]:
-    group = section.group
-    data = group.first.scores.dataset
-    return {
-        "dataset": group.dataset,
-        "recipe": group.recipe,
-        "place": place(group),
-        "reference": section.reference,
-        "n": data.n,
-        "manifest": data.manifest,
-        "protocol": group.first.scores.protocol.model_dump(mode="json"),
-        "verdict": section.verdict.text,
-        "ordering": section.verdict.ordering,
-        "threats": list(section.verdict.threats),
-        "declaration": {
-            "date": section.declaration.date,
-            "primary": list(section.declaration.primary),
-            "alpha": section.declaration.alpha,
-            "changes": list(section.declaration.changes),
-        },
-        "contrasts": [_contrast_results(block, found) for (block, *_), found in section.analysis.contrasts.items()],
-        "gallery": {"selection": section.gallery.selection, "images": section.gallery.ids} if section.gallery else None,
-        "marks_from_seeds": SEEDS_FOR_P,
-        "methods": {method: _method_results(group, method) for method in group.methods},
-        "runs": [provenance(run) for run in group.runs],
-    }
-
-
-def _contrast_results(block: str, found: Contrast) -> dict[str, Any]:
-    estimate, share = found.estimate, found.estimate.share
-    return {
-        "block": block,
-        "row": found.label,
-        "reference": found.reference,
-        "column": found.measure.key,
-        "family": "primary" if found.primary else "exploratory",
-        "difference": None if math.isnan(estimate.value) else estimate.value,
-        "interval": list(estimate.interval) if estimate.interval else None,
-        "df": estimate.df,
-        "p": estimate.p,
-        "p_adjusted": found.adjusted,
-        "p_permutation": found.check.p if found.check else None,
-        "share_of_seeds": share.seeds if share else None,
-        "hedges_g": found.g,
-        "a12": found.a12.value if found.a12 else None,
-        "images_better": found.images.better if found.images else None,
-        "seeds": list(estimate.seeds),
-        "n": estimate.images,
-        "note": estimate.note,
-    }
-
-
-def _method_results(group: Group, method: str) -> dict[str, Any]:
-    runs = group.methods[method]
-    measures = [column_measure(group, key) for key in group.first.scores.columns]
-    explainers = {}
-    for explainer in group.first.scores.explainers:
-        cells = {measure.key: cell(runs, measure, explainer) for measure in measures}
-        floors = [c for c in ("random", "random-cam") if c in controls(group) and explainer not in controls(group)]
-        gains = [gain_measure(measure, floor) for measure in measures if measure.direction for floor in floors]
-        cells |= {measure.key: cell(runs, measure, explainer) for measure in gains}
-        explainers[explainer] = {key: _cell_results(found) for key, found in cells.items()}
-    model = {measure.key: _cell_results(cell(runs, measure, "")) for measure in model_measures()}
-    return {"seeds": [run.seed for run in runs], "model": model, "explainers": explainers}
-
-
-def _cell_results(found: Any) -> dict[str, Any]:
-    return {"mean": found.mean, "std": found.std, "n": found.n, "values": list(found.values)}
 
 
 def _replace(out: Path, files: dict[str, bytes]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from .against import Earlier
+from .against import Earlier, rounded
 from .collect import Group, Run
 from .contrasts import Analysis
 from .summary import (
@@ -94,7 +94,7 @@ def column(ground: Ground, measure: Measure, lines: Sequence[Line]) -> list[Entr
 def _compared_with(ground: Ground, measure: Measure, line: Line, now: Entry) -> Entry:
     """The entry, with its earlier mean where that prints otherwise."""
     then = ground.earlier.of(ground.group, line.runs[0], measure, line.explainer)
-    if then is None or now.mean is None or number(then, now.decimals) == now.mean_text:
+    if then is None or now.mean is None or number(then, now.decimals) == number(rounded(now.mean), now.decimals):
         return now
     return replace(now, was=number(then, now.decimals))
 
