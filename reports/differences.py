@@ -8,10 +8,8 @@ from .captions import place, table_slug
 from .collect import Group
 from .contrasts import Analysis, Contrast
 from .summary import Measure, cell, decimal_places
-from .tables import Entry, Heading, Row, Table
+from .tables import MISSING, Entry, Heading, Row, Table
 from .text import clean
-
-MISSING = "–"
 
 
 def differences(group: Group, analysis: Analysis, primary: Sequence[Measure]) -> list[Table]:

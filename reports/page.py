@@ -17,7 +17,7 @@ from .declaration import Declaration
 from .drawing import Figure
 from .gallery import Gallery
 from .methods import methods
-from .provenance import provenance, status, undefined, versions, warnings
+from .provenance import origins, status, undefined, versions, warnings
 from .tables import Table, to_csv, to_latex, to_markdown
 from .text import clean, slug
 from .verdict import Verdict
@@ -136,7 +136,7 @@ def _section(section: Section) -> dict[str, Any]:
         "conventions": section.group.first.scores.conventions,
         "columns": section.group.first.scores.columns,
         "protocol": section.group.first.scores.protocol,
-        "runs": [provenance(run) for run in section.group.runs],
+        "origins": origins(section.group),
         "undefined": undefined(section.group),
         "warnings": warnings(section.group),
     }

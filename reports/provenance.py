@@ -3,9 +3,34 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 from .collect import Collection, Group, Run
+from .tables import MISSING
+
+#: Keys of :func:`provenance` in the order of the page, with their headings.
+SHOWN = {
+    "seed": "seed",
+    "weights": "weights",
+    "sha256": "checkpoint",
+    "recipe_hash": "recipe",
+    "train_manifest": "training data",
+    "manifest": "scored data",
+    "arch": "architecture",
+    "layer": "layer",
+    "cam_size": "map",
+    "best_epoch": "best epoch",
+    "select_on": "chosen on",
+    "xeval": "xeval",
+    "torch": "torch",
+    "python": "Python",
+    "commit": "commit",
+    "train_seconds": "trained",
+    "score_seconds": "scored",
+}
+HASHES = frozenset({"sha256", "recipe_hash", "train_manifest", "manifest", "commit"})
+SECONDS = frozenset({"train_seconds", "score_seconds"})
 
 
 def status(collection: Collection) -> list[tuple[str, str, bool]]:
@@ -93,6 +118,41 @@ def provenance(run: Run) -> dict[str, Any]:
         "score_seconds": scores.cost.get("seconds"),
         "passes": scores.cost.get("passes"),
     }
+
+
+@dataclass(frozen=True)
+class Origins:
+    """The provenance of all runs for the page: what they share is said once, the rest in a row a run.
+
+    Every entry is (what, text, complete value of a shortened hash).
+    """
+
+    shared: tuple[tuple[str, str, str], ...]
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...]
+
+
+def origins(group: Group) -> Origins:
+    """Columns in which two runs differ, and what holds for all of them; everything is a column of a single run."""
+    found = [provenance(run) for run in group.runs]
+    told = [{head: (head, *_shown(key, one[key])) for key, head in SHOWN.items()} for one in found]
+    same = [head for head in SHOWN.values() if len(told) > 1 and len({one[head] for one in told}) == 1]
+    heads = tuple(head for head in SHOWN.values() if head not in same)
+    rows = tuple(
+        (one["name"], tuple(entries[head] for head in heads)) for one, entries in zip(found, told, strict=True)
+    )
+    return Origins(tuple(told[0][head] for head in same if told[0][head][1] != MISSING), heads, rows)
+
+
+def _shown(key: str, value: Any) -> tuple[str, str]:
+    """The text of an entry, and the whole of it where the text is cut."""
+    if value is None or value == "":
+        return MISSING, ""
+    if key in HASHES:
+        return str(value)[:12], str(value)
+    if key in SECONDS and isinstance(value, int | float):
+        return f"{value:.1f} s", ""
+    return str(value), ""
 
 
 def versions(collection: Collection) -> str:

@@ -60,7 +60,12 @@ def sheets(group: Group, primary: Sequence[str]) -> list[Sheet]:
         Sheet("drop-increase", "Drop and increase of confidence", masked_measures(group)),
         Sheet("faithfulness", "Faithfulness", _ranked(group, faithful=True)),
         Sheet("complexity-continuity", "Complexity and continuity", _ranked(group, faithful=False)),
-        Sheet("gains", "Gain over random maps on the same checkpoint", _gains(group), controls=False),
+        *(
+            Sheet(
+                f"gain-over-{floor}", f"Gain over {floor} on the same checkpoint", _gains(group, floor), controls=False
+            )
+            for floor in _floors(group)
+        ),
         Sheet("diagnostics", "Diagnostics, never ranked", _unranked(group)),
         *_strata(group, primary),
     ]
@@ -68,7 +73,8 @@ def sheets(group: Group, primary: Sequence[str]) -> list[Sheet]:
 
 def compared(group: Group, primary: Sequence[str], *, networks: bool) -> list[Measure]:
     """All measures that any table ranks, those of the networks themselves only where ``networks``."""
-    found = [*headline_measures(group, primary), *masked_measures(group), *_gains(group)]
+    found = [*headline_measures(group, primary), *masked_measures(group)]
+    found += [measure for floor in _floors(group) for measure in _gains(group, floor)]
     found += [*_ranked(group, faithful=True), *_ranked(group, faithful=False)]
     chosen = [measure for measure in found if measure.family != "model"]
     chosen += [*model_measures(), *embedding_measures()] if networks else []
@@ -122,12 +128,16 @@ def _is_shown(measure: Measure) -> bool:
     return measure.direction is not None or measure.key in SHOWN_UNRANKED
 
 
-def _gains(group: Group) -> list[Measure]:
-    """Gain over each random control for the magnitudes of faithfulness that have a direction."""
+def _floors(group: Group) -> list[str]:
+    """The random controls that were scored."""
+    return [name for name in ("random", "random-cam") if name in controls(group)]
+
+
+def _gains(group: Group, floor: str) -> list[Measure]:
+    """Gain over a random control for the magnitudes of faithfulness that have a direction."""
     keys = [key for key in group.first.scores.columns if ".rate@" not in key]
     bases = [m for m in (column_measure(group, key) for key in keys) if m.family == "faithfulness" and m.direction]
-    floors = [name for name in ("random", "random-cam") if name in controls(group)]
-    return [relabel(gain_measure(base, name), base.label, f"over {name}") for name in floors for base in bases]
+    return [relabel(gain_measure(base, floor), base.label) for base in bases]
 
 
 def _strata(group: Group, primary: Sequence[str]) -> Iterator[Sheet]:

@@ -160,3 +160,15 @@ def test_paper_shows_everything_and_no_buttons(page: Any) -> None:
     assert page.locator("#t-digits-headline").is_visible()
     assert page.get_by_role("button", name="Copy LaTeX").first.is_hidden()
     assert page.evaluate("() => [...document.querySelectorAll('details')].every((d) => d.offsetHeight > 40)")
+
+
+@pytest.mark.parametrize(("tables", "room"), [(".exhibit:not(.broad)", 180), (".broad", 267)])
+def test_paper_is_as_wide_as_the_tables(page: Any, tables: str, room: int) -> None:
+    # A4 without its margins, upright and on its side, in millimetres; what is wider would be cut off
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": round(room / 25.4 * 96), "height": 1000})
+    widths = page.evaluate(
+        "(which) => [...document.querySelectorAll(which + ' table')].map((t) => t.scrollWidth)", tables
+    )
+    assert widths
+    assert max(widths) <= room / 25.4 * 96
