@@ -20,6 +20,7 @@ from xeval.registry import Registry
 from .learner import Learner, mode
 from .losses import collapsed_value, nt_xent, supcon, triplet
 from .pool import Batch
+from .settings import Recipe
 from .views import masked_view
 
 
@@ -43,25 +44,38 @@ HeadTraining = Literal["joint", "every epoch", "after"]
 
 @dataclass(frozen=True)
 class Method:
-    """A way of training; ``head`` says when the classifier learns: with the encoder, every epoch, or at the end."""
+    """A way of training; ``head`` says when the classifier learns: with the encoder, every epoch, or at the end.
+
+    ``explains``: the table ``excon`` of a recipe concerns it.
+    """
 
     name: str
     description: str
     head: HeadTraining
     step: EncoderStep
+    explains: bool = False
 
 
 METHODS: Registry[Method] = Registry("method")
 
 
-def method(name: str, description: str, *, head: HeadTraining) -> Callable[[EncoderStep], EncoderStep]:
+def method(
+    name: str, description: str, *, head: HeadTraining, explains: bool = False
+) -> Callable[[EncoderStep], EncoderStep]:
     """Register the encoder step of a method."""
 
     def decorate(step: EncoderStep) -> EncoderStep:
-        METHODS.add(name, Method(name, description, head, step), step.__code__.co_filename)
+        METHODS.add(name, Method(name, description, head, step, explains), step.__code__.co_filename)
         return step
 
     return decorate
+
+
+def head_epochs(recipe: Recipe) -> int:
+    """Epochs of the head after those of the encoder; a fit on stored features counts as one."""
+    if METHODS[recipe.method].head != "after":
+        return 0
+    return (recipe.head.epochs or recipe.epochs) if recipe.head.fit == "epochs" else 1
 
 
 def _random(learner: Learner, batch: Batch, epoch: int, number: int) -> Tensor:
@@ -122,7 +136,12 @@ def supervised(learner: Learner, batch: Batch, epoch: int) -> Step:
     return _contrast(learner, (_random(learner, batch, epoch, 0), _random(learner, batch, epoch, 1)), batch.labels)
 
 
-@method("excon", "supcon with the explanation-masked image as a view where it is still recognised", head="every epoch")
+@method(
+    "excon",
+    "supcon with the explanation-masked image as a view where it is still recognised",
+    head="every epoch",
+    explains=True,
+)
 def excon(learner: Learner, batch: Batch, epoch: int) -> Step:
     """A masked image that is classified correctly replaces the first random view."""
     if epoch <= learner.recipe.excon.explain_from_epoch:
@@ -132,7 +151,12 @@ def excon(learner: Learner, batch: Batch, epoch: int) -> Step:
     return Step(step.loss, collapsed=step.collapsed, accepted=accepted.float().mean())
 
 
-@method("exconb", "excon with the unrecognised masked images as background negatives", head="every epoch")
+@method(
+    "exconb",
+    "excon with the unrecognised masked images as background negatives",
+    head="every epoch",
+    explains=True,
+)
 def exconb(learner: Learner, batch: Batch, epoch: int) -> Step:
     """As excon; the other masked images join the denominators, twice each."""
     if epoch <= learner.recipe.excon.explain_from_epoch:

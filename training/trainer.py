@@ -24,7 +24,7 @@ from xeval.runs import RunCard, Selection, atomic_write, provenance, write_card
 from . import probe
 from .epochs import encoder_epoch, evaluate, head_epoch, require_finite, stored_features
 from .learner import Learner, model_spec
-from .methods import METHODS
+from .methods import METHODS, head_epochs
 from .pool import Pool
 from .recipe import Recipe, recipe_hash, result_settings
 from .schedule import make_optimizer
@@ -78,10 +78,8 @@ class Trainer:
 
     @property
     def head_epochs(self) -> int:
-        """Epochs of the head after those of the encoder; a fit on stored features counts as one."""
-        if self.method.head != "after":
-            return 0
-        return (self.recipe.head.epochs or self.recipe.epochs) if self.recipe.head.fit == "epochs" else 1
+        """Epochs of the head after those of the encoder."""
+        return head_epochs(self.recipe)
 
     @property
     def epochs(self) -> int:

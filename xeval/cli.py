@@ -12,7 +12,7 @@ from typing import Any, Literal, NoReturn
 import click
 
 import xeval
-from xeval import cli_tools
+from xeval import cli_sweep, cli_tools
 from xeval.errors import UsageError
 from xeval.exits import JSON_ERRORS, leave, split_flag
 from xeval.interrupts import graceful, terminable
@@ -47,6 +47,7 @@ def cli() -> None:
     xeval train digits --method excon   train a checkpoint from a recipe
     xeval score runs/* --limit 500      score checkpoints
     xeval compare runs/                 tables, figures and one HTML page
+    xeval sweep digits --seeds 0-5      all of this for many runs, here or on a cluster
     """
 
 
@@ -293,5 +294,5 @@ def demo(quick: bool, out: Path, show: bool) -> None:
         click.launch(str(out / "report.html"))
 
 
-for _command in (cli_tools.verify, cli_tools.data_group, cli_tools.list_things, cli_tools.doctor):
+for _command in (cli_sweep.sweep, cli_tools.verify, cli_tools.data_group, cli_tools.list_things, cli_tools.doctor):
     cli.add_command(_command)

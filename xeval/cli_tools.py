@@ -85,7 +85,7 @@ def data_check(name: str, root: Path | None) -> None:
     demand_sound(report)
 
 
-KINDS = ("explainers", "metrics", "quantus", "protocols", "methods", "recipes", "models", "datasets")
+KINDS = ("explainers", "metrics", "quantus", "protocols", "methods", "recipes", "matrices", "models", "datasets")
 
 
 @click.command(name="list")
@@ -97,6 +97,10 @@ def list_things(kind: str) -> None:
     """
     if kind in ("methods", "recipes"):
         lines = part("training.catalogue").lines(kind)
+    elif kind == "matrices":
+        from xeval.sweep.matrix import lines_about
+
+        lines = lines_about()
     else:
         from xeval.terminal import catalogue
 

@@ -1,0 +1,236 @@
+"""From recipes, methods, seeds and overrides to the runs of a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from xeval.errors import UsageError
+from xeval.rooms import part
+from xeval.runs import run_name, slug
+from xeval.sweep.grid import Axis, combinations, divide, parse_seeds
+from xeval.sweep.matrix import Matrix, Part, find_matrix
+
+CONTROL = ".sweep"  # folder of records, logs and tuning runs; `compare` enters no hidden folder
+HELD_OUT = 0.2  # where a recipe holds nothing out, tuning needs it
+RETRAINED = ("heldout=0", "select_on=last")
+
+
+class Frozen(BaseModel):
+    """Plain data that is written as JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Choice(Frozen):
+    """One way to train a run, and the tuning runs whose held-out accuracy speaks for it."""
+
+    label: str = ""
+    recipe: dict[str, Any]
+    epochs: int
+    tuned_by: tuple[str, ...] = ()
+
+
+class Run(Frozen):
+    """A checkpoint to train at ``path`` below the sweep's folder, and how it is scored; None: it is not."""
+
+    path: str
+    folder: str
+    method: str
+    seed: int
+    choices: tuple[Choice, ...]
+    data: str | None = None
+    limit: int | None = None
+    device: str = "auto"
+    score: dict[str, Any] | None = None
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """What must be equal for a run to be continued."""
+        recipes = [part("training.recipe").result_settings(choice.recipe) for choice in self.choices]
+        return {"recipes": recipes, "seed": self.seed, "limit": self.limit}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What was asked for on the command line; None means: what the matrix or the recipe says."""
+
+    recipe: str
+    seeds: str | None = None
+    methods: tuple[str, ...] | None = None
+    overrides: tuple[str, ...] = ()
+    data: Path | None = None
+    limit: int | None = None
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All runs of a sweep: first those that tune, then those that are scored and compared."""
+
+    name: str
+    tuning: tuple[Run, ...]
+    runs: tuple[Run, ...]
+    slurm: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def every(self) -> tuple[Run, ...]:
+        """Tuning runs first."""
+        return (*self.tuning, *self.runs)
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The folders that are compared, below the sweep's own; empty: that one itself."""
+        return tuple(dict.fromkeys(run.folder for run in self.runs))
+
+
+def make_plan(wish: Wish) -> Plan:
+    """The runs of a recipe or a matrix; raises :class:`UsageError` for anything that could only fail later."""
+    found = find_matrix(wish.recipe)
+    if found is None:
+        name, matrix = Path(wish.recipe).stem, Matrix.model_construct(parts=(_alone(wish),))
+    else:
+        name, matrix = found[0], _selected(found[1], wish)
+    seeds = parse_seeds(matrix.seeds if wish.seeds is None else wish.seeds)
+    common = {
+        "data": None if wish.data is None else str(wish.data.absolute()),
+        "limit": matrix.limit if wish.limit is None else wish.limit,
+        "device": wish.device,
+    }
+    score = _score_options(matrix.score)
+    tuning, runs = [], []
+    for one in matrix.parts:
+        tried, kept = _part_runs(one, seeds, wish.overrides, {**common, "score": score})
+        tuning += tried
+        runs += kept
+    _refuse_collisions(runs)
+    return Plan(slug(name), tuple(tuning), tuple(runs), dict(matrix.slurm))
+
+
+def _alone(wish: Wish) -> Part:
+    """A plain recipe as a part whose runs lie in the sweep's own folder."""
+    return Part.model_construct(folder="", recipes=(wish.recipe,), methods=wish.methods, set=())
+
+
+def _selected(matrix: Matrix, wish: Wish) -> Matrix:
+    """The matrix with the asked methods only."""
+    if wish.methods is None:
+        return matrix
+    parts = []
+    for one in matrix.parts:
+        recipes, methods = one.recipes, one.methods
+        if methods is None:
+            recipes = tuple(name for name in recipes if _own_method(name) in wish.methods)
+        else:
+            methods = tuple(name for name in methods if name in wish.methods)
+        if recipes and methods != ():
+            parts.append(one.model_copy(update={"recipes": recipes, "methods": methods}))
+    if not parts:
+        raise UsageError(f"no part of {wish.recipe} trains {', '.join(wish.methods)}", "leave --methods out")
+    return matrix.model_copy(update={"parts": tuple(parts)})
+
+
+def _own_method(recipe: str) -> str:
+    return str(part("training.recipe").load_recipe(recipe).method)
+
+
+def _score_options(given: dict[str, Any]) -> dict[str, Any]:
+    """The options of ``[score]``, checked; where the scores go is not one of them."""
+    from xeval.options import validated
+
+    refused = {"out", "data", "device"} & given.keys()
+    if refused:
+        raise UsageError(f"[score] cannot set {', '.join(sorted(refused))}", "use the options of xeval sweep")
+    validated(**given)
+    return given
+
+
+def _part_runs(
+    one: Part, seeds: Sequence[int], overrides: Sequence[str], common: dict[str, Any]
+) -> tuple[list[Run], list[Run]]:
+    """The tuning runs and the runs of one part."""
+    fixed, axes = divide([*one.set, *overrides], part("training.settings").Recipe)
+    tuning: list[Run] = []
+    runs: list[Run] = []
+    for recipe in one.recipes:
+        for method in one.methods or (None,):
+            maker = _Maker(recipe, method, tuple(fixed), tuple(axes), tuple(seeds), one.folder, common)
+            tuning += maker.tuning()
+            runs += maker.runs()
+    return tuning, runs
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """Makes the runs of one recipe and one method."""
+
+    recipe: str
+    method: str | None
+    fixed: tuple[str, ...]
+    axes: tuple[Axis, ...]
+    seeds: tuple[int, ...]
+    folder: str
+    common: dict[str, Any]
+
+    def tuning(self) -> Iterator[Run]:
+        """A run that holds images out for every value and seed; none where there is nothing to choose."""
+        for values in self._tried():
+            held_out = self._load(values).heldout or HELD_OUT
+            content = self._load([*values, "select_on=last", f"heldout={held_out}"])
+            for seed in self.seeds:
+                path = self._tuning_path(content, values, seed)
+                yield self._run(path, content.method, seed, [_choice(content, values)], score=None)
+
+    def runs(self) -> Iterator[Run]:
+        """The runs that are scored; where a key has several values, on all of train."""
+        if not self.axes:
+            choices = {(): self._load([])}
+        else:
+            choices = {tuple(values): self._load([*values, *RETRAINED]) for values in self._tried() or [[]]}
+        for seed in self.seeds:
+            made = [_choice(content, values, self._tuned_by(content, values)) for values, content in choices.items()]
+            first = next(iter(choices.values()))
+            path = "/".join(filter(None, [self.folder, run_name(first.dataset, first.method, seed)]))
+            yield self._run(path, first.method, seed, made)
+
+    def _tried(self) -> list[list[str]]:
+        """The combinations of values to choose from, of the keys that concern the method."""
+        explains = part("training.methods").METHODS[self._load([]).method].explains
+        concerned = [axis for axis in self.axes if explains or not axis.key.startswith("excon.")]
+        return combinations(concerned) if concerned else []
+
+    def _tuned_by(self, content: Any, values: Sequence[str]) -> tuple[str, ...]:
+        return tuple(self._tuning_path(content, values, seed) for seed in self.seeds) if values else ()
+
+    def _tuning_path(self, content: Any, values: Sequence[str], seed: int) -> str:
+        steps = [
+            CONTROL,
+            "tuning",
+            self.folder,
+            slug(",".join(values)),
+            run_name(content.dataset, content.method, seed),
+        ]
+        return "/".join(filter(None, steps))
+
+    def _load(self, extra: Sequence[str]) -> Any:
+        return part("training.recipe").load_recipe(self.recipe, self.method, [*self.fixed, *extra])
+
+    def _run(self, path: str, method: str, seed: int, choices: list[Choice], **changes: Any) -> Run:
+        settings = {**self.common, **changes}
+        return Run(path=path, folder=self.folder, method=method, seed=seed, choices=tuple(choices), **settings)
+
+
+def _choice(content: Any, values: Sequence[str], tuned_by: tuple[str, ...] = ()) -> Choice:
+    epochs = content.epochs + part("training.methods").head_epochs(content)
+    return Choice(label=", ".join(values), recipe=content.model_dump(mode="json"), epochs=epochs, tuned_by=tuned_by)
+
+
+def _refuse_collisions(runs: Sequence[Run]) -> None:
+    paths = [run.path for run in runs]
+    twice = next((path for path in paths if paths.count(path) > 1), None)
+    if twice is not None:
+        raise UsageError(f"two runs of the sweep would both be {twice}", "put their recipes into parts of their own")

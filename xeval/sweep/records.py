@@ -1,0 +1,138 @@
+"""``OUT/.sweep/jobs/``: one JSON file a run with what it is, where its job stands, and where the log is.
+
+The job itself writes how far it got; whoever looks judges with the help of the process, the run's own files and, on a
+cluster, the scheduler. Files of submitit are never read here: they are pickles.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field, ValidationError
+
+from xeval.errors import DataError, UsageError
+from xeval.runs import MANIFEST, digest, read_json, write_json
+from xeval.scoring import SCORES
+from xeval.sweep.plan import CONTROL, Choice, Frozen, Run
+
+SCHEMA = "xeval.sweep/1"
+State = Literal["waiting", "running", "failed", "complete"]
+
+
+class Record(Frozen):
+    """A run of a sweep and the last thing that is known about its job."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run: Run
+    state: State = "waiting"
+    attempts: int = 0
+    executor: str = "local"
+    job: str | None = None
+    host: str | None = None
+    pid: int | None = None
+    log: str | None = None
+    error: str | None = None
+    chosen: str | None = None
+    held_out: dict[str, float] = Field(default={}, description="mean held-out accuracy of each tried value")
+
+    @property
+    def choice(self) -> Choice:
+        """The chosen way to train, else the first."""
+        return next((one for one in self.run.choices if one.label == self.chosen), self.run.choices[0])
+
+
+def record_file(out: Path, path: str) -> Path:
+    """Where the record of a run lies."""
+    return out / CONTROL / "jobs" / f"{path}.json"
+
+
+def read(out: Path, path: str) -> Record:
+    """The record of a run; raises :class:`DataError` where there is none or it is damaged."""
+    return _parse(record_file(out, path))
+
+
+def read_all(out: Path) -> list[Record]:
+    """Every record of a sweep: tuning runs first, then by folder, method and seed."""
+    files = (out / CONTROL / "jobs").rglob("*.json")
+    records = [_parse(file) for file in files]
+    return sorted(records, key=lambda one: (one.run.score is not None, one.run.folder, one.run.method, one.run.seed))
+
+
+def write(out: Path, record: Record) -> None:
+    """Replace the record of a run."""
+    file = record_file(out, record.run.path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, {"schema": SCHEMA, **record.model_dump(mode="json")})
+
+
+def change(out: Path, path: str, **fields: Any) -> Record:
+    """Replace fields of a record."""
+    record = read(out, path).model_copy(update=fields)
+    write(out, record)
+    return record
+
+
+def _parse(file: Path) -> Record:
+    content = dict(read_json(file, SCHEMA))
+    del content["schema"]
+    try:
+        return Record.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(step) for step in first["loc"])
+        raise DataError(f"{file}: {key}: {first['msg']}", "remove it and start the sweep again") from None
+
+
+def is_complete(out: Path, run: Run) -> bool:
+    """Whether a run is trained and, where asked for, scored as the record says."""
+    if not record_file(out, run.path).is_file():
+        return False
+    record = read(out, run.path)
+    return record.state == "complete" and digest(record.run.model_dump(mode="json")) == _digest(run) and files(out, run)
+
+
+def _digest(run: Run) -> str:
+    return digest(run.model_dump(mode="json"))
+
+
+def files(out: Path, run: Run) -> bool:
+    """Whether the files that a complete run leaves are there."""
+    wanted = [MANIFEST, SCORES] if run.score is not None else [MANIFEST]
+    return all((out / run.path / name).is_file() for name in wanted)
+
+
+def register(out: Path, runs: Iterable[Run], executor: str) -> list[Run]:
+    """Write a record of every run that is not complete; returns those runs."""
+    left = [run for run in runs if not is_complete(out, run)]
+    for run in left:
+        write(out, Record(run=run, executor=executor))
+    return left
+
+
+def demand_same(out: Path, runs: Sequence[Run]) -> None:
+    """Raise :class:`UsageError` where a run was begun with other settings, before anything is submitted."""
+    for run in runs:
+        begun = record_file(out, run.path).is_file() and (out / run.path).is_dir()
+        if begun and read(out, run.path).run.training != run.training:
+            raise UsageError(
+                f"{out / run.path} belongs to a sweep with other settings",
+                "use the same settings, another --out, or delete the directory",
+            )
+
+
+def alive(record: Record) -> bool:
+    """Whether the process of a job still runs; on another machine the record is believed."""
+    if record.pid is None or record.host != socket.gethostname():
+        return True
+    try:
+        os.kill(record.pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True

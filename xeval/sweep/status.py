@@ -1,0 +1,147 @@
+"""Where every run of a sweep stands, in a table and in one exit code."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from xeval.errors import BusyError, DataError
+from xeval.scoring import SCORES
+from xeval.sweep.plan import CONTROL
+from xeval.sweep.records import Record, State, alive, files, read_all
+
+AGAIN = "start the sweep again with the same command: what is complete is kept"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A row of the table."""
+
+    run: str
+    state: State
+    done: int
+    epochs: int
+    scored: bool | None
+    log: str | None
+    error: str | None
+    held_out: dict[str, float]
+    chosen: str | None
+
+
+def standings(out: Path) -> list[Standing]:
+    """A row for each run of the sweep in ``out``; raises :class:`DataError` where there is no sweep."""
+    records = read_all(out) if (out / CONTROL).is_dir() else []
+    if not records:
+        raise DataError(f"{out} holds no sweep", "give the folder that xeval sweep was given as --out")
+    return [_standing(out, record) for record in records]
+
+
+def _standing(out: Path, record: Record) -> Standing:
+    state, error = judged(out, record)
+    run, directory = record.run, out / record.run.path
+    return Standing(
+        run=run.path,
+        state=state,
+        done=record.choice.epochs if state == "complete" else _epochs(directory / "history.csv"),
+        epochs=record.choice.epochs,
+        scored=None if run.score is None else (directory / SCORES).is_file(),
+        log=record.log,
+        error=error,
+        held_out=record.held_out,
+        chosen=record.chosen,
+    )
+
+
+def judged(out: Path, record: Record) -> tuple[State, str | None]:
+    """The state of a run and what went wrong: the record, corrected by the process, the files and the scheduler."""
+    if record.state == "complete":
+        return ("complete", None) if files(out, record.run) else ("waiting", "its files are gone")
+    if record.state == "failed":
+        return "failed", record.error
+    if record.executor == "slurm":
+        return _in_queue(out, record)
+    if record.state == "running" and not alive(record):
+        return "failed", "killed"
+    return record.state, None
+
+
+def _in_queue(out: Path, record: Record) -> tuple[State, str | None]:
+    """A job on a cluster: the scheduler knows better, where it can be asked."""
+    from xeval.sweep.slurm import job_ids, queue_state
+
+    job = job_ids(out).get(record.run.path)
+    found = None if job is None else queue_state(out, job)
+    if found == "ended":
+        return "failed", f"job {job} ended without finishing it"
+    return ("running" if found == "running" else "waiting" if found == "waiting" else record.state), None
+
+
+def in_queue(out: Path, record: Record) -> str | None:
+    """The id of the job of a run that a scheduler still has, so that it is not submitted twice."""
+    from xeval.sweep.slurm import job_ids
+
+    waits = record.executor == "slurm" and judged(out, record)[0] in ("waiting", "running")
+    return job_ids(out).get(record.run.path) if waits else None
+
+
+def _epochs(history: Path) -> int:
+    """Finished epochs: the rows of history.csv."""
+    try:
+        return max(0, len(history.read_text(encoding="utf-8").splitlines()) - 1)
+    except OSError:
+        return 0
+
+
+def table(rows: Sequence[Standing]) -> str:
+    """Runs, states, epochs, scores and logs in columns, then what was chosen and what went wrong."""
+    cells = [("run", "state", "epochs", "scored", "log")]
+    cells += [(row.run, row.state, f"{row.done}/{row.epochs}", _scored(row), row.log or "–") for row in rows]
+    widths = [max(len(line[column]) for line in cells) for column in range(4)]
+    lines = [
+        "  ".join([*(text.ljust(width) for text, width in zip(line, widths, strict=False)), line[4]]) for line in cells
+    ]
+    return "\n".join([*lines, "", *_notes(rows), _counts(rows)])
+
+
+def _scored(row: Standing) -> str:
+    return "–" if row.scored is None else "yes" if row.scored else "no"
+
+
+def _notes(rows: Sequence[Standing]) -> list[str]:
+    chosen = [
+        f"{row.run}: chose {row.chosen} (mean held-out accuracy: "
+        + ", ".join(f"{label} {mean:.4f}" for label, mean in row.held_out.items())
+        + ")"
+        for row in rows
+        if row.chosen
+    ]
+    return chosen + [f"{row.run}: {row.error}" for row in rows if row.error]
+
+
+def _counts(rows: Sequence[Standing]) -> str:
+    counts = Counter(row.state for row in rows)
+    told = ", ".join(
+        f"{counts[state]} {state}" for state in ("complete", "running", "waiting", "failed") if counts[state]
+    )
+    return f"{len(rows)} runs: {told}"
+
+
+def as_json(rows: Sequence[Standing]) -> list[dict[str, Any]]:
+    """The rows for machines."""
+    return [asdict(row) for row in rows]
+
+
+def demand_complete(out: Path, rows: Sequence[Standing]) -> None:
+    """Raise :class:`DataError` where a run has failed or will never start, :class:`BusyError` while others go on."""
+    states = Counter(row.state for row in rows)
+    if states["failed"]:
+        first = next(row for row in rows if row.state == "failed")
+        raise DataError(f"{_counts(rows)}; first {first.run}: {first.error}", AGAIN)
+    queued = any(record.executor == "slurm" for record in read_all(out))
+    if states["running"] or (states["waiting"] and queued):
+        raise BusyError(f"the sweep in {out} goes on ({_counts(rows)})", "look again later")
+    if states["waiting"]:
+        raise DataError(f"the sweep in {out} was interrupted ({_counts(rows)})", AGAIN)
