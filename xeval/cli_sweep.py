@@ -157,11 +157,11 @@ def _here(out: Path, plan: Plan, device: str, parallel: int | None, retries: int
     with locked(out / CONTROL):
         _demand_idle(out, plan)
         progress = for_terminal()
-        for phase in (plan.tuning, plan.runs):
-            left = register(out, phase, "local")
-            progress.say(f"{len(phase) - len(left)} of {len(phase)} runs are complete")
+        left = register(out, plan.every, "local")
+        progress.say(f"{len(plan.every) - len(left)} of {len(plan.every)} runs are complete")
+        for phase in ([run for run in some if run in left] for some in (plan.tuning, plan.runs)):
             pool = Pool(out, progress, parallel=parallel or len(gpus) or 1, retries=retries, gpus=gpus)
-            failed = pool.run(left)
+            failed = pool.run(phase)
             if failed:
                 first = failed[0]
                 raise DataError(
@@ -177,7 +177,7 @@ def _demand_idle(out: Path, plan: Plan) -> None:
 
     demand_same(out, plan.every)
     paths = {item.path for item in plan.every}
-    held = [one for one in read_all(out) if one.run.path in paths and one.state == "running" and alive(one)]
+    held = [one for one in read_all(out) if one.run.path in paths and one.state == "running" and alive(out, one)]
     if held:
         first = f"{held[0].run.path} (process {held[0].pid} on {held[0].host})"
         raise BusyError(f"{len(held)} runs of {out} are running, first {first}", "wait for them to end")
@@ -224,10 +224,8 @@ def _submit(
 
 
 def _queued(out: Path, plan: Plan) -> dict[str, str]:
-    """The runs that a scheduler has already, with the ids of their jobs."""
+    """The runs of a plan that a scheduler has already, with the ids of their jobs."""
     from xeval.sweep.records import read, record_file
     from xeval.sweep.status import in_queue
 
-    known = [item.path for item in plan.every if record_file(out, item.path).is_file()]
-    found = {path: in_queue(out, read(out, path)) for path in known}
-    return {path: job for path, job in found.items() if job is not None}
+    return in_queue(out, [read(out, item.path) for item in plan.every if record_file(out, item.path).is_file()])

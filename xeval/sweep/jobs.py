@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -20,8 +21,12 @@ from xeval.errors import XevalError
 from xeval.interrupts import terminable
 
 
-class Resumable:
+class Resumable(ABC):
     """A callable that a scheduler may stop and start again."""
+
+    @abstractmethod
+    def __call__(self) -> Any:
+        """Do the work, or what is left of it."""
 
     def checkpoint(self, *_: Any) -> submitit.helpers.DelayedSubmission:
         """Called before a job is taken off its machine: the same job is to be queued again."""
@@ -42,12 +47,13 @@ class RunJob(Resumable):
         """Returns the path of the run; an error is noted in its record, then raised."""
         if self.gpu is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = self.gpu  # before torch looks
+        from xeval.sweep.records import holding
         from xeval.sweep.work import work
 
         out = Path(self.out)
-        self._note_start(out)
         # submitit ignores SIGTERM, which a cluster sends ahead of its own signal; on one machine it means: stop
-        with terminable() if self.local else nullcontext():
+        with holding(out, self.path), terminable() if self.local else nullcontext():
+            self._note_start(out)
             return self._noted(out, lambda: work(out, self.path, threads=self.threads))
 
     def _note_start(self, out: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +28,7 @@ class Pool:
     def __init__(self, out: Path, progress: Progress, *, parallel: int, retries: int, gpus: Sequence[str] = ()) -> None:
         self.out, self.progress, self.retries, self.gpus = out, progress, retries, gpus
         self.threads = None if gpus else max(1, (os.cpu_count() or 1) // parallel)
+        self.starts: Counter[str] = Counter()
         self.free = deque(range(parallel))
         self.running: dict[str, tuple[int, submitit.Job[str]]] = {}
         self.executor = submitit.LocalExecutor(out / CONTROL / "logs")
@@ -57,6 +58,7 @@ class Pool:
     def _start(self, path: str) -> None:
         slot = self.free.popleft()
         gpu = self.gpus[slot % len(self.gpus)] if self.gpus else None
+        self.starts[path] += 1
         job = RunJob(str(self.out), path, gpu=gpu, threads=self.threads, local=True)
         with _uninterruptible_children():
             self.running[path] = (slot, self.executor.submit(job))
@@ -70,12 +72,12 @@ class Pool:
 
     def _judged(self, path: str) -> Record:
         """The record of a job that has ended: complete, failed, or waiting where it was killed and may try again."""
-        record = read(self.out, path)
+        record, starts = read(self.out, path), self.starts[path]
         if record.state in ("complete", "failed"):
             return record
-        if record.attempts > self.retries or not record.attempts:
-            return change(self.out, path, state="failed", error=f"killed, {record.attempts} times")
-        self.progress.say(f"{path}: killed, starting it again ({record.attempts} of {self.retries})")
+        if starts > self.retries:
+            return change(self.out, path, state="failed", error=f"ended without a word, {starts} times")
+        self.progress.say(f"{path}: killed, starting it again ({starts} of {self.retries})")
         return change(self.out, path, state="waiting")
 
     def _stop(self) -> None:

@@ -74,8 +74,8 @@ def find_matrix(name_or_path: str) -> tuple[str, Matrix] | None:
 
 def _beside(path: Path, recipes: tuple[str, ...]) -> tuple[str, ...]:
     """Recipe files are looked for beside the matrix file first."""
-    files = [path.parent.absolute() / name for name in recipes]
-    return tuple(str(file) if name.endswith(".toml") and file.is_file() else name for file, name in zip(files, recipes))
+    here = path.parent.absolute()
+    return tuple(str(here / name) if name.endswith(".toml") and (here / name).is_file() else name for name in recipes)
 
 
 def _content(path: Path) -> dict[str, Any]:

@@ -187,13 +187,11 @@ class _Maker:
 
     def runs(self) -> Iterator[Run]:
         """The runs that are scored; where a key has several values, on all of train."""
-        if not self.axes:
-            choices = {(): self._load([])}
-        else:
-            choices = {tuple(values): self._load([*values, *RETRAINED]) for values in self._tried() or [[]]}
+        rest = RETRAINED if self.axes else ()
+        loaded = [(values, self._load([*values, *rest])) for values in self._tried() or [[]]]
+        made = [_choice(content, values, self._tuned_by(content, values)) for values, content in loaded]
+        first = loaded[0][1]
         for seed in self.seeds:
-            made = [_choice(content, values, self._tuned_by(content, values)) for values, content in choices.items()]
-            first = next(iter(choices.values()))
             path = "/".join(filter(None, [self.folder, run_name(first.dataset, first.method, seed)]))
             yield self._run(path, first.method, seed, made)
 

@@ -6,9 +6,10 @@ cluster, the scheduler. Files of submitit are never read here: they are pickles.
 
 from __future__ import annotations
 
-import os
+import fcntl
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -125,14 +126,21 @@ def demand_same(out: Path, runs: Sequence[Run]) -> None:
             )
 
 
-def alive(record: Record) -> bool:
-    """Whether the process of a job still runs; on another machine the record is believed."""
-    if record.pid is None or record.host != socket.gethostname():
+@contextmanager
+def holding(out: Path, path: str) -> Iterator[None]:
+    """Hold the lock of a run while its job works; the kernel frees it when the process dies."""
+    with record_file(out, path).with_suffix(".lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def alive(out: Path, record: Record) -> bool:
+    """Whether a job that is noted as running still holds its lock; on another machine the record is believed."""
+    if record.host != socket.gethostname():
         return True
-    try:
-        os.kill(record.pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's
-        return True
-    return True
+    with record_file(out, record.run.path).with_suffix(".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
+from submitit.slurm.slurm import SlurmInfoWatcher
 
 from xeval.errors import ResourceError, UsageError, unknown
 from xeval.runs import read_json, write_json
@@ -88,10 +89,8 @@ def minutes(value: Any) -> int:
     if found is None:
         raise UsageError(f"the time {str(value)[:40]!r} is no time limit", "give minutes, HH:MM:SS or D-HH:MM:SS")
     days, first, second, third = (None if part is None else int(part) for part in found.groups())
-    if days is None and third is None:  # sbatch: MM or MM:SS
-        total = first or 0
-    else:
-        total = (days or 0) * 24 * 60 + (first or 0) * 60 + (second or 0)
+    hours = days is not None or third is not None  # sbatch: without, MM or MM:SS
+    total = (days or 0) * 24 * 60 + (first or 0) * 60 + (second or 0) if hours else first
     if not total:
         raise UsageError(f"the time {str(value)[:40]!r} is less than a minute", "give more")
     return total
@@ -179,11 +178,26 @@ WAITING = ("PENDING", "REQUEUED", "PREEMPTED", "SUSPENDED", "RESIZING")
 RUNNING = ("RUNNING", "COMPLETING", "CONFIGURING")
 
 
-def queue_state(out: Path, job: str) -> str | None:
-    """``waiting``, ``running`` or ``ended``; None where the scheduler cannot be asked or does not know the job."""
-    if shutil.which("sacct") is None:
+@dataclass(frozen=True)
+class Queued:
+    """The job of a run and what the scheduler says of it; None where it cannot be asked or does not know it."""
+
+    job: str
+    state: Literal["waiting", "running", "ended"] | None
+
+
+def queue(out: Path) -> dict[str, Queued]:
+    """Every run of a sweep that was submitted, after one question to the scheduler."""
+    jobs, watcher = job_ids(out), SlurmInfoWatcher()
+    if jobs and shutil.which("sacct") is not None:
+        for job in jobs.values():
+            watcher.register_job(job)
+        watcher.update()
+    return {path: Queued(job, _simple(watcher.get_state(job, mode="cache"))) for path, job in jobs.items()}
+
+
+def _simple(state: str) -> Literal["waiting", "running", "ended"] | None:
+    word = state.partition(" ")[0].rstrip("+")  # CANCELLED by 1000, RUNNING+
+    if word == "UNKNOWN":
         return None
-    state = submitit.SlurmJob[str](out / CONTROL / "logs", job).state.partition(" ")[0].rstrip("+")
-    if state == "UNKNOWN":
-        return None
-    return "waiting" if state in WAITING else "running" if state in RUNNING else "ended"
+    return "waiting" if word in WAITING else "running" if word in RUNNING else "ended"

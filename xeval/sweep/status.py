@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xeval.errors import BusyError, DataError
 from xeval.scoring import SCORES
 from xeval.sweep.plan import CONTROL
 from xeval.sweep.records import Record, State, alive, files, read_all
 
+if TYPE_CHECKING:
+    from xeval.sweep.slurm import Queued
+
+UNENDED: tuple[State, ...] = ("waiting", "running")
 AGAIN = "start the sweep again with the same command: what is complete is kept"
 
 
@@ -36,11 +40,21 @@ def standings(out: Path) -> list[Standing]:
     records = read_all(out) if (out / CONTROL).is_dir() else []
     if not records:
         raise DataError(f"{out} holds no sweep", "give the folder that xeval sweep was given as --out")
-    return [_standing(out, record) for record in records]
+    queued = queue_of(out, records)
+    return [_standing(out, record, queued) for record in records]
 
 
-def _standing(out: Path, record: Record) -> Standing:
-    state, error = judged(out, record)
+def queue_of(out: Path, records: Sequence[Record]) -> Mapping[str, Queued]:
+    """What the scheduler says of the runs of a sweep; nothing where none was submitted."""
+    if not any(record.executor == "slurm" for record in records):
+        return {}
+    from xeval.sweep.slurm import queue
+
+    return queue(out)
+
+
+def _standing(out: Path, record: Record, queued: Mapping[str, Queued]) -> Standing:
+    state, error = judged(out, record, queued.get(record.run.path))
     run, directory = record.run, out / record.run.path
     return Standing(
         run=run.path,
@@ -55,36 +69,26 @@ def _standing(out: Path, record: Record) -> Standing:
     )
 
 
-def judged(out: Path, record: Record) -> tuple[State, str | None]:
-    """The state of a run and what went wrong: the record, corrected by the process, the files and the scheduler."""
+def judged(out: Path, record: Record, queued: Queued | None) -> tuple[State, str | None]:
+    """The state of a run and what went wrong: the record, corrected by the files, the scheduler and the process."""
     if record.state == "complete":
         return ("complete", None) if files(out, record.run) else ("waiting", "its files are gone")
     if record.state == "failed":
         return "failed", record.error
-    if record.executor == "slurm":
-        return _in_queue(out, record)
-    if record.state == "running" and not alive(record):
+    if record.executor == "slurm" and queued is not None and queued.state is not None:
+        if queued.state == "ended":
+            return "failed", f"job {queued.job} ended without finishing it"
+        return queued.state, None
+    if record.state == "running" and not alive(out, record):
         return "failed", "killed"
     return record.state, None
 
 
-def _in_queue(out: Path, record: Record) -> tuple[State, str | None]:
-    """A job on a cluster: the scheduler knows better, where it can be asked."""
-    from xeval.sweep.slurm import job_ids, queue_state
-
-    job = job_ids(out).get(record.run.path)
-    found = None if job is None else queue_state(out, job)
-    if found == "ended":
-        return "failed", f"job {job} ended without finishing it"
-    return ("running" if found == "running" else "waiting" if found == "waiting" else record.state), None
-
-
-def in_queue(out: Path, record: Record) -> str | None:
-    """The id of the job of a run that a scheduler still has, so that it is not submitted twice."""
-    from xeval.sweep.slurm import job_ids
-
-    waits = record.executor == "slurm" and judged(out, record)[0] in ("waiting", "running")
-    return job_ids(out).get(record.run.path) if waits else None
+def in_queue(out: Path, records: Sequence[Record]) -> dict[str, str]:
+    """The runs that a scheduler still has, with the ids of their jobs, so that they are not submitted twice."""
+    submitted, queued = [record for record in records if record.executor == "slurm"], queue_of(out, records)
+    waits = [record.run.path for record in submitted if judged(out, record, queued.get(record.run.path))[0] in UNENDED]
+    return {path: queued[path].job for path in waits if path in queued}
 
 
 def _epochs(history: Path) -> int:

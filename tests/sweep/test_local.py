@@ -1,0 +1,158 @@
+"""Sweeps on this machine, in processes of their own as users start them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.commands import ROOT, here, xeval
+from xeval.runs import read_card
+
+MATRIX = """
+limit = 200
+[score]
+limit = 20
+explainers = ["grad-cam", "random"]
+metrics = ["drop"]
+thresholds = [0.45]
+[[parts]]
+folder = "small"
+recipes = ["digits"]
+methods = ["ce", "supcon"]
+set = ["image_size=8", "batch_size=16"]
+"""
+FIRST = "small/digits-ce-s0"
+
+
+@pytest.fixture
+def matrix(tmp_path: Path) -> Path:
+    path = tmp_path / "small.toml"
+    path.write_text(MATRIX)
+    return path
+
+
+def start(matrix: Path, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "xeval", "sweep", matrix.name, "--seeds", "0-1", "--parallel", "2", *options]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, cwd=matrix.parent, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def record(folder: Path, path: str = FIRST) -> dict:
+    try:
+        return json.loads((folder / "runs" / ".sweep" / "jobs" / f"{path}.json").read_text())
+    except FileNotFoundError:
+        return {"state": "waiting", "pid": None}
+
+
+def wait_for_an_epoch(folder: Path, process: subprocess.Popen[str], path: str = FIRST) -> int:
+    """The process of a job that has finished an epoch and is still training."""
+    state = folder / "runs" / path / "state" / "state.json"
+    until = time.monotonic() + 120
+    while not state.is_file():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < until
+        time.sleep(0.005)
+    return int(record(folder, path)["pid"])
+
+
+def test_two_methods_with_two_seeds_and_a_job_that_is_killed(matrix):
+    """The killed job is started again, goes on after its last epoch, and the comparison has all four runs."""
+    folder = matrix.parent
+    process = start(matrix, "--set", "epochs=12")
+    os.kill(wait_for_an_epoch(folder, process), signal.SIGKILL)
+    told = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, told
+    assert f"{FIRST}: killed, starting it again (1 of 3)" in told
+    assert record(folder)["attempts"] == 2
+    again = Path(record(folder)["log"]).read_text()
+    assert "digits-ce-s0: going on after epoch" in again
+    shown = xeval("sweep", "status", "runs", "--json", cwd=folder)
+    rows = json.loads(shown.stdout)
+    assert [(row["state"], row["done"], row["scored"]) for row in rows] == [("complete", 12, True)] * 4
+    results = json.loads((folder / "runs" / "small" / "report" / "results.json").read_text())
+    assert results["schema"]
+    for method in ("ce", "supcon"):
+        for seed in (0, 1):
+            assert read_card(folder / "runs" / "small" / f"digits-{method}-s{seed}").seed == seed
+    # again: nothing is trained, nothing is scored, no job is started
+    logs = sorted((folder / "runs" / ".sweep" / "logs").iterdir())
+    told = xeval("sweep", "small.toml", "--seeds", "0-1", "--set", "epochs=12", cwd=folder).stderr
+    assert "4 of 4 runs are complete" in told
+    assert sorted((folder / "runs" / ".sweep" / "logs").iterdir()) == logs
+
+
+def test_an_interrupted_sweep_stops_its_jobs(matrix):
+    folder = matrix.parent
+    process = start(matrix, "--set", "epochs=100")
+    pid = wait_for_an_epoch(folder, process)
+    process.send_signal(signal.SIGINT)
+    told = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert told.splitlines()[-1].endswith("interrupted — run the same command again to go on")
+    assert "Traceback" not in told
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert record(folder)["state"] == "waiting"
+    assert not (folder / "runs" / FIRST / "run.lock").exists()
+
+
+def test_a_failed_run_is_told_in_one_sentence_and_not_tried_again(matrix):
+    """Diverging on purpose: the error of the job is the error of the sweep; no comparison is made of the rest."""
+    options = ["--seeds", "0", "--methods", "ce", "--set", "epochs=2", "--set", "optimizer.lr=1e30"]
+    failed = xeval("sweep", matrix.name, *options, cwd=matrix.parent, check=3)
+    last = failed.stderr.splitlines()[-1]
+    assert f"1 of 1 runs failed, first {FIRST}: " in last
+    assert record(matrix.parent)["attempts"] == 1
+    assert record(matrix.parent)["state"] == "failed"
+    assert not (matrix.parent / "runs" / "small" / "report").exists()
+
+
+def test_dry_run_lists_the_runs_and_writes_nothing(matrix, capsys, monkeypatch):
+    monkeypatch.chdir(matrix.parent)
+    before = sorted(matrix.parent.iterdir())
+    code, out, _ = here(capsys, "sweep", matrix.name, "--seeds", "0-1", "--dry-run")
+    assert code == 0
+    assert out.splitlines()[0] == f"{FIRST}  to do"
+    assert f"4 runs in {matrix.parent / 'runs'}" in out
+    assert sorted(matrix.parent.iterdir()) == before
+
+
+# ---- mistakes
+
+
+def test_without_submitit_it_is_one_sentence(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    code, _, last = here(capsys, "sweep", "digits")
+    assert code == 2
+    assert last.endswith('xeval sweep needs submitit, which is not installed — pip install "xeval-explanations[sweep]"')
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--slurm", "partition=gpu"], "--slurm is for a cluster — add --executor slurm"),
+        (["--executor", "slurm", "--parallel", "2"], "--parallel is for this machine"),
+        (["--set", "momentum=0.1,0.2"], "the key 'momentum' stands in several tables"),
+        (["--seeds", "5-0"], "the seeds '5-0' are no range"),
+    ],
+)
+def test_wrong_options(capsys, tmp_path, options, message):
+    code, _, last = here(capsys, "sweep", "digits", "--out", str(tmp_path / "runs"), *options)
+    assert code == 2
+    assert message in last
+    assert not (tmp_path / "runs").exists()
+
+
+def test_run_may_be_left_out(capsys, tmp_path):
+    shown = [
+        here(capsys, "sweep", *words, "digits", "--seeds", "0", "--dry-run", "--out", str(tmp_path))[1]
+        for words in ([], ["run"])
+    ]
+    assert shown[0] == shown[1]
+    assert shown[0].startswith("digits-excon-s0  to do")
+    assert here(capsys, "sweep", "--dry-run", "--seeds", "0", "digits", "--out", str(tmp_path))[1] == shown[0]
