@@ -35,7 +35,12 @@ def test_the_only_top_level_name_is_xeval(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     top = {name.split("/")[0] for name in names}
     assert {name for name in top if not name.endswith(".dist-info")} == {"xeval"}
-    for expected in ("xeval/py.typed", "xeval/training/recipes/digits.toml", "xeval/reports/templates/page.html.j2"):
+    for expected in (
+        "xeval/py.typed",
+        "xeval/training/recipes/digits.toml",
+        "xeval/training/matrices/excon.toml",
+        "xeval/reports/templates/page.html.j2",
+    ):
         assert expected in names
     assert not any("tests/" in name or "benchmarks/" in name for name in names)
 

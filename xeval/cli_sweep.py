@@ -46,7 +46,9 @@ def sweep() -> None:
     metavar="KEY=VALUE",
     help="replace a key of the recipe; several values (KEY=0,50,100) are tried, and chosen by held-out accuracy",
 )
-@click.option("--executor", type=click.Choice(["local", "slurm"]), default="local", show_default=True)
+@click.option(
+    "--executor", type=click.Choice(["local", "slurm"]), default="local", show_default=True, help="where the jobs run"
+)
 @click.option("--parallel", type=click.IntRange(min=1), help="local: jobs at a time [default: one a GPU, else 1]")
 @click.option(
     "--slurm", multiple=True, metavar="KEY=VALUE", help="parameter of sbatch, such as partition=gpu or time=12:00:00"

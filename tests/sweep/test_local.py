@@ -60,6 +60,7 @@ def wait_for_an_epoch(folder: Path, process: subprocess.Popen[str], path: str = 
     return int(record(folder, path)["pid"])
 
 
+@pytest.mark.fault("T10")
 def test_two_methods_with_two_seeds_and_a_job_that_is_killed(matrix):
     """The killed job is started again, goes on after its last epoch, and the comparison has all four runs."""
     folder = matrix.parent
@@ -86,6 +87,7 @@ def test_two_methods_with_two_seeds_and_a_job_that_is_killed(matrix):
     assert sorted((folder / "runs" / ".sweep" / "logs").iterdir()) == logs
 
 
+@pytest.mark.fault("T11")
 def test_an_interrupted_sweep_stops_its_jobs(matrix):
     folder = matrix.parent
     process = start(matrix, "--set", "epochs=100")

@@ -82,6 +82,7 @@ def test_complete_for_one_score_is_not_for_another(tmp_path, runs):
     demand_same(tmp_path, [more])  # scoring more is no other training
 
 
+@pytest.mark.fault("T12")
 def test_other_settings_are_refused_before_anything_starts(tmp_path, runs):
     complete(tmp_path, runs[0])
     other = make_plan(Wish("digits", seeds="0-1", methods=("ce",), overrides=("epochs=5",)))
