@@ -124,7 +124,8 @@ def status(out: Path, as_json: bool) -> None:
     from xeval.sweep import status as standing
 
     rows = standing.standings(out.absolute())
-    click.echo(json.dumps(standing.as_json(rows), indent=1) if as_json else standing.table(rows))
+    shown = [standing.table(rows), *standing.reports(out, rows)]
+    click.echo(json.dumps(standing.as_json(rows), indent=1) if as_json else "\n".join(shown))
     standing.demand_complete(out, rows)
 
 
@@ -151,9 +152,10 @@ def _here(out: Path, plan: Plan, device: str, parallel: int | None, retries: int
     from xeval.progress import for_terminal
     from xeval.runs import writable_directory
     from xeval.sweep.local import Pool, visible_gpus
-    from xeval.sweep.plan import CONTROL
+    from xeval.sweep.plan import CONTROL, demand_data
     from xeval.sweep.records import register
 
+    demand_data(plan)
     gpus = visible_gpus(device)
     writable_directory(out / CONTROL)
     with locked(out / CONTROL):
@@ -213,11 +215,12 @@ def _submit(
     out: Path, plan: Plan, todo: Sequence[Run], waiting: Sequence[Phase], options: Mapping[str, Any], retries: int
 ) -> None:
     from xeval.runs import writable_directory
-    from xeval.sweep.plan import CONTROL
+    from xeval.sweep.plan import CONTROL, demand_data
     from xeval.sweep.records import register
     from xeval.sweep.slurm import demand_slurm, submit
 
     demand_slurm()
+    demand_data(plan)
     writable_directory(out / CONTROL)
     register(out, todo, "slurm")
     for name, job in submit(out, plan, waiting, options, retries).items():

@@ -87,7 +87,7 @@ def make_plan(checkpoint: Path, options: ScoreOptions) -> Plan:
 
 def plan_for(loaded: LoadedModel, info: DatasetInfo, split: Split, options: ScoreOptions) -> Plan:
     """Lay out the work for a model and a split that are already there."""
-    protocol = _protocol(options)
+    protocol = protocol_of(options)
     _check_fit(loaded, info)
     _check_thresholds(protocol, info)
     split, damaged = readable(split) if options.allow_partial else (split, {})
@@ -112,7 +112,8 @@ def plan_for(loaded: LoadedModel, info: DatasetInfo, split: Split, options: Scor
     )
 
 
-def _protocol(options: ScoreOptions) -> Protocol:
+def protocol_of(options: ScoreOptions) -> Protocol:
+    """The definitions that are asked for; raises :class:`UsageError` for names that nothing has."""
     metrics = options.metrics
     if options.engine == "quantus":
         from xeval.bridge import FACETS

@@ -1,6 +1,7 @@
 """The estimates of docs/cluster.md follow from what they say."""
 
 import re
+from functools import cache
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ PASSES = {"ce": 3, "triplet": 3, "supcon-ori": 7, "supcon": 7}
 ROWS = re.findall(r"^\| (\S+) \| (\S+) \| ([\d,]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", PAGE, re.M)
 
 
+@cache
 def flops(arch: str, size: int) -> tuple[float, float]:
     """FLOP of a forward pass of one image, and of a forward and a backward pass."""
     with torch.device("meta"):

@@ -26,7 +26,7 @@ recipes = ["digits"]
 methods = ["ce", "supcon"]
 set = ["image_size=8", "batch_size=16"]
 """
-FIRST = "small/digits-ce-s0"
+FIRST, SECOND = "small/digits-ce-s0", "small/digits-ce-s1"
 
 
 @pytest.fixture
@@ -62,16 +62,19 @@ def wait_for_an_epoch(folder: Path, process: subprocess.Popen[str], path: str = 
 
 @pytest.mark.fault("T10")
 def test_two_methods_with_two_seeds_and_a_job_that_is_killed(matrix):
-    """The killed job is started again, goes on after its last epoch, and the comparison has all four runs."""
+    """One job is killed, one preempted: both go on after their last epoch, and the comparison has all four runs."""
     folder = matrix.parent
     process = start(matrix, "--set", "epochs=12")
     os.kill(wait_for_an_epoch(folder, process), signal.SIGKILL)
+    os.kill(wait_for_an_epoch(folder, process, SECOND), signal.SIGUSR2)  # how a cluster takes a job off its machine
     told = process.communicate(timeout=300)[1]
     assert process.returncode == 0, told
     assert f"{FIRST}: killed, starting it again (1 of 3)" in told
-    assert record(folder)["attempts"] == 2
-    again = Path(record(folder)["log"]).read_text()
-    assert "digits-ce-s0: going on after epoch" in again
+    assert f"{SECOND}: killed" not in told  # submitit itself has put it back into the queue
+    assert "Calling checkpoint method" in Path(record(folder, SECOND)["log"]).read_text()
+    for path in (FIRST, SECOND):
+        assert record(folder, path)["attempts"] == 2
+        assert f"{Path(path).name}: going on after epoch" in Path(record(folder, path)["log"]).read_text()
     shown = xeval("sweep", "status", "runs", "--json", cwd=folder)
     rows = json.loads(shown.stdout)
     assert [(row["state"], row["done"], row["scored"]) for row in rows] == [("complete", 12, True)] * 4
@@ -90,7 +93,7 @@ def test_two_methods_with_two_seeds_and_a_job_that_is_killed(matrix):
 @pytest.mark.fault("T11")
 def test_an_interrupted_sweep_stops_its_jobs(matrix):
     folder = matrix.parent
-    process = start(matrix, "--set", "epochs=100")
+    process = start(matrix, "--set", "epochs=300")
     pid = wait_for_an_epoch(folder, process)
     process.send_signal(signal.SIGINT)
     told = process.communicate(timeout=60)[1]
@@ -101,6 +104,27 @@ def test_an_interrupted_sweep_stops_its_jobs(matrix):
         os.kill(pid, 0)
     assert record(folder)["state"] == "waiting"
     assert not (folder / "runs" / FIRST / "run.lock").exists()
+
+
+@pytest.mark.slow
+def test_jobs_that_outlive_their_sweep_are_left_in_peace(matrix):
+    """Killed without a chance to stop its jobs: they go on, and until they have ended nothing starts them again."""
+    folder = matrix.parent
+    process = start(matrix, "--set", "epochs=300")
+    pid = wait_for_an_epoch(folder, process)
+    process.kill()
+    process.wait()
+    again = xeval("sweep", matrix.name, "--seeds", "0-1", "--set", "epochs=300", cwd=folder, check=6)
+    assert f"are running, first {FIRST} (process {pid} on " in again.stderr.splitlines()[-1]
+    xeval("sweep", "status", "runs", cwd=folder, check=6)
+    for path in (FIRST, SECOND):
+        os.kill(int(record(folder, path)["pid"]), signal.SIGTERM)
+    assert process.stderr is not None
+    process.stderr.close()
+    until = time.monotonic() + 60
+    while {record(folder, path)["state"] for path in (FIRST, SECOND)} != {"waiting"}:
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 def test_a_failed_run_is_told_in_one_sentence_and_not_tried_again(matrix):

@@ -99,6 +99,10 @@ def test_all_complete_is_0(tmp_path, runs, capsys):
     code, out, _ = here(capsys, "sweep", "status", str(tmp_path))
     assert code == 0
     assert "4 runs: 4 complete" in out
+    assert out.splitlines()[-1] == f"next: xeval compare {tmp_path}"
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "report.html").write_text("")
+    assert f"report: {tmp_path / 'report' / 'report.html'}" in here(capsys, "sweep", "status", str(tmp_path))[1]
 
 
 def test_failed_is_3_and_running_is_6(tmp_path, runs, capsys):
@@ -111,6 +115,7 @@ def test_failed_is_3_and_running_is_6(tmp_path, runs, capsys):
     change(tmp_path, runs[0].path, state="failed", error="killed")
     code, out, last = here(capsys, "sweep", "status", str(tmp_path))
     assert code == 3
+    assert "compare" not in out
     assert "first digits-ce-s0: killed — start the sweep again with the same command" in last
     assert "digits-ce-s0      failed    0/4     no      –" in out
 

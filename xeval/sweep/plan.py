@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from xeval.data import open_dataset
 from xeval.errors import UsageError
 from xeval.rooms import part
 from xeval.runs import run_name, slug
@@ -141,12 +142,20 @@ def _own_method(recipe: str) -> str:
 def _score_options(given: dict[str, Any]) -> dict[str, Any]:
     """The options of ``[score]``, checked; where the scores go is not one of them."""
     from xeval.options import validated
+    from xeval.plan import protocol_of
 
     refused = {"out", "data", "device"} & given.keys()
     if refused:
         raise UsageError(f"[score] cannot set {', '.join(sorted(refused))}", "use the options of xeval sweep")
-    validated(**given)
+    protocol_of(validated(**given))
     return given
+
+
+def demand_data(plan: Plan) -> None:
+    """Raise :class:`DataError` where the data of a run are not there, before any job starts."""
+    wanted = {(run.choices[0].recipe["dataset"], run.data, run.choices[0].recipe["image_size"]) for run in plan.every}
+    for name, root, size in sorted(wanted, key=str):
+        open_dataset(name, None if root is None else Path(root), size)
 
 
 def _part_runs(

@@ -25,6 +25,7 @@ class Standing:
     """A row of the table."""
 
     run: str
+    folder: str
     state: State
     done: int
     epochs: int
@@ -58,6 +59,7 @@ def _standing(out: Path, record: Record, queued: Mapping[str, Queued]) -> Standi
     run, directory = record.run, out / record.run.path
     return Standing(
         run=run.path,
+        folder=run.folder,
         state=state,
         done=record.choice.epochs if state == "complete" else _epochs(directory / "history.csv"),
         epochs=record.choice.epochs,
@@ -108,6 +110,14 @@ def table(rows: Sequence[Standing]) -> str:
         "  ".join([*(text.ljust(width) for text, width in zip(line, widths, strict=False)), line[4]]) for line in cells
     ]
     return "\n".join([*lines, "", *_notes(rows), _counts(rows)])
+
+
+def reports(out: Path, rows: Sequence[Standing]) -> list[str]:
+    """A line for each folder whose runs are all complete: its report, or the command that writes it."""
+    open_ = {row.folder for row in rows if row.state != "complete"}
+    folders = [out / name for name in dict.fromkeys(row.folder for row in rows) if name not in open_]
+    pages = [(folder, folder / "report" / "report.html") for folder in folders]
+    return [f"report: {page}" if page.is_file() else f"next: xeval compare {folder}" for folder, page in pages]
 
 
 def _scored(row: Standing) -> str:
