@@ -90,7 +90,7 @@ def test_a_metric_that_one_method_lacks_is_never_imputed(runs: Path, tmp_path: P
         for heading, entry in zip(table.headings, row.entries, strict=True)
     }
     assert (cells["deletion.gain"].mean_text, cells["deletion.gain"].note) == ("–", "[0]")
-    assert (cells[KEY].mean, cells[KEY].note) == (0.2, "[1 seeds]")
+    assert (cells[KEY].mean, cells[KEY].note) == (0.2, "[1 of 2 seeds]")
     assert "[n] = images where fewer are defined" in table.caption
 
 
