@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.pairs import alternate
-from xeval.engine import Engine
+from xeval.engine import Engine, softmax64
 from xeval.explainers import EXPLAINERS
 from xeval.explainers.cam import upsample
 from xeval.metrics import METRICS
@@ -52,11 +52,13 @@ def one_at_a_time(model: nn.Module, layer: str, images: Tensor) -> Tensor:
 def packed(model: nn.Module, layer: str, images: Tensor) -> Tensor:
     """The same through xeval's engine and its metric."""
     engine = Engine(model, batch_size=128)
-    p0, targets = engine.probabilities(images).max(1)
+    logits = engine.logits(images)
+    p0, targets = softmax64(logits).max(1)
     zero = images.new_zeros(3, 1, 1)
     scene = Scene(
         engine=engine,
         images=images,
+        logits=logits,
         keys=image_keys([str(number) for number in range(len(images))]),
         targets=targets,
         labels=targets,

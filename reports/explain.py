@@ -18,8 +18,9 @@ from xeval.checkpoints import LoadedModel, load_model
 from xeval.data import DatasetInfo, open_dataset
 from xeval.data.base import ArraySplit, Pixels
 from xeval.data.images import decode, square
-from xeval.engine import deterministic, resources
+from xeval.engine import deterministic
 from xeval.errors import UsageError
+from xeval.failures import resources
 from xeval.models import frozen_eval
 from xeval.options import ScoreOptions, validated
 from xeval.plan import plan_for

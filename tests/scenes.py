@@ -51,12 +51,13 @@ def scene_of(
 ) -> Scene:
     """The scene of normalised images with an object in :func:`region`; the explained class is the predicted one."""
     engine = Engine(model, batch_size=batch_size)
-    probabilities = softmax64(engine.logits(x))
-    p0, targets = probabilities.max(1)
+    logits = engine.logits(x)
+    p0, targets = softmax64(logits).max(1)
     channels = x.shape[1]
     return Scene(
         engine=engine,
         images=x,
+        logits=logits,
         keys=image_keys(ids or [f"image-{i}" for i in range(len(x))]),
         targets=targets,
         labels=targets,

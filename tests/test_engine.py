@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from tests.scenes import images, scene_of, small_model
-from xeval.engine import Engine, deterministic, pick_device, probe_batch_size, resources, softmax64
+from xeval.engine import Engine, deterministic, pick_device, probe_batch_size, softmax64
 from xeval.errors import ResourceError, UsageError
 from xeval.explainers import EXPLAINERS
+from xeval.failures import resources
 
 
 def test_class_probability_equals_one_pass_per_perturbation():

@@ -147,7 +147,9 @@ def test_interrupted_scoring_goes_on(run, tmp_path, monkeypatch):
     seen = []
     compute = Scorer.score_chunk
     monkeypatch.setattr(
-        Scorer, "score_chunk", lambda self, chunk, tasks: seen.append(chunk.first) or compute(self, chunk, tasks)
+        Scorer,
+        "score_chunk",
+        lambda self, chunk, tasks, *pixels: seen.append(chunk.first) or compute(self, chunk, tasks, *pixels),
     )
     out = score(run, out=tmp_path / "cut", metrics=("drop",))
     assert not done & set(seen[2:])  # after the rehearsal
@@ -159,9 +161,9 @@ def test_more_metrics_later_compute_only_what_is_missing(run, tmp_path, monkeypa
     tasks_seen = []
     compute = Scorer.score_chunk
 
-    def spy(self, chunk, tasks):
+    def spy(self, chunk, tasks, *pixels):
         tasks_seen.extend(task.metric.name for task in tasks)
-        return compute(self, chunk, tasks)
+        return compute(self, chunk, tasks, *pixels)
 
     monkeypatch.setattr(Scorer, "score_chunk", spy)
     out = score(run, out=tmp_path, **FAST)

@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xeval.errors import ResourceError, UsageError
+from xeval.errors import UsageError
 from xeval.explainers.base import Explainer
+from xeval.failures import is_out_of_memory, out_of_memory
+from xeval.network import Forward, Network, plain
 
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 Compose = Callable[[Tensor, Tensor], Tensor]
@@ -53,11 +55,16 @@ def softmax64(logits: Tensor, *, single: bool = False) -> Tensor:
 class Engine:
     """Counted, batched passes through one frozen network.
 
-    Where memory does not suffice for a batch, it is halved for good and the pass repeated; no number depends on it.
+    ``model`` is what is explained, ``network`` the form of it that plain passes go through (the model itself unless
+    given). Where memory does not suffice for a batch, it is halved for good and the pass repeated; no number depends on
+    it.
     """
 
-    def __init__(self, model: nn.Module, *, batch_size: int = 256, single: bool = False) -> None:
+    def __init__(
+        self, model: nn.Module, *, network: Network | None = None, batch_size: int = 256, single: bool = False
+    ) -> None:
         self.model = model
+        self.network = network or plain(model)
         self.batch_size = batch_size
         self.single = single
         self.passes = 0
@@ -66,7 +73,7 @@ class Engine:
         """Logits (N, classes) of N×C×H×W images, in batches."""
         self.passes += len(images)
         with torch.no_grad():
-            return torch.cat(self._batches(lambda start, stop: self.model(images[start:stop]), len(images)))
+            return torch.cat(self._batches(lambda start, stop: self._pass(images[start:stop]), len(images)))
 
     def probabilities(self, images: Tensor) -> Tensor:
         """Softmax (N, classes) in float64."""
@@ -83,7 +90,7 @@ class Engine:
         def passed(start: int, stop: int) -> Tensor:
             pair = torch.arange(start, stop, device=targets.device)
             rows = pair.div(columns, rounding_mode="floor")
-            probability = softmax64(self.model(compose(rows, pair % columns)), single=self.single)
+            probability = softmax64(self._pass(compose(rows, pair % columns)), single=self.single)
             return probability.gather(1, targets[rows, None].to(probability.device))[:, 0]
 
         if not total:
@@ -108,8 +115,11 @@ class Engine:
     def rate(self, example: Tensor) -> float:
         """Images a second in the engine's batches, once it is known that they fit; ``example`` is 1×C×H×W."""
         with torch.no_grad():
-            self._batches(lambda start, stop: self.model(_copies(example, stop - start)), self.batch_size)
-        return throughput(self.model, example, self.batch_size)
+            self._batches(lambda start, stop: self._pass(copies(example, stop - start)), self.batch_size)
+        return throughput(self._pass, example, self.batch_size)
+
+    def _pass(self, images: Tensor) -> Tensor:
+        return self.network(images, whole=len(images) == self.batch_size)
 
     def _batches(self, run: Callable[[int, int], Tensor], total: int) -> list[Tensor]:
         """``run(start, stop)`` over consecutive batches up to ``total``, going on from the batch that did not fit."""
@@ -141,49 +151,6 @@ def _if_it_fits(run: Callable[[int, int], Tensor], start: int, stop: int) -> Ten
         if not is_out_of_memory(error):
             raise
         return None
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: on the device, in Python or in PyTorch's allocator of the host."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-
-
-def out_of_memory() -> ResourceError:
-    """The error for memory that does not suffice even for one image."""
-    return ResourceError(
-        "out of memory with one image a batch",
-        "use --device cpu, fewer metrics or smaller images (--batch-size is already 1); what was saved is kept",
-    )
-
-
-def is_device_failure(error: BaseException) -> bool:
-    """Whether the device itself failed: lost, reset or in an error state that only a new process leaves."""
-    lost = isinstance(error, torch.AcceleratorError)
-    return lost or (isinstance(error, RuntimeError) and str(error).startswith(("CUDA error", "HIP error")))
-
-
-@contextmanager
-def resources() -> Iterator[None]:
-    """Memory that ran out outside a batch and a device that failed, as :class:`ResourceError`."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if is_out_of_memory(error):
-            raise ResourceError(
-                f"out of memory ({_first_line(error)})",
-                "use a smaller --batch-size, --device cpu or fewer metrics; what was saved is kept",
-            ) from None
-        if is_device_failure(error):
-            raise ResourceError(
-                f"the device failed ({_first_line(error)})", "run the same command again; what was saved is kept"
-            ) from None
-        raise
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 @contextmanager
@@ -227,11 +194,11 @@ def _counted(model: nn.Module) -> Iterator[list[int]]:
         handle.remove()
 
 
-def probe_batch_size(model: nn.Module, example: Tensor, *, largest: int = 1024) -> int:
+def probe_batch_size(network: Forward, example: Tensor, *, largest: int = 1024) -> int:
     """The smallest batch size within 5 % of the best throughput, found by doubling; ``example`` is 1×C×H×W."""
     best_size, best_rate, size = 1, 0.0, 16
     while size <= largest:
-        rate = _rate_if_it_fits(model, example, size)
+        rate = _rate_if_it_fits(network, example, size)
         if rate is None:
             break
         if rate > best_rate * 1.05:
@@ -242,37 +209,39 @@ def probe_batch_size(model: nn.Module, example: Tensor, *, largest: int = 1024) 
     return best_size
 
 
-def throughput(model: nn.Module, example: Tensor, size: int) -> float:
+def throughput(network: Forward, example: Tensor, size: int) -> float:
     """Images a second in batches of ``size``."""
-    return size / _seconds(model, _copies(example, size))
+    return size / _seconds(network, copies(example, size))
 
 
-def _rate_if_it_fits(model: nn.Module, example: Tensor, size: int) -> float | None:
+def _rate_if_it_fits(network: Forward, example: Tensor, size: int) -> float | None:
     try:
-        return throughput(model, example, size)
+        return throughput(network, example, size)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         return None
 
 
-def _copies(example: Tensor, size: int) -> Tensor:
+def copies(example: Tensor, size: int) -> Tensor:
+    """One image 1×C×H×W as a batch."""
     return example.expand(size, -1, -1, -1).contiguous()
 
 
-def _seconds(model: nn.Module, images: Tensor) -> float:
+def _seconds(network: Forward, images: Tensor) -> float:
     """Shortest of two timed forward passes after one warm-up."""
     times = []
     with torch.no_grad():
         for _ in range(3):
-            _synchronize(images.device)
+            synchronize(images.device)
             start = time.perf_counter()
-            model(images)
-            _synchronize(images.device)
+            network(images)
+            synchronize(images.device)
             times.append(time.perf_counter() - start)
     return min(times[1:])
 
 
-def _synchronize(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

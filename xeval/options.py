@@ -14,6 +14,7 @@ Target: TypeAlias = Literal["pred", "label"]
 Weights: TypeAlias = Literal["best", "last"]
 Mask: TypeAlias = Literal["topk", "soft", "cutoff"]
 EngineName: TypeAlias = Literal["native", "quantus"]
+Switch: TypeAlias = Literal["on", "off"]
 
 
 class ScoreOptions(BaseModel):
@@ -48,6 +49,7 @@ class ScoreOptions(BaseModel):
     seed: int = Field(0, description="seed of the sample and of every draw")
     batch_size: int | None = Field(None, ge=1, description="images a forward pass [default: found by probing]")
     device: str = Field("auto", description="torch device, such as cpu or cuda:1")
+    compile: Switch = Field("off", description="compile the network for the batch size (TorchInductor); scores to 1e-5")
     out: Path | None = Field(None, description="folder of the scores [default: beside the checkpoint]")
     save_maps: bool = Field(False, description="also keep every map on its native grid")
     allow_partial: bool = Field(False, description="leave out unreadable images, accept gaps in the numbers (exit 7)")

@@ -171,7 +171,8 @@ def imputed(images: Tensor, fill: Tensor, keep: Tensor) -> Tensor:
 class Fill:
     """What takes the place of removed pixels.
 
-    ``make(images, mean, pixel, keys, seed)`` is what an image becomes of which nothing is kept, N×C×H×W normalised;
+    ``make(images, mean, pixel, keys, seed)`` is what an image becomes of which nothing is kept, N×C×H×W normalised; one
+    image expanded (with stride 0) where it is the same for all.
     ``mean`` and ``pixel`` C×1×1 as in the scene. ``compose(images, fill, keep)`` puts it in the place of pixels.
     """
 
@@ -195,7 +196,7 @@ def fill(name: str, compose: Compose = replaced) -> Callable[[Make], Make]:
 @fill("mean")
 def mean_fill(images: Tensor, _mean: Tensor, _pixel: Tensor, _keys: Tensor, _seed: int) -> Tensor:
     """The data set's mean colour: 0 in normalised space."""
-    return torch.zeros_like(images)
+    return torch.zeros_like(images[:1]).expand_as(images)
 
 
 @fill("black")

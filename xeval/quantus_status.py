@@ -52,10 +52,12 @@ def rehearsal() -> Explained:
     positions = list(range(IMAGES))
     images = normalize(split.read(positions), info)
     engine = Engine(model)
-    p0, targets = softmax64(engine.logits(images)).max(1)
+    logits = engine.logits(images)
+    p0, targets = softmax64(logits).max(1)
     scene = Scene(
         engine=engine,
         images=images,
+        logits=logits,
         keys=image_keys([split.ids[i] for i in positions]),
         targets=targets,
         labels=torch.as_tensor(split.labels[positions]),

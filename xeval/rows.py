@@ -53,10 +53,10 @@ class Rows:
         def maps(
             images: Tensor, _number: int, *, targets: Tensor | None = None, model: nn.Module | None = None
         ) -> Tensor:
-            classes = scene.targets if targets is None else targets
+            classes = _classes(scene, images, targets)
             return self._shown(self.engine.explain(explainer, self.plan.layer, images, classes, model))
 
-        return Explained(scene, maps(scene.images, 0), maps, units=explainer.units)
+        return Explained(scene, maps(scene.images, 0), maps, units=explainer.units, packed=True)
 
     def _shown(self, maps: Tensor) -> Tensor:
         """The map as the protocol scores it: signed as it is, or the min-max of its ReLU."""
@@ -80,15 +80,20 @@ class Rows:
             images: Tensor, _number: int, *, targets: Tensor | None = None, model: nn.Module | None = None
         ) -> Tensor:
             del model  # this row is about the network with fresh weights
-            classes = scene.targets if targets is None else targets
+            classes = _classes(scene, images, targets)
             maps = self.engine.explain(self._reference, self.plan.layer, images, classes, self._fresh_network)
             return self._shown(maps)
 
-        return Explained(scene, maps(scene.images, 0), maps, units=self._reference.units)
+        return Explained(scene, maps(scene.images, 0), maps, units=self._reference.units, packed=True)
 
     @cached_property
     def _fresh_network(self) -> nn.Module:
         return reinitialized(self.engine.model, self.plan.protocol.seed)
+
+
+def _classes(scene: Scene, images: Tensor, targets: Tensor | None) -> Tensor:
+    """The class to explain of each image: as asked for, else the scene's, once for every version of its images."""
+    return scene.targets.repeat(len(images) // len(scene.targets)) if targets is None else targets
 
 
 def _drawn(scene: Scene, control: Control, draw: Draw, reference: Explained, number: int) -> Explained:

@@ -12,12 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from xeval.cost import Meter
 from xeval.data import normalize
-from xeval.engine import Engine, is_device_failure, is_out_of_memory, pick_device, probe_batch_size, resources
+from xeval.engine import Engine, copies, pick_device, probe_batch_size, softmax64
 from xeval.errors import XevalError
 from xeval.explainers import EXPLAINERS
+from xeval.failures import is_device_failure, is_out_of_memory, resources
 from xeval.metrics.base import Explained, Scene, Scores, Values
 from xeval.models import frozen_eval
+from xeval.network import compiled, network_of
 from xeval.options import ScoreOptions
 from xeval.perturb import FILLS, image_keys
 from xeval.plan import Plan, Task
@@ -68,22 +71,44 @@ class Scorer:
         self.pixel = 1 / torch.tensor(info.std, device=self.device).reshape(shape)
         with frozen_eval(model), resources():
             example = torch.zeros(1, info.channels, info.size, info.size, device=self.device)
-            self.asked = options.batch_size or probe_batch_size(model, example)
-            self.engine = Engine(model, batch_size=self.asked, single=plan.protocol.softmax == "float32")
+            network = network_of(model, example)
+            self.asked = options.batch_size or probe_batch_size(network, example)
+            if options.compile == "on":
+                network = compiled(network, copies(example, self.asked))
+            single = plan.protocol.softmax == "float32"
+            self.engine = Engine(model, network=network, batch_size=self.asked, single=single)
             self.rate = self.engine.rate(example)
         self.rows = Rows(plan, self.engine)
+        self.meter = Meter(self.engine, self.device)
         self.cam_size: tuple[int, int] = (0, 0)
         self.failures: list[Failure] = []
 
-    def score_chunk(self, chunk: Chunk, tasks: list[Task]) -> Blocks:
-        """All values of one chunk: model columns under their name, others under (explainer, column)."""
+    def read(self, positions: list[int]) -> Tensor:
+        """The pixels of some images on the host, uint8; in pinned memory where the device can fetch them from there."""
+        pixels = self.plan.split.read(positions)
+        return pixels.pin_memory() if self.device.type == "cuda" else pixels
+
+    def score_chunk(self, chunk: Chunk, tasks: list[Task], pixels: Tensor | None = None) -> Blocks:
+        """All values of one chunk: model columns under their name, others under (explainer, column).
+
+        ``pixels`` are the chunk's images where they have been read before.
+        """
         with resources():
-            scene, blocks = self.scene(chunk.positions)
-            rows = list(self.rows.of(scene, chunk.positions))
+            scene, blocks = self.scene(chunk.positions, pixels)
+            rows = self._explained(scene, chunk.positions)
+            self.meter.images += len(chunk.positions)
             self.cam_size = (rows[0][1][0].native.shape[-2], rows[0][1][0].native.shape[-1])
             for task in tasks:
                 blocks.update(self._blocks(task, chunk.positions, scene, rows))
         return blocks
+
+    def _explained(self, scene: Scene, positions: list[int]) -> Named:
+        """The maps of every row, each measured."""
+        source, found = self.rows.of(scene, positions), []
+        for name in self.plan.rows:
+            with self.meter.part(name):
+                found.append(next(source))
+        return found
 
     def _blocks(self, task: Task, positions: list[int], scene: Scene, rows: Named) -> Blocks:
         """One task's values; where the metric fails, half by half, so that only the images it fails on are lost."""
@@ -93,7 +118,7 @@ class Scorer:
         if len(positions) == 1:
             return dict.fromkeys(self.plan.cells(task), lost(type(self.failures[-1].error).__name__))
         halves = [
-            self._blocks(task, part, again, list(self.rows.of(again, part)))
+            self._blocks(task, part, again, self._explained(again, part))
             for part in (positions[: len(positions) // 2], positions[len(positions) // 2 :])
             for again in [self.scene(part)[0]]
         ]
@@ -102,7 +127,7 @@ class Scorer:
     def _attempt(self, task: Task, positions: list[int], scene: Scene, rows: Named) -> Blocks | None:
         """The values, or None where the metric has a defect; memory, devices and users' mistakes are not defects."""
         try:
-            return task_blocks(task, scene, rows)
+            return task_blocks(task, scene, rows, self.meter)
         except Exception as error:
             if isinstance(error, XevalError) or is_out_of_memory(error) or is_device_failure(error):
                 raise
@@ -110,12 +135,14 @@ class Scorer:
                 self.failures.append(Failure(task.metric.name, self.plan.split.ids[positions[0]], error))
             return None
 
-    def scene(self, positions: list[int]) -> tuple[Scene, Blocks]:
+    def scene(self, positions: list[int], pixels: Tensor | None = None) -> tuple[Scene, Blocks]:
         """The scene of some images, and the model's own columns."""
         split = self.plan.split
-        images = normalize(split.read(positions).to(self.device), self.plan.info)
+        pixels = self.read(positions) if pixels is None else pixels
+        images = normalize(pixels.to(self.device, non_blocking=True), self.plan.info)
         labels = torch.as_tensor(split.labels[positions], device=self.device)
-        probabilities = self.engine.probabilities(images).to(self.device)
+        logits = self.engine.logits(images)
+        probabilities = softmax64(logits, single=self.engine.single).to(self.device)
         confidence, predicted = probabilities.max(1)
         targets = labels if self.plan.protocol.target == "label" else predicted
         p0 = probabilities.gather(1, targets[:, None])[:, 0]
@@ -124,6 +151,7 @@ class Scorer:
         scene = Scene(
             engine=self.engine,
             images=images,
+            logits=logits,
             keys=keys,
             targets=targets,
             labels=labels,
@@ -177,10 +205,15 @@ def box_masks(boxes: Tensor, side: int) -> Tensor:
     return (down[:, :, None] & across[:, None, :]).unsqueeze(1)
 
 
-def task_blocks(task: Task, scene: Scene, rows: Named) -> Blocks:
+def task_blocks(task: Task, scene: Scene, rows: Named, meter: Meter) -> Blocks:
     """The values of one metric for every row of the table."""
-    shared = task.metric.prepare(scene, task.settings)
-    scores = {name: average([task.metric.score(one, task.settings, shared) for one in draws]) for name, draws in rows}
+    metric, settings = task.metric, task.settings
+    with meter.part(metric=metric.name):
+        shared = metric.prepare(scene, settings)
+    scores: dict[str, Scores] = {}
+    for name, draws in rows:
+        with meter.part(name, metric.name):
+            scores[name] = average([metric.score(one, settings, shared) for one in draws])
     _fill_gains(task, scores)
     errors = {name: _broken(scene, draws) for name, draws in rows}
     return {

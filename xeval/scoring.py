@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from xeval.ahead import ahead
 from xeval.artifacts import write_artifacts
 from xeval.checkpoints import demand_unchanged
 from xeval.engine import deterministic
@@ -103,7 +104,14 @@ def _scored(store: Store, plan: Plan, options: ScoreOptions, out: Path, progress
     scorer = Scorer(plan, options)
     with frozen_eval(scorer.engine.model):
         compute(scorer, store, todo, progress, stop)
-        cost = {"seconds": round(time.perf_counter() - started, 1), "passes": scorer.engine.passes}
+        cost = {
+            "seconds": round(time.perf_counter() - started, 1),
+            "passes": scorer.engine.passes,
+            "batch_size": scorer.engine.batch_size,
+            "device": scorer.device.type,
+            "network": scorer.engine.network.describe(),
+            **scorer.meter.record(),
+        }
         summary = summarize(store, plan, scorer.cam_size, cost)
         progress.say("features and t-SNE")
         summary["embedding"] = write_artifacts(out, scorer)
@@ -157,8 +165,9 @@ def compute(scorer: Scorer, store: Store, todo: Work, progress: Progress, stop: 
     cells: dict[Any, Cell] = dict(scorer.plan.model_cells())
     cells.update((key, cell) for task in scorer.plan.tasks for key, cell in scorer.plan.cells(task).items())
     ids = store.ids(list(cells.values()))
-    for chunk, tasks in progress.track(todo, len(todo), "scoring, blocks of images"):
-        blocks = scorer.score_chunk(chunk, tasks)
+    reading = ahead(todo, lambda work: scorer.read(work[0].positions))
+    for (chunk, tasks), pixels in progress.track(reading, len(todo), "scoring, blocks of images"):
+        blocks = scorer.score_chunk(chunk, tasks, pixels)
         store.put(chunk.first, {ids[cells[key]]: block for key, block in blocks.items()})
         _tell_batch(scorer, progress)
         left -= len(chunk.positions)
@@ -190,6 +199,7 @@ def _rehearse(scorer: Scorer, store: Store, todo: Work, progress: Progress) -> N
         progress.say(f"warning: {name} fails ({_told(failure.error)}); the other metrics go on")
     _tell_batch(scorer, progress)
     engine.passes = 0
+    scorer.meter.clear()
     scorer.failures.clear()
     images = images_of(todo)
     _demand_space(store.path, images * _bytes_of(blocks) // len(small.positions))

@@ -239,10 +239,10 @@ def failing(monkeypatch, metric, image):
     """A metric that raises an error whenever a certain image is among those it is given."""
     original = xeval.scorer.task_blocks
 
-    def task_blocks(task, scene, rows):
+    def task_blocks(task, scene, rows, meter):
         if task.metric.name == metric and bool(among(image)(scene.images).any()):
             raise RuntimeError("a defect")
-        return original(task, scene, rows)
+        return original(task, scene, rows, meter)
 
     monkeypatch.setattr(xeval.scorer, "task_blocks", task_blocks)
 
@@ -270,7 +270,9 @@ def test_a_metric_with_a_defect_loses_one_image_and_nothing_else(run, whole, tmp
     compute = Scorer.score_chunk
     with monkeypatch.context() as patch:
         patch.setattr(
-            Scorer, "score_chunk", lambda self, chunk, tasks: seen.append((chunk, tasks)) or compute(self, chunk, tasks)
+            Scorer,
+            "score_chunk",
+            lambda self, chunk, tasks, *pixels: seen.append((chunk, tasks)) or compute(self, chunk, tasks, *pixels),
         )
         again = score(run, out=tmp_path, **FAST)
     assert {(chunk.first, *(task.metric.name for task in tasks)) for chunk, tasks in seen} == {(64, "complexity")}
@@ -284,7 +286,9 @@ def test_a_defect_everywhere_keeps_the_other_metrics(run, whole, tmp_path, capsy
     monkeypatch.setattr(
         xeval.scorer,
         "task_blocks",
-        lambda task, scene, rows: 1 / 0 if task.metric.name == "deletion" else original(task, scene, rows),
+        lambda task, scene, rows, meter: (
+            1 / 0 if task.metric.name == "deletion" else original(task, scene, rows, meter)
+        ),
     )
     options = ("--metrics", "drop,deletion", "--limit", "20", "--device", "cpu", "--out", str(tmp_path))
     left, out, last = here(capsys, "score", str(run), *options)

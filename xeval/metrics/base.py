@@ -69,14 +69,16 @@ Scores: TypeAlias = dict[str, Values]
 class Scene:
     """A batch of images before a network: what every explainer and metric shares.
 
-    images N×C×H×W (normalised) and ``fill`` of the same shape, which ``compose`` puts in the place of removed pixels;
-    keys, explained classes (targets), true classes (labels) and clean probabilities (N,); ``pixel`` C×1×1, one unit of
+    images N×C×H×W (normalised) with their logits N×classes, and ``fill`` of the same shape as the images, which
+    ``compose`` puts in the place of removed pixels; keys, explained classes (targets), true classes (labels) and clean
+    probabilities of the explained class (p0), each (N,); ``pixel`` C×1×1, one unit of
     pixel value [0, 1] in normalised units (1/std), and ``mean`` C×1×1; ``masks`` of the objects, bool N×1×H×W (boxes
     drawn as masks), where the data set has them. ``legacy_order`` ranks by numpy's unstable argsort, as published code.
     """
 
     engine: Engine
     images: Tensor
+    logits: Tensor
     keys: Tensor
     targets: Tensor
     labels: Tensor
@@ -109,13 +111,19 @@ class Scene:
 
         Where a bool ``keep`` is false the fill takes the pixel's place; weights in [0, 1] blend image and fill.
         """
-        images, fill = self.images[rows], self.fill[rows]
+        images, fill = self.images[rows], self.fill[:1] if self._one_fill else self.fill[rows]
         return torch.lerp(fill, images, keep) if keep.is_floating_point() else self.compose(images, fill, keep)
+
+    @property
+    def _one_fill(self) -> bool:
+        """Whether the fill is one image expanded."""
+        return self.fill.stride(0) == 0
 
     @cached_property
     def p_fill(self) -> Tensor:
-        """Probability of the targets on the fill image itself (N,)."""
-        return self.engine.probabilities(self.fill).gather(1, self.targets[:, None])[:, 0]
+        """Probability of the targets on the fill image itself (N,); one pass where it is the same for all images."""
+        fill = self.fill[:1] if self._one_fill else self.fill
+        return self.engine.probabilities(fill).expand(len(self.images), -1).gather(1, self.targets[:, None])[:, 0]
 
 
 class Again(Protocol):
@@ -131,13 +139,22 @@ class Explained:
     """The maps of one explainer in one scene, and what several metrics derive from them, computed once."""
 
     def __init__(
-        self, scene: Scene, native: Tensor, again: Again, *, units: Units = "location", symmetric: bool = False
+        self,
+        scene: Scene,
+        native: Tensor,
+        again: Again,
+        *,
+        units: Units = "location",
+        symmetric: bool = False,
+        packed: bool = False,
     ) -> None:
+        """``packed`` says that ``again`` takes J versions of all images at once, one version after the other."""
         self.scene = scene
         self.native = native
         self.units = units
         self._again = again
         self._symmetric = symmetric
+        self._packed = packed
         self._masked: dict[tuple[int, bool], Tensor] = {}
         self._explained_again: dict[str, Tensor] = {}
 
@@ -200,10 +217,15 @@ class Explained:
     def again(self, name: str, images: Tensor) -> Tensor:
         """Signed maps N×J×H×W of the J perturbed versions N×J×C×H×W of each image; computed once per ``name``."""
         if name not in self._explained_again:
-            self._explained_again[name] = torch.cat(
-                [self.version(images[:, j], 1 + j) for j in range(images.shape[1])], 1
-            )
+            self._explained_again[name] = self._versions(images)
         return self._explained_again[name]
+
+    def _versions(self, images: Tensor) -> Tensor:
+        count, versions = images.shape[:2]
+        if not self._packed:
+            return torch.cat([self.version(images[:, j], 1 + j) for j in range(versions)], 1)
+        maps = self.version(images.transpose(0, 1).flatten(0, 1), 1)
+        return maps.reshape(versions, count, *maps.shape[2:]).transpose(0, 1)
 
     def version(
         self, images: Tensor, number: int, *, targets: Tensor | None = None, model: nn.Module | None = None

@@ -76,8 +76,7 @@ def _gaussian(scene: Scene, settings: NoiseSettings) -> Versions:
         pixels = (scene.images / scene.pixel + scene.mean).unsqueeze(1)
         images = ((pixels + noise).clamp(0, 1) - scene.mean) * scene.pixel
     predicted = scene.engine.logits(images.flatten(0, 1)).argmax(1).reshape(-1, settings.n)
-    clean = scene.engine.logits(scene.images).argmax(1)
-    return Versions(images, predicted != clean[:, None])
+    return Versions(images, predicted != scene.logits.argmax(1)[:, None])
 
 
 def _score_ssim(explained: Explained, _settings: NoiseSettings, shared: Versions) -> Scores:

@@ -47,7 +47,7 @@ def random_other(seed: int, keys: Tensor, targets: Tensor, classes: int) -> Tens
 
 
 def _prepare(scene: Scene, _settings: ContrastSettings) -> Classes:
-    logits = scene.engine.logits(scene.images)
+    logits = scene.logits
     explained = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, scene.targets[:, None], True)
     return Classes(
         other=random_other(scene.seed, scene.keys, scene.targets, logits.shape[1]),

@@ -70,7 +70,7 @@ def signed_ssim(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _other_class(scene: Scene, _settings: LogitSettings) -> Tensor:
-    classes = scene.engine.logits(scene.images).shape[1]
+    classes = scene.logits.shape[1]
     return random_other(scene.seed, scene.keys, scene.targets, classes)
 
 

@@ -1,0 +1,45 @@
+"""Reading ahead."""
+
+import threading
+
+import pytest
+
+from xeval.ahead import ahead
+
+
+def test_order_and_pairs():
+    assert list(ahead([3, 1, 2], lambda item: item * 10)) == [(3, 30), (1, 10), (2, 20)]
+    assert list(ahead([], str)) == []
+
+
+def test_the_next_item_is_read_while_this_one_is_worked_on():
+    read = [threading.Event() for _ in range(3)]
+
+    def reader(number):
+        read[number].set()
+        return number
+
+    for item, _ in ahead([0, 1, 2], reader):
+        if item < 2:
+            assert read[item + 1].wait(5)  # before anyone asks for it
+        if item == 0:
+            assert not read[2].is_set()  # one ahead, not all: memory stays bounded
+
+
+def test_an_error_comes_at_its_items_turn():
+    def reader(number):
+        if number == 1:
+            raise OSError("gone")
+        return number
+
+    found = ahead([0, 1, 2], reader)
+    assert next(found) == (0, 0)
+    with pytest.raises(OSError, match="gone"):
+        next(found)
+
+
+def test_leaving_early_ends_the_thread():
+    before = threading.active_count()
+    for _ in ahead(list(range(100)), lambda number: number):
+        break
+    assert threading.active_count() == before

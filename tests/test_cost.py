@@ -1,0 +1,48 @@
+"""What scoring costs, part by part."""
+
+import time
+
+import torch
+
+from tests.scenes import images, small_model
+from xeval.cost import Meter, peak_memory, reset_peak
+from xeval.engine import Engine
+
+CPU = torch.device("cpu")
+
+
+def test_parts_are_summed_under_their_names():
+    engine = Engine(small_model(), batch_size=4)
+    meter = Meter(engine, CPU)
+    for _ in range(2):
+        with meter.part("grad-cam"):
+            engine.logits(images(3))
+        with meter.part(metric="drop"):
+            engine.logits(images(2))
+        with meter.part("grad-cam", "drop"):
+            engine.logits(images(1))
+            time.sleep(0.02)
+        meter.images += 3
+    found = meter.record()
+    assert found["images"] == 6
+    assert found["explainers"]["grad-cam"]["passes"] == 6
+    assert found["metrics"]["drop"]["shared"]["passes"] == 4
+    assert found["metrics"]["drop"]["rows"]["grad-cam"]["passes"] == 2
+    assert 0.04 <= found["metrics"]["drop"]["rows"]["grad-cam"]["seconds"] < 1
+    meter.clear()
+    assert meter.record()["images"] == 0
+    assert not meter.record()["metrics"]
+
+
+def test_the_peak_is_that_of_the_part():
+    if peak_memory(CPU) is None:
+        return
+    meter, size = Meter(Engine(small_model()), CPU), 256 * 2**20
+    with meter.part("large"):
+        torch.ones(size // 4).sum()
+    with meter.part("small"):
+        torch.ones(4).sum()
+    peaks = {name: spent.peak for (name, _), spent in meter.parts.items()}
+    assert peaks["large"] - peaks["small"] > 0.8 * size
+    reset_peak(CPU)
+    assert peak_memory(CPU) < peaks["large"] - 0.8 * size

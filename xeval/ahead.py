@@ -1,0 +1,20 @@
+"""Reading ahead: the images of the next block are decoded while the device works on this one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Read = TypeVar("Read")
+
+
+def ahead(items: Sequence[Item], read: Callable[[Item], Read]) -> Iterator[tuple[Item, Read]]:
+    """Each item with what ``read`` makes of it, one item in advance in a thread; an error comes at its item's turn."""
+    with ThreadPoolExecutor(1, thread_name_prefix="reader") as pool:
+        coming = [pool.submit(read, item) for item in items[:1]]
+        for number, item in enumerate(items):
+            found = coming.pop().result()
+            coming = [pool.submit(read, later) for later in items[number + 1 : number + 2]]
+            yield item, found

@@ -1,0 +1,53 @@
+"""What can go wrong with memory and devices, told apart from defects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from xeval.errors import ResourceError
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: on the device, in Python or in PyTorch's allocator of the host."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
+def out_of_memory() -> ResourceError:
+    """The error for memory that does not suffice even for one image."""
+    return ResourceError(
+        "out of memory with one image a batch",
+        "use --device cpu, fewer metrics or smaller images (--batch-size is already 1); what was saved is kept",
+    )
+
+
+def is_device_failure(error: BaseException) -> bool:
+    """Whether the device itself failed: lost, reset or in an error state that only a new process leaves."""
+    lost = isinstance(error, torch.AcceleratorError)
+    return lost or (isinstance(error, RuntimeError) and str(error).startswith(("CUDA error", "HIP error")))
+
+
+@contextmanager
+def resources() -> Iterator[None]:
+    """Memory that ran out outside a batch and a device that failed, as :class:`ResourceError`."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise ResourceError(
+                f"out of memory ({_first_line(error)})",
+                "use a smaller --batch-size, --device cpu or fewer metrics; what was saved is kept",
+            ) from None
+        if is_device_failure(error):
+            raise ResourceError(
+                f"the device failed ({_first_line(error)})", "run the same command again; what was saved is kept"
+            ) from None
+        raise
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
