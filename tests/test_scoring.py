@@ -149,7 +149,7 @@ def test_interrupted_scoring_goes_on(run, tmp_path, monkeypatch):
     monkeypatch.setattr(
         Scorer,
         "score_chunk",
-        lambda self, chunk, tasks, *pixels: seen.append(chunk.first) or compute(self, chunk, tasks, *pixels),
+        lambda self, *given: seen.append(given[0].first) or compute(self, *given),
     )
     out = score(run, out=tmp_path / "cut", metrics=("drop",))
     assert not done & set(seen[2:])  # after the rehearsal

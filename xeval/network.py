@@ -61,7 +61,7 @@ def network_of(model: nn.Module, example: Tensor) -> Network:
         forward = model if copy is None else copy
         last = _agree(forward, images.contiguous(memory_format=torch.channels_last), logits)
     if copy is not None and last:
-        copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        copy.to(memory_format=torch.channels_last)
     layout = torch.channels_last if last else torch.contiguous_format
     return Network(forward, forward, layout, folded=copy is not None)
 

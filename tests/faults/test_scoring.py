@@ -20,7 +20,7 @@ from xeval import runs, scoring
 from xeval.errors import BusyError, DataError, InternalError, PartialError, ResourceError, UsageError
 from xeval.gaps import gap
 from xeval.locks import locked
-from xeval.models import Classifier
+from xeval.network import Network
 from xeval.options import ScoreOptions
 from xeval.plan import make_plan
 from xeval.rows import Rows
@@ -81,13 +81,14 @@ class Hears:
 
 
 def fault_at(monkeypatch, condition, act):
-    """The classifiers' forward pass ends in ``act(images, logits)`` where ``condition(images)`` holds."""
-    original = Classifier.forward
+    """Plain passes end in ``act(images, logits)`` where ``condition(images)`` holds."""
+    original = Network.__call__
 
-    def forward(self, images):
-        return act(images, original(self, images)) if condition(images) else original(self, images)
+    def call(self, images, *, whole=False):
+        logits = original(self, images, whole=whole)
+        return act(images, logits) if condition(images) else logits
 
-    monkeypatch.setattr(Classifier, "forward", forward)
+    monkeypatch.setattr(Network, "__call__", call)
 
 
 def images_of(run, numbers):
@@ -272,7 +273,7 @@ def test_a_metric_with_a_defect_loses_one_image_and_nothing_else(run, whole, tmp
         patch.setattr(
             Scorer,
             "score_chunk",
-            lambda self, chunk, tasks, *pixels: seen.append((chunk, tasks)) or compute(self, chunk, tasks, *pixels),
+            lambda self, *given: seen.append(given[:2]) or compute(self, *given),
         )
         again = score(run, out=tmp_path, **FAST)
     assert {(chunk.first, *(task.metric.name for task in tasks)) for chunk, tasks in seen} == {(64, "complexity")}
