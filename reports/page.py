@@ -13,6 +13,7 @@ from typing import Any
 from .captions import place
 from .collect import Collection, Group
 from .contrasts import Analysis
+from .costs import costs
 from .declaration import Declaration
 from .drawing import Figure
 from .gallery import Gallery
@@ -137,6 +138,7 @@ def _section(section: Section) -> dict[str, Any]:
         "columns": section.group.first.scores.columns,
         "protocol": section.group.first.scores.protocol,
         "origins": origins(section.group),
+        "costs": costs(section.group),
         "undefined": undefined(section.group),
         "warnings": warnings(section.group),
     }

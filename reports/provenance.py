@@ -115,8 +115,8 @@ def provenance(run: Run) -> dict[str, Any]:
         "platform": versions.get("platform"),
         "commit": versions.get("commit"),
         "train_seconds": trained.get("seconds"),
-        "score_seconds": scores.cost.get("seconds"),
-        "passes": scores.cost.get("passes"),
+        "score_seconds": scores.cost.seconds,
+        "passes": scores.cost.passes,
     }
 
 

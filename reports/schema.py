@@ -128,6 +128,34 @@ class Reliability(Part):
     count: tuple[int, ...] = ()
 
 
+class Spent(Part):
+    """What a part of scoring took."""
+
+    seconds: float = Field(ge=0)
+    passes: int = Field(ge=0)
+    peak_bytes: Annotated[int, Field(ge=0)] | None = None
+
+
+class MetricCost(Part):
+    """What a metric took once for all rows of the table, and for each."""
+
+    shared: Spent | None = None
+    rows: dict[str, Spent] = {}
+
+
+class Cost(Part):
+    """What scoring took; the parts are those of ``images`` images, fewer than all after an interruption."""
+
+    seconds: float | None = None
+    passes: int | None = None
+    images: int = Field(0, ge=0)
+    batch_size: int | None = None
+    device: str | None = None
+    memory: str | None = None
+    explainers: dict[str, Spent] = {}
+    metrics: dict[str, MetricCost] = {}
+
+
 class Scores(Part):
     """``scores.json``, schema ``xeval.scores/1``."""
 
@@ -144,7 +172,7 @@ class Scores(Part):
     scores: dict[str, dict[str, Score]]
     curves: Curves = Curves.model_validate({})
     reliability: Reliability = Reliability()
-    cost: dict[str, Any] = {}
+    cost: Cost = Cost.model_validate({})
     warnings: tuple[str, ...] = ()
     provenance: dict[str, Any] = {}
 

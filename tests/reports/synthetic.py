@@ -14,6 +14,22 @@ from safetensors.numpy import save_file
 
 from xeval.store import Block, Cell, Store
 
+COST = {
+    "seconds": 12.3,
+    "passes": 123456,
+    "batch_size": 128,
+    "device": "cpu",
+    "images": 100,
+    "memory": "resident in the process",
+    "explainers": {"grad-cam": {"seconds": 0.2, "passes": 100, "peak_bytes": 2**29}},
+    "metrics": {
+        "drop": {
+            "shared": {"seconds": 0.0, "passes": 0, "peak_bytes": None},
+            "rows": {"grad-cam": {"seconds": 1.5, "passes": 300, "peak_bytes": 2**30}},
+        },
+        "infidelity": {"shared": {"seconds": 3.0, "passes": 6400, "peak_bytes": None}, "rows": {}},
+    },
+}
 PRIMARY = ("drop.mag@0.45", "infidelity.skill", "deletion.gain")
 THRESHOLDS = ("0.15", "0.3", "0.45")
 CONTROLS = ("random", "random-cam", "centre", "edge", "constant", "inverse")
@@ -151,7 +167,7 @@ def scores(
             "accuracy": [None] * 5 + [0.5, 0.7, 0.8, 0.8, 0.99],
             "count": [0] * 5 + [8, 9, 12, 31, 300],
         },
-        "cost": {"seconds": 12.3, "passes": 123456},
+        "cost": COST,
         "warnings": [],
         "provenance": {
             "xeval": "0.1.0",
