@@ -48,6 +48,39 @@ def scored(run, tmp_path_factory):
     return score(run, out=tmp_path_factory.mktemp("scores"), limit=40)
 
 
+@pytest.mark.slow
+def test_a_compiled_network_gives_the_same_scores(run, tmp_path):
+    """Continuous columns to 1e-5; an indicator may differ where the change itself is within the tie's band."""
+    options = {"metrics": ("drop", "infidelity", "ssim"), "explainers": ("grad-cam",), "limit": 40, "batch_size": 32}
+    plain = score(run, out=tmp_path / "plain", **options)
+    fast = score(run, out=tmp_path / "fast", compile="on", **options)
+    assert read(fast)["cost"]["network"]["compiled"] is True
+    assert read(plain)["cost"]["network"]["compiled"] is False
+    found, expected = table(fast), table(plain)
+    assert set(found) == set(expected)
+    for key, series in expected.items():
+        close = np.isclose(found[key].values, series.values, rtol=0, atol=1e-5, equal_nan=True)
+        indicator = key[1].partition("@")[0].endswith((".rate", ".tie", ".flipped"))
+        assert close.mean() >= (0.95 if indicator else 1), key
+
+
+def test_the_cost_of_every_part_is_recorded(scored):
+    cost = read(scored)["cost"]
+    assert cost["images"] == 40
+    assert cost["network"] == {"folded": True, "compiled": False, "layout": "channels last"}
+    assert cost["explainers"]["grad-cam"]["passes"] == 40  # the closed form: one pass and no backward pass
+    assert cost["explainers"]["centre"]["passes"] == 0
+    assert cost["metrics"]["infidelity"]["shared"]["passes"] == 40 * 64
+    assert cost["metrics"]["infidelity"]["rows"]["random"]["passes"] == 0  # shared by all rows
+    assert cost["metrics"]["insertion"]["rows"]["inverse"]["passes"] == 0  # the reference's own curve backwards
+    parts = [*cost["explainers"].values()]
+    for about in cost["metrics"].values():
+        parts += [about["shared"], *about["rows"].values()]
+    chunk_passes = 40  # the clean pass of every image belongs to no part
+    assert cost["passes"] == sum(part["passes"] for part in parts) + chunk_passes
+    assert sum(part["seconds"] for part in parts) < cost["seconds"]
+
+
 def test_numbers_equal_a_loop_over_images(run, scored):
     """The stored drop and increase of the whole pipeline against a loop written from the definition."""
     model = load_model(run).model.eval()

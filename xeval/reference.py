@@ -34,6 +34,7 @@ WRITTEN = {
     "checkpoints": "which weight files are read, how, and what is refused",
     "data": "data sets, where they come from, your own images",
     "training": "recipes and run directories",
+    "speed": "what is computed once, folding, compiling, batch sizes; where the time went",
     "cluster": "many runs at once, here or on a cluster; tuning; what the papers' matrices cost",
     "statistics": "what a comparison may claim: intervals, tests, limits",
     "reliability": "what happens when something goes wrong, and the tests that prove it",
