@@ -113,7 +113,7 @@ def test_whole_runs_without_batch_norm_are_those_of_one_process(method: str, job
 
 
 def test_a_run_goes_on_with_another_number_of_ranks(job: Job, tmp_path: Path) -> None:
-    settings = ranked.recipe("exconb", "epochs=4")
+    settings = ranked.recipe("exconb", *ranked.RESUMED)
     with patch("training.trainer.make_learner", ranked.without_batch_norm):
         whole = train(settings, seed=0, out=tmp_path, limit=60)
         resumed = train(settings, seed=0, out=job.out / "halves", limit=60)
