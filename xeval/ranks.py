@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 STEP = timedelta(minutes=10)  # for the tensors of a training step, which all ranks reach at about the same time
 MESSAGE = timedelta(days=1)  # for what one rank computes or writes while the others wait; a death is noticed at once
-GRACE = 30.0  # seconds that rank 0 has to print an error before the others leave
+GRACE = 60.0  # seconds that rank 0 has to print an error before the others leave
 OWN = "only this rank knows of this error"
 KINDS: dict[int, type[XevalError]] = {
     kind.exit_code: kind
