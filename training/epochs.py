@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from xeval.errors import DataError
 from xeval.progress import Progress
+from xeval.ranks import Ranks
 
 from .learner import Learner, mode
 from .methods import Method
@@ -69,7 +70,8 @@ def encoder_epoch(
         for number, batch in enumerate(batches):
             rate = learning_rate(recipe.optimizer, epoch, recipe.epochs, number, steps)
             report = method.step(learner, batch, epoch)
-            descend(optimizer, report.loss, rate)
+            descend(learner.ranks, optimizer, report.loss, rate)
+            learner.ranks.copy_from_main(learner.buffers())  # BatchNorm's statistics: all go on with the same network
             record(tally, batch, report.loss, rate)
             if report.correct is not None:
                 tally.correct.append(report.correct)
@@ -77,7 +79,8 @@ def encoder_epoch(
                 tally.gaps.append(report.collapsed - report.loss.detach())
             if report.accepted is not None:
                 tally.accepted.append(report.accepted)
-    tally.check("encoder", epoch, torch.from_numpy(pool.rows)[order], pool.split.ids)
+    with learner.ranks.together():
+        tally.check("encoder", epoch, torch.from_numpy(pool.rows)[order], pool.split.ids)
     return tally
 
 
@@ -91,26 +94,28 @@ def head_epoch(learner: Learner, pool: Pool, optimizer: torch.optim.Optimizer, *
         for number, batch in enumerate(pool.batches(recipe.batch_size, order)):
             with torch.no_grad():
                 features = learner.model.features(learner.view(batch, f"head:{epoch}", recipe.head.views))
-            logits = learner.model.logits(features)
-            loss, rate = F.cross_entropy(logits, batch.labels), learning_rate(settings, epoch, epochs, number, steps)
-            descend(optimizer, loss, rate)
+            logits = learner.everyone(learner.model.logits(features), batch)
+            loss, rate = F.cross_entropy(logits, batch.whole), learning_rate(settings, epoch, epochs, number, steps)
+            descend(learner.ranks, optimizer, loss, rate)
             record(tally, batch, loss, rate)
-            tally.correct.append((logits.argmax(1) == batch.labels).sum())
-    tally.check("head", epoch, torch.from_numpy(pool.rows)[order], pool.split.ids)
+            tally.correct.append((logits.argmax(1) == batch.whole).sum())
+    with learner.ranks.together():
+        tally.check("head", epoch, torch.from_numpy(pool.rows)[order], pool.split.ids)
     return tally
 
 
-def descend(optimizer: torch.optim.Optimizer, loss: Tensor, rate: float) -> None:
-    """One step of the optimiser."""
+def descend(ranks: Ranks, optimizer: torch.optim.Optimizer, loss: Tensor, rate: float) -> None:
+    """One step of the optimiser along the sum of the gradients of all ranks, each of its own rows alone."""
     set_rate(optimizer, rate)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
+    ranks.add_gradients(parameter for group in optimizer.param_groups for parameter in group["params"])
     optimizer.step()
 
 
 def record(tally: Tally, batch: Batch, loss: Tensor, rate: float) -> None:
     """Add a step to the tally."""
-    tally.sizes.append(len(batch.labels))
+    tally.sizes.append(len(batch.whole))
     tally.losses.append(loss.detach())
     tally.rates.append(rate)
 
@@ -131,14 +136,15 @@ def evaluate(learner: Learner, pool: Pool) -> tuple[float, float]:
     correct, loss = [], []
     with mode(learner, training=False):
         for batch in pool.batches(EVALUATION_BATCH):
-            logits = learner.model(learner.standard(batch))
-            correct.append((logits.argmax(1) == batch.labels).sum())
-            loss.append(F.cross_entropy(logits, batch.labels, reduction="sum"))
+            logits = learner.everyone(learner.model(learner.standard(batch)), batch)
+            correct.append((logits.argmax(1) == batch.whole).sum())
+            loss.append(F.cross_entropy(logits, batch.whole, reduction="sum"))
     value = float(torch.stack(loss).sum()) / len(pool)
-    if not math.isfinite(value):
-        raise DataError(
-            "the validation loss is not finite", "lower the learning rate; the state of the epoch before is kept"
-        )
+    with learner.ranks.together():
+        if not math.isfinite(value):
+            raise DataError(
+                "the validation loss is not finite", "lower the learning rate; the state of the epoch before is kept"
+            )
     return int(torch.stack(correct).sum()) / len(pool), value
 
 
@@ -146,6 +152,9 @@ def evaluate(learner: Learner, pool: Pool) -> tuple[float, float]:
 def stored_features(learner: Learner, pool: Pool) -> Tensor:
     """Features N×K of the standard views, of unit length where the head sees them so."""
     with mode(learner, training=False):
-        parts = [learner.model.features(learner.standard(batch)) for batch in pool.batches(EVALUATION_BATCH)]
+        parts = [
+            learner.everyone(learner.model.features(learner.standard(batch)), batch)
+            for batch in pool.batches(EVALUATION_BATCH)
+        ]
     features = torch.cat(parts)
     return F.normalize(features) if learner.model.normalize_features else features

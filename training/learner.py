@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from xeval.data import DatasetInfo, normalize
 from xeval.models import Classifier, ModelSpec, build
+from xeval.ranks import ALONE, Ranks
 
 from .pool import Batch
 from .settings import Recipe, Views
@@ -35,11 +36,15 @@ def projection(dim: int, recipe: Recipe) -> nn.Sequential:
 
 
 class Learner(nn.Module):
-    """Model and projection with weights drawn from ``seed``; views are functions of (seed, epoch, view, image)."""
+    """Model and projection with weights drawn from ``seed``; views are functions of (seed, epoch, view, image).
 
-    def __init__(self, recipe: Recipe, info: DatasetInfo, seed: int) -> None:
+    On several ``ranks`` each passes its share of a batch through the network, :meth:`everyone` gathers what comes out,
+    and from there on all compute the same: losses never know how many ranks there are.
+    """
+
+    def __init__(self, recipe: Recipe, info: DatasetInfo, seed: int, ranks: Ranks = ALONE) -> None:
         super().__init__()
-        self.recipe, self.info, self.seed = recipe, info, seed
+        self.recipe, self.info, self.seed, self.ranks = recipe, info, seed, ranks
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.model: Classifier = build(model_spec(recipe, info))
@@ -58,6 +63,26 @@ class Learner(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         """Embeddings of unit length."""
         return F.normalize(self.projection(self.model.features(images)))
+
+    def everyone(self, outputs: Tensor, batch: Batch, views: int = 1) -> Tensor:
+        """Rows of the whole batch from the outputs of this rank's share, one view of all images after the other."""
+        if self.ranks.world == 1:
+            return outputs
+        by_image = outputs.reshape(views, len(batch.labels), *outputs.shape[1:]).transpose(0, 1)
+        return self.ranks.gather(by_image, batch.shares).transpose(0, 1).flatten(0, 1)
+
+    def extra(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Rows of which every rank has as many as it happens to have."""
+        own = len(outputs) if batch.shares[self.ranks.rank] else 0
+        return self.ranks.gather(outputs, self.ranks.counts(own))
+
+
+def make_learner(recipe: Recipe, info: DatasetInfo, seed: int, device: torch.device, ranks: Ranks = ALONE) -> Learner:
+    """A learner on its device; several GPUs share BatchNorm's statistics, several CPU ranks have each their own."""
+    learner = Learner(recipe, info, seed, ranks)
+    if device.type == "cuda" and ranks.world > 1:
+        learner = nn.SyncBatchNorm.convert_sync_batchnorm(learner)  # type: ignore[no-untyped-call]
+    return learner.to(device).to(memory_format=torch.channels_last)
 
 
 @contextmanager

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from xeval.data import open_dataset
 from xeval.engine import pick_device
-from xeval.locks import locked
+from xeval.errors import DataError
 from xeval.progress import Progress, Silent
-from xeval.runs import MANIFEST, read_card, run_name, writable_directory
+from xeval.ranks import ALONE, Ranks
+from xeval.runs import MANIFEST, digest, read_card, run_name, writable_directory
 
 from .recipe import Recipe, result_settings
 from .state import clear_state, require_same
@@ -24,28 +25,51 @@ def train(
     device: str = "auto",
     progress: Progress | None = None,
     limit: int | None = None,
+    ranks: Ranks = ALONE,
 ) -> Path:
     """Train one run and return its directory ``out/<dataset>-<method>-s<seed>``.
 
     An interrupted run goes on after its last finished epoch, with the same result as if it had never stopped; a
-    finished one is left alone. ``limit`` trains on that many images of a stratified sample.
+    finished one is left alone. ``limit`` trains on that many images of a stratified sample. ``ranks`` share the work of
+    every batch; the first of them writes.
 
     Raises :class:`UsageError` where the directory belongs to other settings, :class:`DataError` where the data are
     missing or the loss is no longer finite, :class:`ResourceError` where the directory cannot be written,
     :class:`BusyError` while another process trains there.
     """
     reporter: Progress = progress or Silent()
-    where = pick_device(device)
-    directory = writable_directory(out / run_name(recipe.dataset, recipe.method, seed))
-    with locked(directory):
-        if (directory / MANIFEST).is_file():
-            _require_same_run(directory, recipe, seed, limit)
-            clear_state(directory)  # left by a kill just after the manifest
+    directory = out / run_name(recipe.dataset, recipe.method, seed)
+    with ranks.together():
+        where = pick_device(device)
+        if ranks.main:
+            writable_directory(directory)
+    with ranks.locked(directory):
+        if ranks.from_main((directory / MANIFEST).is_file()):
+            with ranks.together():
+                if ranks.main:
+                    _require_same_run(directory, recipe, seed, limit)
+                    clear_state(directory)  # left by a kill just after the manifest
             reporter.say(f"{directory.name} is complete: nothing to do")
             return directory
-        dataset = open_dataset(recipe.dataset, data_root, recipe.image_size)
-        _to_the_end(Trainer(recipe, dataset, directory, seed=seed, limit=limit, device=where), reporter)
+        with ranks.together():
+            dataset = open_dataset(recipe.dataset, data_root, recipe.image_size)
+            trainer = Trainer(recipe, dataset, directory, seed=seed, limit=limit, device=where, ranks=ranks)
+            trainer.resume(reporter.say)
+        _demand_one_start(trainer)
+        _to_the_end(trainer, reporter)
     return directory
+
+
+def _demand_one_start(trainer: Trainer) -> None:
+    """Raise :class:`DataError` where the ranks do not see the same data and the same saved state."""
+    ranks = trainer.ranks
+    starts = ranks.exchange([trainer.epoch, digest(trainer.identity)])
+    with ranks.together():
+        if starts != starts[:1] * ranks.world:
+            raise DataError(
+                f"the ranks see other data or another state of {trainer.directory}",
+                "put data and --out where all machines see the same files",
+            )
 
 
 def _require_same_run(directory: Path, recipe: Recipe, seed: int, limit: int | None) -> None:
@@ -57,10 +81,10 @@ def _require_same_run(directory: Path, recipe: Recipe, seed: int, limit: int | N
 
 def _to_the_end(trainer: Trainer, reporter: Progress) -> None:
     """All epochs that are left."""
-    trainer.resume(reporter.say)
     remaining = range(trainer.epoch + 1, trainer.epochs + 1)
     if trainer.epoch:
         reporter.say(f"{trainer.directory.name}: going on after epoch {trainer.epoch} of {trainer.epochs}")
     for _ in reporter.track(remaining, len(remaining), trainer.directory.name):
         reporter.say(trainer.advance(reporter))
-    trainer.finish()
+    with trainer.ranks.together():
+        trainer.finish()

@@ -88,52 +88,60 @@ def _scale(learner: Learner) -> float:
 
 
 def _contrast(
-    learner: Learner, views: tuple[Tensor, Tensor], labels: Tensor, background: Tensor | None = None, weight: float = 1
+    learner: Learner, views: tuple[Tensor, Tensor], batch: Batch, background: Tensor | None = None, weight: float = 1
 ) -> Step:
     """SupCon on two views and, in the denominators, on background images; all in one forward pass."""
-    rows, extra = 2 * len(labels), 0 if background is None else len(background)
+    own = 2 * len(batch.labels)
     images = torch.cat([*views, background]) if background is not None else torch.cat(views)
-    embeddings = learner.embed(images)
+    embedded = learner.embed(images)
+    embeddings = learner.everyone(embedded[:own], batch, views=2)
+    extra = None if background is None else learner.extra(embedded[own:], batch)
     loss = learner.recipe.loss
     value = supcon(
-        embeddings[:rows],
-        labels.repeat(2),
+        embeddings,
+        batch.whole.repeat(2),
         temperature=loss.temperature,
         base_temperature=loss.base_temperature,
-        background=embeddings[rows:] if extra else None,
+        background=extra if extra is not None and len(extra) else None,
         background_weight=weight,
     )
-    return Step(value, collapsed=collapsed_value(rows, _scale(learner), weight * extra))
+    behind = 0 if extra is None else len(extra)
+    return Step(value, collapsed=collapsed_value(len(embeddings), _scale(learner), weight * behind))
+
+
+def _accepted_share(learner: Learner, batch: Batch, accepted: Tensor) -> Tensor:
+    return learner.everyone(accepted.float(), batch).mean()
 
 
 @method("ce", "cross-entropy, end to end", head="joint")
 def ce(learner: Learner, batch: Batch, epoch: int) -> Step:
     """One random view; the head is trained with the encoder."""
-    logits = learner.model(_random(learner, batch, epoch, 0))
-    return Step(F.cross_entropy(logits, batch.labels), correct=(logits.argmax(1) == batch.labels).sum())
+    logits = learner.everyone(learner.model(_random(learner, batch, epoch, 0)), batch)
+    return Step(F.cross_entropy(logits, batch.whole), correct=(logits.argmax(1) == batch.whole).sum())
 
 
 @method("triplet", "semi-hard triplets on the features, classifier afterwards", head="after")
 def triplets(learner: Learner, batch: Batch, epoch: int) -> Step:
     """One random view; no projection."""
-    features = learner.model.features(_random(learner, batch, epoch, 0))
-    return Step(triplet(features, batch.labels, margin=learner.recipe.loss.margin))
+    features = learner.everyone(learner.model.features(_random(learner, batch, epoch, 0)), batch)
+    return Step(triplet(features, batch.whole, margin=learner.recipe.loss.margin))
 
 
 @method("simclr", "NT-Xent on two random views, labels unused, classifier afterwards", head="after")
 def simclr(learner: Learner, batch: Batch, epoch: int) -> Step:
     """Two random views, each the other's only positive."""
     views = torch.cat([_random(learner, batch, epoch, number) for number in (0, 1)])
+    embeddings = learner.everyone(learner.embed(views), batch, views=2)
     loss = learner.recipe.loss
-    value = nt_xent(learner.embed(views), temperature=loss.temperature, base_temperature=loss.base_temperature)
-    return Step(value, collapsed=collapsed_value(len(views), _scale(learner)))
+    value = nt_xent(embeddings, temperature=loss.temperature, base_temperature=loss.base_temperature)
+    return Step(value, collapsed=collapsed_value(len(embeddings), _scale(learner)))
 
 
 @method("supcon-ori", "supervised contrastive, classifier afterwards for as many epochs", head="after")
 @method("supcon", "supervised contrastive, classifier trained after every encoder epoch", head="every epoch")
 def supervised(learner: Learner, batch: Batch, epoch: int) -> Step:
     """Two random views."""
-    return _contrast(learner, (_random(learner, batch, epoch, 0), _random(learner, batch, epoch, 1)), batch.labels)
+    return _contrast(learner, (_random(learner, batch, epoch, 0), _random(learner, batch, epoch, 1)), batch)
 
 
 @method(
@@ -147,8 +155,8 @@ def excon(learner: Learner, batch: Batch, epoch: int) -> Step:
     if epoch <= learner.recipe.excon.explain_from_epoch:
         return supervised(learner, batch, epoch)
     masked, accepted = explained_views(learner, batch)
-    step = _contrast(learner, _pair(learner, batch, epoch, masked, accepted), batch.labels)
-    return Step(step.loss, collapsed=step.collapsed, accepted=accepted.float().mean())
+    step = _contrast(learner, _pair(learner, batch, epoch, masked, accepted), batch)
+    return Step(step.loss, collapsed=step.collapsed, accepted=_accepted_share(learner, batch, accepted))
 
 
 @method(
@@ -165,8 +173,8 @@ def exconb(learner: Learner, batch: Batch, epoch: int) -> Step:
     copies = learner.recipe.excon.background_copies
     background = masked[~accepted].repeat(copies, 1, 1, 1)
     views = _pair(learner, batch, epoch, masked, accepted)
-    step = _contrast(learner, views, batch.labels, background, weight=2 / copies)
-    return Step(step.loss, collapsed=step.collapsed, accepted=accepted.float().mean())
+    step = _contrast(learner, views, batch, background, weight=2 / copies)
+    return Step(step.loss, collapsed=step.collapsed, accepted=_accepted_share(learner, batch, accepted))
 
 
 def _pair(learner: Learner, batch: Batch, epoch: int, masked: Tensor, accepted: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from xeval.data import Split
 from xeval.perturb import bits, image_keys
+from xeval.ranks import ALONE, Ranks
 
 RESIDENT_BYTES = 2 << 30
 CHUNK = 1024
@@ -19,21 +20,28 @@ CHUNK = 1024
 
 @dataclass(frozen=True)
 class Batch:
-    """``images`` uint8 n×C×H×W and ``labels`` (n,) on the device; ``keys`` (n,) on the CPU; ``rows`` in the split."""
+    """``images`` uint8 n×C×H×W and ``labels`` (n,) on the device; ``keys`` (n,) on the CPU; ``rows`` in the split.
+
+    These are the images of this rank; ``whole`` has the labels of all ranks' in order, ``shares`` says how many each
+    rank has. A rank without a share holds images that stand in and count for nothing.
+    """
 
     images: Tensor
     labels: Tensor
     keys: Tensor
     rows: NDArray[np.int64]
+    whole: Tensor
+    shares: tuple[int, ...]
 
 
 class Pool:
     """The images ``rows`` of one split; more than 2 GiB are read again batch by batch instead of being kept."""
 
-    def __init__(self, split: Split, rows: NDArray[np.int64], device: torch.device) -> None:
+    def __init__(self, split: Split, rows: NDArray[np.int64], device: torch.device, ranks: Ranks = ALONE) -> None:
         self.split = split
         self.rows = rows
         self.device = device
+        self.ranks = ranks
         self.labels = torch.from_numpy(split.labels[rows]).to(device)
         self.keys = image_keys([split.ids[row] for row in rows])
         info = split.info
@@ -48,11 +56,15 @@ class Pool:
         return torch.cat(chunks).to(self.device)
 
     def take(self, positions: Tensor) -> Batch:
-        """The batch of these positions in the pool (int64 on the CPU)."""
-        rows = self.rows[positions.numpy()]
-        where = positions.to(self.device)
+        """This rank's share of the batch of these positions in the pool (int64 on the CPU)."""
+        shares, rank = shared_out(len(positions), self.ranks.world), self.ranks.rank
+        start = sum(shares[:rank]) if shares[rank] else 0
+        own = positions[start : start + (shares[rank] or shares[0])]
+        rows, where = self.rows[own.numpy()], own.to(self.device)
         images = self._images[where] if self._images is not None else self.split.read(rows).to(self.device)
-        return Batch(images, self.labels[where], self.keys[positions], rows)
+        labels = self.labels[where]
+        whole = labels if len(own) == len(positions) else self.labels[positions.to(self.device)]
+        return Batch(images, labels, self.keys[own], rows, whole, shares)
 
     def steps(self, size: int) -> int:
         """How many batches :meth:`batches` gives."""
@@ -74,3 +86,13 @@ class Pool:
         if len(starts) > 1 and count - starts[-1] == 1:
             starts.pop()
         return list(zip(starts, [*starts[1:], count], strict=True))
+
+
+def shared_out(count: int, world: int) -> tuple[int, ...]:
+    """How many of ``count`` images each rank gets: alike, but nobody a single one, of which BatchNorm learns nothing.
+
+    Where they are fewer than two a rank, the last ranks get none.
+    """
+    served = max(1, min(world, count // 2))
+    each, more = divmod(count, served)
+    return (*(each + (rank < more) for rank in range(served)), *[0] * (world - served))

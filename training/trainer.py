@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -19,11 +17,13 @@ from xeval.errors import CheckpointError, UsageError
 from xeval.explainers import EXPLAINERS
 from xeval.explainers.cam import find_layer
 from xeval.progress import Progress
+from xeval.ranks import ALONE, Ranks
 from xeval.runs import RunCard, Selection, atomic_write, provenance, write_card
 
 from . import probe
 from .epochs import encoder_epoch, evaluate, head_epoch, require_finite, stored_features
-from .learner import Learner, model_spec
+from .history import COLUMNS, Row, history, merit, summary
+from .learner import make_learner, model_spec
 from .methods import METHODS, head_epochs
 from .pool import Pool
 from .recipe import Recipe, recipe_hash, result_settings
@@ -39,31 +39,25 @@ from .state import (
     unpack_optimizer,
 )
 
-COLUMNS = (
-    "epoch",
-    "loss",
-    "head_loss",
-    "train_accuracy",
-    "val_accuracy",
-    "val_loss",
-    "lr",
-    "masked_share",
-    "collapse_gap",
-    "seconds",
-)
-COLLAPSED = 0.01  # warn where the loss is closer to the collapsed value than this share of it
-Row = dict[str, Any]
-
 
 class Trainer:
     """A run in progress: what is trained, on which images, how far it is and what was best."""
 
     def __init__(
-        self, recipe: Recipe, dataset: Dataset, directory: Path, *, seed: int, limit: int | None, device: torch.device
+        self,
+        recipe: Recipe,
+        dataset: Dataset,
+        directory: Path,
+        *,
+        seed: int,
+        limit: int | None,
+        device: torch.device,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.recipe, self.dataset, self.directory, self.seed, self.limit = recipe, dataset, directory, seed, limit
+        self.ranks = ranks
         self.method = METHODS[recipe.method]
-        self.learner = Learner(recipe, dataset.info, seed).to(device).to(memory_format=torch.channels_last)
+        self.learner = make_learner(recipe, dataset.info, seed, device, ranks)
         self._check()
         self.train_split = dataset.split("train")
         self.fit, self.held = self._pools(device)
@@ -110,15 +104,17 @@ class Trainer:
         rows = stratified(labels, len(labels) if self.limit is None else self.limit, self.seed)
         if self.recipe.select_on == "test":
             test = self.dataset.split("test")
-            return Pool(self.train_split, rows, device), Pool(test, stratified(test.labels, len(test), 0), device)
+            judges = stratified(test.labels, len(test), 0)
+            return Pool(self.train_split, rows, device, self.ranks), Pool(test, judges, device, self.ranks)
         if not self.recipe.heldout:
-            return Pool(self.train_split, rows, device), None
+            return Pool(self.train_split, rows, device, self.ranks), None
         fit, held = holdout(labels[rows], self.recipe.heldout, self.seed)
         if not len(held):
             raise UsageError(
                 f"none of {len(rows)} images can be held out: no class has two of them", "train on more images"
             )
-        return Pool(self.train_split, rows[fit], device), Pool(self.train_split, rows[held], device)
+        fit, held = rows[fit], rows[held]
+        return Pool(self.train_split, fit, device, self.ranks), Pool(self.train_split, held, device, self.ranks)
 
     def _encoder_parameters(self) -> list[torch.nn.Parameter]:
         learner = self.learner
@@ -135,11 +131,12 @@ class Trainer:
         if self.held is not None and (self.method.head != "after" or epoch > self.recipe.epochs):
             row["val_accuracy"], row["val_loss"] = evaluate(self.learner, self.held)
         row["seconds"] = round(time.perf_counter() - started, 3)
-        require_finite(self.learner, epoch)
-        self.epoch = epoch
-        self.rows.append(row)
-        self._keep_best(row)
-        self._save()
+        with self.ranks.together():
+            require_finite(self.learner, epoch)
+            self.epoch = epoch
+            self.rows.append(row)
+            self._keep_best(row)
+            self._save()
         return summary(row, self.epochs)
 
     def _encoder(self, epoch: int, progress: Progress) -> Row:
@@ -189,16 +186,21 @@ class Trainer:
         with torch.no_grad():
             head.weight.copy_(fitted.weight)
             head.bias.copy_(fitted.bias)
+        self.ranks.copy_from_main(head.parameters())  # a fit on a GPU need not end on the same bits everywhere
 
     def _probe_best(self) -> None:
         """Fit a probe on the encoder of the lowest loss, then come back to the last encoder."""
         model = self.learner.model
         last = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        model.load_state_dict({**last, **_encoder_of(read_tensors(self.directory / "best.safetensors"))})
+        with self.ranks.together():
+            if self.ranks.main:
+                model.load_state_dict({**last, **_encoder_of(read_tensors(self.directory / "best.safetensors"))})
+        self.ranks.copy_from_main(model.state_dict().values())
         self._fit_probe()
         if self.held is not None:
             self.record["accuracy"] = evaluate(self.learner, self.held)[0]
-        self._write_weights("best")
+        with self.ranks.together():
+            self._write_weights("best")
         model.load_state_dict(last)
 
     def _keep_best(self, row: Row) -> None:
@@ -210,6 +212,8 @@ class Trainer:
         self._write_weights("best")
 
     def _write_weights(self, name: str) -> None:
+        if not self.ranks.main:
+            return
         with saving(self.directory):
             write_tensors(self.directory / f"{name}.safetensors", self.learner.model.state_dict())
 
@@ -218,6 +222,8 @@ class Trainer:
             atomic_write(self.directory / "history.csv", history(self.rows))
 
     def _save(self) -> None:
+        if not self.ranks.main:
+            return
         tensors = {
             **{f"learner.{name}": tensor for name, tensor in self.learner.state_dict().items()},
             **pack_optimizer(self.encoder_optimizer, "encoder-optimizer"),
@@ -246,6 +252,8 @@ class Trainer:
 
     def finish(self) -> None:
         """Write the last weights and, last of all, the manifest; then the states are no longer needed."""
+        if not self.ranks.main:
+            return
         self._write_weights("last")
         self._write_history()  # a kill may have come between the last state and its line
         selection = Selection(
@@ -267,45 +275,17 @@ class Trainer:
             model=model_spec(self.recipe, self.dataset.info),
             layer=self.recipe.excon.layer or self.learner.model.pooled_layer,
             selection=selection,
-            provenance={**provenance(), "started": self.started, "seconds": seconds, "limit": self.limit},
+            provenance={
+                **provenance(),
+                "started": self.started,
+                "seconds": seconds,
+                "limit": self.limit,
+                "ranks": self.ranks.world,
+            },
         )
         with saving(self.directory):
             write_card(self.directory, card, ["best.safetensors", "last.safetensors", "history.csv"])
         clear_state(self.directory)
-
-
-def merit(select_on: str, row: Row) -> list[float] | None:
-    """How good an epoch is, larger is better; None where it cannot be judged."""
-    if select_on == "last":
-        return [row["epoch"]]
-    if select_on == "loss":
-        return None if row["loss"] is None else [-row["loss"]]
-    return None if row["val_accuracy"] is None else [row["val_accuracy"], -row["val_loss"]]
-
-
-SHOWN = {"loss": "loss", "head_loss": "head loss", "val_accuracy": "accuracy", "masked_share": "masked images accepted"}
-
-
-def summary(row: Row, epochs: int) -> str:
-    """An epoch in one line, with a warning where the encoder has collapsed."""
-    numbers = [f"{title} {row[name]:.3f}" for name, title in SHOWN.items() if row[name] is not None]
-    line = f"epoch {row['epoch']}/{epochs}: {', '.join(numbers)} ({row['seconds']:.1f} s)"
-    return f"{line}; warning: this is the loss of a collapsed encoder" if collapsed(row) else line
-
-
-def collapsed(row: Row) -> bool:
-    """Whether, from the third epoch on, the loss sits at the value of an encoder that maps everything to one point."""
-    gap, loss = row["collapse_gap"], row["loss"]
-    return gap is not None and row["epoch"] >= 3 and abs(gap) < COLLAPSED * (loss + gap)
-
-
-def history(rows: list[Row]) -> bytes:
-    """history.csv: one line an epoch, empty where a column does not apply."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
 
 
 def _encoder_of(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

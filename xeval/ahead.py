@@ -10,11 +10,11 @@ Item = TypeVar("Item")
 Read = TypeVar("Read")
 
 
-def ahead(items: Sequence[Item], read: Callable[[Item], Read]) -> Iterator[tuple[Item, Read]]:
-    """Each item with what ``read`` makes of it, one item in advance in a thread; an error comes at its item's turn."""
+def ahead(items: Sequence[Item], read: Callable[[Item], Read]) -> Iterator[Read]:
+    """What ``read`` makes of each item, one item in advance in a thread; an error comes at its item's turn."""
     with ThreadPoolExecutor(1, thread_name_prefix="reader") as pool:
         coming = [pool.submit(read, item) for item in items[:1]]
-        for number, item in enumerate(items):
+        for number in range(len(items)):
             found = coming.pop().result()
             coming = [pool.submit(read, later) for later in items[number + 1 : number + 2]]
-            yield item, found
+            yield found

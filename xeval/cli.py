@@ -17,6 +17,7 @@ from xeval.errors import UsageError
 from xeval.exits import JSON_ERRORS, leave, split_flag
 from xeval.interrupts import graceful, terminable
 from xeval.options_click import options_of
+from xeval.ranks import ALONE, Ranks, demand_one, joined
 from xeval.rooms import part
 
 COMPLETION = "_XEVAL_COMPLETE"  # set by the completion scripts of click
@@ -39,7 +40,8 @@ def main() -> NoReturn:
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(xeval.__version__, prog_name="xeval")
 @click.option(JSON_ERRORS, is_flag=True, expose_value=False, help="write an error as one JSON object")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """How good are a vision model's explanations, and how sure may you be?
 
     \b
@@ -49,6 +51,7 @@ def cli() -> None:
     xeval compare runs/                 tables, figures and one HTML page
     xeval sweep digits --seeds 0-5      all of this for many runs, here or on a cluster
     """
+    demand_one(context.invoked_subcommand)
 
 
 @cli.command()
@@ -67,7 +70,7 @@ def cli() -> None:
 @click.option("--limit", type=int, help="train on a seeded stratified sample of so many images")
 @click.option("--export", type=click.Path(path_type=Path), help="also write the best weights as one file")
 @click.option("--device", default="auto", show_default=True, help="torch device")
-def train(recipe: str, out: Path, export: Path | None, **options: Any) -> None:
+def train(recipe: str, out: Path, export: Path | None, device: str, **options: Any) -> None:
     """Train a checkpoint from RECIPE, a name (xeval list recipes) or a TOML file.
 
     An interrupted run goes on where its last epoch ended: type the same command again.
@@ -76,7 +79,16 @@ def train(recipe: str, out: Path, export: Path | None, **options: Any) -> None:
     """
     from xeval.progress import for_terminal
 
-    run = train_recipe(recipe, out=out, progress=for_terminal(), **options)
+    with joined(device) as ranks:
+        progress = ranks.progress(for_terminal())
+        run = train_recipe(recipe, out=out, device=ranks.device, progress=progress, ranks=ranks, **options)
+        with ranks.together():
+            if ranks.main:
+                _show_run(run, export)
+
+
+def _show_run(run: Path, export: Path | None) -> None:
+    """Print where a run is, and where its weights were exported to."""
     if export is not None:
         from xeval import checkpoints
 
@@ -96,19 +108,24 @@ def train_recipe(
     data: Path | None = None,
     limit: int | None = None,
     device: str = "auto",
+    ranks: Ranks = ALONE,
 ) -> Path:
     """Train one run of a recipe below ``out``; returns its directory."""
     from xeval.runs import writable_directory
 
-    wanted = part("training.recipe").load_recipe(recipe, method, overrides)
+    with ranks.together():
+        wanted = part("training.recipe").load_recipe(recipe, method, overrides)
+        if ranks.main:
+            writable_directory(out)
     run: Path = part("training.loop").train(
         wanted,
         seed=seed,
-        out=writable_directory(out),
+        out=out,
         data_root=data,
         limit=limit,
         device=device,
         progress=progress,
+        ranks=ranks,
     )
     return run
 
@@ -195,14 +212,18 @@ def score(checkpoints: Sequence[Path], as_json: bool, markdown: bool, spread: st
     from xeval.scoring import SCORES, run
 
     amiss = []
-    with graceful() as stop:
+    with joined(options.device) as ranks, graceful(tell=ranks.main) as stop:
+        options = options.model_copy(update={"device": ranks.device})
         for checkpoint in checkpoints:
-            scored = run(checkpoint, options, for_terminal(), stop)
-            text = (scored.folder / SCORES).read_text(encoding="utf-8")
-            click.echo(text.rstrip() if as_json else _score_table(json.loads(text), scored.folder, markdown and spread))
+            scored = run(checkpoint, options, ranks.progress(for_terminal()), stop, ranks)
             amiss += [scored.shortfall] if scored.shortfall else []
-    if amiss:
-        raise amiss[0]
+            if ranks.main:
+                text = (scored.folder / SCORES).read_text(encoding="utf-8")
+                shown = text.rstrip() if as_json else _score_table(json.loads(text), scored.folder, markdown and spread)
+                click.echo(shown)
+        with ranks.together():
+            if amiss:
+                raise amiss[0]
 
 
 def _score_table(summary: dict[str, Any], out: Path, spread: str | Literal[False]) -> str:

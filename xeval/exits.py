@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import click
 
+from xeval import ranks
 from xeval.errors import XevalError, code_of
 from xeval.interrupts import Kill
 
@@ -59,6 +60,7 @@ def leave(error: BaseException, *, as_json: bool) -> NoReturn:
     if isinstance(error, NO_COMMAND) and not as_json:
         error.show()
     ended = ending(error)
+    ranks.stay_silent(error, ended.status)
     plain = Ending(ended.status, _one_line(ended.problem), _one_line(ended.remedy))
     print(plain.as_json() if as_json else plain.text(), file=sys.stderr)
     sys.exit(plain.status)

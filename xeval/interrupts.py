@@ -36,7 +36,7 @@ def terminable() -> Iterator[None]:
 
 
 @contextmanager
-def graceful() -> Iterator[Stop]:
+def graceful(*, tell: bool = True) -> Iterator[Stop]:
     """Yields the :data:`Stop` that the first SIGINT or SIGTERM sets; the second one is immediate."""
     seen: list[int] = []
 
@@ -44,7 +44,8 @@ def graceful() -> Iterator[Stop]:
         if seen:
             raise Kill if number == signal.SIGTERM else KeyboardInterrupt
         seen.append(number)
-        print("stopping after the images in hand; once more to stop at once", file=sys.stderr, flush=True)
+        if tell:
+            print("stopping after the images in hand; once more to stop at once", file=sys.stderr, flush=True)
 
     def stop() -> type[Interrupted] | None:
         return None if not seen else Terminated if seen[0] == signal.SIGTERM else Interrupted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,11 +45,18 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Failure:
-    """A metric that raised an error on one image."""
+    """A metric that raised an error on one image: the error's type, message and traceback."""
 
     metric: str
     image: str
-    error: Exception
+    kind: str
+    message: str
+    trace: str
+
+
+def failure_of(metric: str, image: str, error: Exception) -> Failure:
+    """What is kept of an error."""
+    return Failure(metric, image, type(error).__name__, str(error), "".join(traceback.format_exception(error)))
 
 
 def chunks(plan: Plan) -> list[Chunk]:
@@ -116,7 +124,7 @@ class Scorer:
         if found is not None:
             return found
         if len(positions) == 1:
-            return dict.fromkeys(self.plan.cells(task), lost(type(self.failures[-1].error).__name__))
+            return dict.fromkeys(self.plan.cells(task), lost(self.failures[-1].kind))
         halves = [
             self._blocks(task, part, again, self._explained(again, part))
             for part in (positions[: len(positions) // 2], positions[len(positions) // 2 :])
@@ -132,7 +140,7 @@ class Scorer:
             if isinstance(error, XevalError) or is_out_of_memory(error) or is_device_failure(error):
                 raise
             if len(positions) == 1:
-                self.failures.append(Failure(task.metric.name, self.plan.split.ids[positions[0]], error))
+                self.failures.append(failure_of(task.metric.name, self.plan.split.ids[positions[0]], error))
             return None
 
     def scene(self, positions: list[int], pixels: Tensor | None = None) -> tuple[Scene, Blocks]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import shutil
 import time
-import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,15 @@ from xeval.models import frozen_eval
 from xeval.options import ScoreOptions, validated
 from xeval.plan import Plan, Task, make_plan
 from xeval.progress import Progress, Silent
+from xeval.ranks import ALONE, Ranks
 from xeval.runs import MANIFEST, atomic_write, read_json, require_writable, slug, writable_directory, write_json
 from xeval.scorer import Blocks, Chunk, Failure, Scorer, chunks
+from xeval.shards import Work, collected, shared_work
 from xeval.store import Cell, Store, start_afresh
 from xeval.summary import SCHEMA, summarize
 
 STORE, SCORES = "scores.sqlite", "scores.json"
 PREFLIGHT = 2
-Work = list[tuple[Chunk, list[Task]]]
 
 
 @dataclass(frozen=True)
@@ -69,17 +70,34 @@ def output_directory(checkpoint: Path, options: ScoreOptions) -> Path:
     return beside if (beside / MANIFEST).is_file() else beside / f"{checkpoint.stem}.xeval"
 
 
-def run(checkpoint: Path, options: ScoreOptions, progress: Progress, stop: Stop = never) -> Scored:
+def run(
+    checkpoint: Path, options: ScoreOptions, progress: Progress, stop: Stop = never, ranks: Ranks = ALONE
+) -> Scored:
     """Check, try on two images, score what is missing, summarise."""
-    if not checkpoint.exists():
-        raise UsageError(f"{checkpoint} does not exist", "give a run directory or a weight file")
-    folder = output_directory(checkpoint, options)
-    require_writable(folder)
-    return execute(make_plan(checkpoint, options), options, folder, progress, stop)
+    with ranks.together():
+        if not checkpoint.exists():
+            raise UsageError(f"{checkpoint} does not exist", "give a run directory or a weight file")
+        folder = output_directory(checkpoint, options)
+        if ranks.main:
+            require_writable(folder)
+        plan = make_plan(checkpoint, options)
+    return execute(plan, options, folder, progress, stop, ranks)
 
 
-def execute(plan: Plan, options: ScoreOptions, folder: Path, progress: Progress, stop: Stop = never) -> Scored:
-    """Score what is missing of a plan, summarise, and write everything to ``folder``."""
+def execute(
+    plan: Plan, options: ScoreOptions, folder: Path, progress: Progress, stop: Stop = never, ranks: Ranks = ALONE
+) -> Scored:
+    """Score what is missing of a plan, summarise, and write everything to ``folder``; rank 0 does the writing."""
+    with ExitStack() as held:
+        with ranks.together():
+            store = held.enter_context(_opened(plan, options, folder, progress)) if ranks.main else None
+        with deterministic():
+            return _scored(store, plan, options, folder, progress, stop, ranks)
+
+
+@contextmanager
+def _opened(plan: Plan, options: ScoreOptions, folder: Path, progress: Progress) -> Iterator[Store]:
+    """The locked store that the scores of a plan belong into."""
     out = writable_directory(folder)
     for note in plan.notes:
         progress.say(f"note: {note}")
@@ -89,37 +107,55 @@ def execute(plan: Plan, options: ScoreOptions, folder: Path, progress: Progress,
         old = start_afresh(out / STORE) if options.recompute else None
         if old is not None:
             progress.say(f"starting afresh; the old scores are kept as {old}")
-        with Store(out / STORE, check=True) as store, deterministic():
-            return _scored(store, plan, options, out, progress, stop)
+        with Store(out / STORE, check=True) as store:
+            yield store
 
 
-def _scored(store: Store, plan: Plan, options: ScoreOptions, out: Path, progress: Progress, stop: Stop) -> Scored:
-    store.name_images(plan.data_key, [plan.split.ids[i] for i in plan.chosen])
-    todo = _missing(store, plan)
-    finished = None if todo else _finished(out / SCORES, plan)
-    if finished is not None:
+def _scored(
+    store: Store | None, plan: Plan, options: ScoreOptions, out: Path, progress: Progress, stop: Stop, ranks: Ranks
+) -> Scored:
+    """Only rank 0 has a store, and tells the others what is missing in it."""
+    todo, finished = None, None
+    with ranks.together():
+        if store is not None:
+            store.name_images(plan.data_key, [plan.split.ids[i] for i in plan.chosen])
+            missing = _missing(store, plan)
+            finished = None if missing else _finished(out / SCORES, plan)
+            todo = missing if finished is None else None
+    todo = shared_work(ranks, plan, todo)
+    if todo is None:
         progress.say("nothing to do: every requested number is already there")
-        return Scored(out, shortfall(finished, allowed=options.allow_partial))
+        return Scored(out, shortfall(finished, allowed=options.allow_partial) if finished else None)
     started = time.perf_counter()
-    scorer = Scorer(plan, options)
+    with ranks.together():
+        scorer = Scorer(plan, options)
     with frozen_eval(scorer.engine.model):
-        compute(scorer, store, todo, progress, stop)
-        cost = {
-            "seconds": round(time.perf_counter() - started, 1),
-            "passes": scorer.engine.passes,
-            "batch_size": scorer.engine.batch_size,
-            "device": scorer.device.type,
-            "network": scorer.engine.network.describe(),
-            **scorer.meter.record(),
-        }
-        summary = summarize(store, plan, scorer.cam_size, cost)
-        progress.say("features and t-SNE")
-        summary["embedding"] = write_artifacts(out, scorer)
+        compute(scorer, store, todo, progress, stop, ranks)
+        with ranks.together():
+            return Scored(out, None if store is None else _finish(store, scorer, options, out, progress, started))
+
+
+def _finish(
+    store: Store, scorer: Scorer, options: ScoreOptions, out: Path, progress: Progress, started: float
+) -> XevalError | None:
+    """Everything that is derived from the store; returns what keeps the scores from being complete."""
+    plan = scorer.plan
+    cost = {
+        "seconds": round(time.perf_counter() - started, 1),
+        "passes": scorer.engine.passes,
+        "batch_size": scorer.engine.batch_size,
+        "device": scorer.device.type,
+        "network": scorer.engine.network.describe(),
+        **scorer.meter.record(),
+    }
+    summary = summarize(store, plan, scorer.cam_size, cost)
+    progress.say("features and t-SNE")
+    summary["embedding"] = write_artifacts(out, scorer)
     if options.save_maps:
         scorer.save_maps(out)
     demand_unchanged(plan.loaded)
     write_json(out / SCORES, summary)
-    return Scored(out, _defect(out, scorer.failures) or shortfall(summary, allowed=options.allow_partial))
+    return _defect(out, scorer.failures) or shortfall(summary, allowed=options.allow_partial)
 
 
 def _missing(store: Store, plan: Plan) -> Work:
@@ -153,26 +189,46 @@ def _finished(path: Path, plan: Plan) -> Any:
     return found if keys == (plan.loaded.sha256, plan.data_key, plan.protocol.hash(), plan.layer, True) else None
 
 
-def compute(scorer: Scorer, store: Store, todo: Work, progress: Progress, stop: Stop = never) -> None:
-    """Score the chunks, committing each; the first two images go ahead as a rehearsal of everything."""
+def compute(
+    scorer: Scorer,
+    store: Store | None,
+    todo: Work,
+    progress: Progress,
+    stop: Stop = never,
+    ranks: Ranks = ALONE,
+) -> None:
+    """Score the chunks, one a rank at a time, and commit each; two images go ahead as a rehearsal of everything."""
     total = len(scorer.plan.chosen)
     left = images_of(todo)
     if left < total:
         progress.say(f"resuming: {total - left:,} of {total:,} images done")
-    _halt(stop, total - left, total)
-    _rehearse(scorer, store, todo, progress)
-    _halt(stop, total - left, total)
-    cells: dict[Any, Cell] = dict(scorer.plan.model_cells())
-    cells.update((key, cell) for task in scorer.plan.tasks for key, cell in scorer.plan.cells(task).items())
+    with ranks.together():
+        _halt(stop, total - left, total)
+        _rehearse(scorer, store, todo, progress, ranks)
+        _halt(stop, total - left, total)
+        put = _putting(store, scorer.plan) if store is not None else None
+    turns = [todo[start : start + ranks.world] for start in range(0, len(todo), ranks.world)]
+    pixels = ahead(todo[ranks.rank :: ranks.world], lambda work: scorer.read(work[0].positions))
+    for turn in progress.track(turns, len(turns), "scoring, blocks of images"):
+        with ranks.together():
+            blocks = scorer.score_chunk(*turn[ranks.rank], next(pixels)) if ranks.rank < len(turn) else {}
+        found = collected(ranks, scorer, blocks)
+        left -= images_of(turn)
+        with ranks.together():
+            if put is not None:
+                for (chunk, _), part in zip(turn, found, strict=False):  # the last turn may leave ranks without one
+                    put(chunk, part)
+            _tell_batch(scorer, progress)
+            if left:
+                _halt(stop, total - left, total)
+
+
+def _putting(store: Store, plan: Plan) -> Callable[[Chunk, Blocks], None]:
+    """The function that commits a chunk."""
+    cells: dict[Any, Cell] = dict(plan.model_cells())
+    cells.update((key, cell) for task in plan.tasks for key, cell in plan.cells(task).items())
     ids = store.ids(list(cells.values()))
-    reading = ahead(todo, lambda work: scorer.read(work[0].positions))
-    for (chunk, tasks), pixels in progress.track(reading, len(todo), "scoring, blocks of images"):
-        blocks = scorer.score_chunk(chunk, tasks, pixels)
-        store.put(chunk.first, {ids[cells[key]]: block for key, block in blocks.items()})
-        _tell_batch(scorer, progress)
-        left -= len(chunk.positions)
-        if left:
-            _halt(stop, total - left, total)
+    return lambda chunk, blocks: store.put(chunk.first, {ids[cells[key]]: block for key, block in blocks.items()})
 
 
 def images_of(todo: Work) -> int:
@@ -187,7 +243,7 @@ def _halt(stop: Stop, saved: int, total: int) -> None:
         raise kind(f"saved {saved:,} of {total:,} images", "run the same command again to go on")
 
 
-def _rehearse(scorer: Scorer, store: Store, todo: Work, progress: Progress) -> None:
+def _rehearse(scorer: Scorer, store: Store | None, todo: Work, progress: Progress, ranks: Ranks) -> None:
     """Run everything on two images, so that a mistake shows now; say how much work there is and about how long."""
     plan, engine = scorer.plan, scorer.engine
     first, tasks = todo[0] if todo else (chunks(plan)[0], [])
@@ -196,19 +252,20 @@ def _rehearse(scorer: Scorer, store: Store, todo: Work, progress: Progress) -> N
     blocks = scorer.score_chunk(small, tasks)
     passes = engine.passes / len(small.positions)
     for name, failure in {failure.metric: failure for failure in scorer.failures}.items():
-        progress.say(f"warning: {name} fails ({_told(failure.error)}); the other metrics go on")
+        progress.say(f"warning: {name} fails ({_told(failure)}); the other metrics go on")
     _tell_batch(scorer, progress)
     engine.passes = 0
     scorer.meter.clear()
     scorer.failures.clear()
     images = images_of(todo)
-    _demand_space(store.path, images * _bytes_of(blocks) // len(small.positions))
-    left = images * passes / scorer.rate
+    if store is not None:
+        _demand_space(store.path, images * _bytes_of(blocks) // len(small.positions))
+    left = images * passes / scorer.rate / ranks.world
     duration = f"{left / 60:.0f} min" if left >= 90 else f"{max(1, left):.0f} s"
     name = plan.loaded.card.name if plan.loaded.card else plan.loaded.path.name
     progress.say(
         f"{name}: {images} images × {passes:.0f} passes, about {duration}, batches of {engine.batch_size} "
-        f"on {scorer.device.type}"
+        f"on {scorer.device.type}{f', {ranks.world} ranks' if ranks.world > 1 else ''}"
     )
 
 
@@ -234,8 +291,8 @@ def _tell_batch(scorer: Scorer, progress: Progress) -> None:
         scorer.asked = scorer.engine.batch_size
 
 
-def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:120]
+def _told(failure: Failure) -> str:
+    return f"{failure.kind}: {failure.message}".splitlines()[0][:120]
 
 
 def _defect(out: Path, failures: Sequence[Failure]) -> InternalError | None:
@@ -244,9 +301,9 @@ def _defect(out: Path, failures: Sequence[Failure]) -> InternalError | None:
         return None
     first = failures[0]
     path = out / f"traceback-{slug(first.metric)}.txt"
-    atomic_write(path, "".join(traceback.format_exception(first.error)).encode())
+    atomic_write(path, first.trace.encode())
     names = ", ".join(dict.fromkeys(failure.metric for failure in failures))
     return InternalError(
-        f"{names} failed on {len(failures):,} images, first {first.metric} on {first.image} ({_told(first.error)})",
+        f"{names} failed on {len(failures):,} images, first {first.metric} on {first.image} ({_told(first)})",
         f"everything else is scored; please report {path}",
     )

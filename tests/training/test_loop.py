@@ -13,10 +13,10 @@ import torch
 from tests.data.makers import snapshot
 from tests.training.interrupting import LIMIT, Interrupt, Listen, Stop, assert_same_run, rows, run, without_seconds
 from training import epochs, state
+from training.history import COLUMNS, collapsed, merit, summary
 from training.loop import train
 from training.methods import METHODS
 from training.recipe import Recipe
-from training.trainer import COLUMNS, collapsed, merit, summary
 from xeval.checkpoints import load_model
 from xeval.data import normalize, open_dataset
 from xeval.engine import pick_device

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ def always_predict(learner: Learner, label: int) -> None:
 
 
 def relabel(batch: Batch, label: int) -> Batch:
-    return Batch(batch.images, torch.full_like(batch.labels, label), batch.keys, batch.rows)
+    return replace(batch, labels=torch.full_like(batch.labels, label), whole=torch.full_like(batch.whole, label))
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))

@@ -1,0 +1,275 @@
+"""Jobs of several ranks: the rows of one process, one voice, one exit code, and an end when a rank dies."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.commands import here, xeval
+from tests.faults.test_kill import committed, rows
+from tests.jobs import finished, pid_of, processes, torchrun
+from tests.runs import make_run
+from xeval.ranks import Ranks
+from xeval.scorer import Failure, failure_of
+from xeval.scoring import score
+from xeval.shards import collected, packed, unpacked
+from xeval.store import Block
+
+METRICS = ("drop", "infidelity", "sensitivity")
+OPTIONS = ("--limit", "320", "--metrics", ",".join(METRICS), "--batch-size", "128", "--device", "cpu")
+CHUNKS = 5
+FEW = ("--method", "excon", "--limit", "200", "--device", "cpu", "--set", "image_size=8", "--set", "batch_size=16")
+EPOCHS = 12
+SCRIPT = """
+import sys, time
+from datetime import timedelta
+from xeval import ranks
+from xeval.errors import DataError
+from xeval.exits import leave
+ranks.STEP = timedelta(seconds=1)
+try:
+    with ranks.joined("cpu") as job:
+{work}
+except BaseException as error:
+    leave(error, as_json=False)
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("runs") / "digits-excon-s0")[0]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """As in the child processes: sums over several threads differ in the last bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def whole(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The scores of one process."""
+    return score(run, out=tmp_path_factory.mktemp("whole"), limit=320, metrics=METRICS, batch_size=128, device="cpu")
+
+
+def errors(text: str) -> list[str]:
+    return [line for line in text.splitlines() if "xeval: error[" in line]
+
+
+def script(work: str) -> list[tuple[int, str]]:
+    """Exit code and stderr of both ranks of a script; the second is ended as torchrun would, once the first is gone."""
+    program = SCRIPT.format(work="\n".join(f"        {line}" for line in work.splitlines()))
+    jobs = processes(2, "-c", program)
+    return ends(jobs)
+
+
+def ends(jobs: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
+    first = jobs[0].communicate(timeout=300)[1]
+    found = [(jobs[0].returncode, first)]
+    for job in jobs[1:]:
+        job.terminate()
+        found.append((job.wait(timeout=300), job.communicate()[1]))
+    return found
+
+
+@pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_the_rows_are_those_of_one_process(ranks: int, run: Path, whole: Path, tmp_path: Path) -> None:
+    """Five blocks of images, so that the last turn leaves a rank without one."""
+    text = finished(ranks, "score", str(run), "--out", str(tmp_path), *OPTIONS, cwd=tmp_path)
+    assert rows(tmp_path) == rows(whole)
+    assert text.count("scores in") == text.count("features and t-SNE") == 1
+    ours, theirs = (json.loads((folder / "scores.json").read_text()) for folder in (tmp_path, whole))
+    assert ours["scores"] == theirs["scores"]
+    assert ours["cost"]["passes"] == theirs["cost"]["passes"]
+    assert not (tmp_path / "run.lock").exists()
+    if ranks == 3:
+        again = finished(ranks, "score", str(run), "--out", str(tmp_path), *OPTIONS, cwd=tmp_path)
+        assert again.count("nothing to do") == 1
+
+
+@pytest.mark.fault("S23")
+@pytest.mark.parametrize(
+    ("killed", "then"), [(1, 1), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((0, 3), (1, 2)))]
+)
+def test_a_killed_rank_ends_scoring_and_any_number_of_ranks_goes_on(
+    killed: int, then: int, run: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("score", str(run), "--out", str(tmp_path), *OPTIONS)
+    job = torchrun(2, *arguments, cwd=tmp_path)
+    victim = pid_of(job, killed)
+    while not committed(tmp_path) and job.poll() is None:
+        time.sleep(0.01)
+    os.kill(victim, signal.SIGKILL)
+    started = time.monotonic()
+    job.communicate(timeout=60)
+    assert job.returncode
+    assert time.monotonic() - started < 60
+    assert 0 < committed(tmp_path) < CHUNKS
+    if then == 1:
+        assert here(capsys, *arguments)[0] == 0
+    else:
+        assert "resuming: " in finished(then, *arguments, cwd=tmp_path)
+    assert rows(tmp_path) == rows(whole)
+    assert not (tmp_path / "run.lock").exists()
+
+
+@pytest.mark.fault("T13")
+@pytest.mark.parametrize(
+    ("killed", "then"), [(1, 1), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((0, 3), (1, 2)))]
+)
+def test_a_killed_rank_ends_training_and_any_number_of_ranks_goes_on(killed: int, then: int, tmp_path: Path) -> None:
+    arguments = ("train", "digits", "--out", str(tmp_path), *FEW, "--set", f"epochs={EPOCHS}")
+    state = tmp_path / "digits-excon-s0" / "state" / "state.json"
+    job = torchrun(2, *arguments, cwd=tmp_path)
+    victim = pid_of(job, killed)
+    while not state.exists() and job.poll() is None:
+        time.sleep(0.01)
+    os.kill(victim, signal.SIGKILL)
+    started = time.monotonic()
+    job.communicate(timeout=60)
+    assert job.returncode
+    assert time.monotonic() - started < 60
+    assert not (state.parent.parent / "run.json").exists()
+    text = xeval(*arguments, cwd=tmp_path).stderr if then == 1 else finished(then, *arguments, cwd=tmp_path)
+    assert f"of {EPOCHS}" in next(line for line in text.splitlines() if "going on after epoch" in line)
+    with (state.parent.parent / "history.csv").open(encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in table] == list(range(1, EPOCHS + 1))
+    assert all(np.isfinite(float(row["loss"])) for row in table)
+    assert {path.name for path in state.parent.parent.iterdir()} == {
+        "best.safetensors",
+        "last.safetensors",
+        "history.csv",
+        "run.json",
+    }
+
+
+@pytest.mark.fault("S24")
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("score", "nowhere.pt"), "E200]: nowhere.pt does not exist"),
+        pytest.param(("score", "x.pt", "--thresholds", "15"), "E200]: the threshold 15", marks=pytest.mark.slow),
+        pytest.param(("train", "digit"), "E200]: unknown recipe 'digit'", marks=pytest.mark.slow),
+        pytest.param(("compare", "runs"), "E200]: compare runs in one process", marks=pytest.mark.slow),
+    ],
+)
+def test_a_mistake_is_told_once(arguments: tuple[str, ...], told: str, tmp_path: Path) -> None:
+    text = finished(2, *arguments, cwd=tmp_path, check=1)  # the launcher's own code
+    assert len(errors(text)) == 1
+    assert told in errors(text)[0]
+
+
+@pytest.mark.fault("S24")
+def test_an_error_of_one_rank_is_raised_on_all_and_told_by_the_first() -> None:
+    first, second = script(
+        "with job.together():\n    if job.rank == 1:\n        raise DataError('bad image', 'mend it')"
+    )
+    assert first == (3, "xeval: error[E300]: bad — mend it\n")
+    assert second == (3, "")
+
+
+def test_an_error_that_cannot_be_shared_is_told_by_its_own_rank() -> None:
+    """In the middle of a step the others wait in another exchange: they only notice that a rank is gone."""
+    first, second = script("if job.rank == 1:\n    raise DataError('bad image', 'mend it')\njob.exchange(0)")
+    assert second == (3, "xeval: error[E300]: bad image — mend it\n")
+    assert first[0] == 5
+    assert len(errors(first[1])) == 1
+    assert "another of the 2 ranks has ended" in first[1]
+
+
+def test_what_the_first_rank_does_alone_may_take_long() -> None:
+    """Longer than a training step may."""
+    found = script("with job.together():\n    time.sleep(3 if job.main else 0)\nprint('done', file=sys.stderr)")
+    assert found[0] == (0, "done\n")
+    assert found[1][1] in ("done\n", "")  # it may have been ended before it could print
+
+
+@pytest.mark.slow
+@pytest.mark.fault("S2")
+def test_a_signal_to_one_rank_stops_all_after_the_images_in_hand(run: Path, whole: Path, tmp_path: Path) -> None:
+    arguments = ("-m", "xeval", "score", str(run), "--out", str(tmp_path), *OPTIONS)
+    jobs = processes(2, *arguments)
+    while not committed(tmp_path) and jobs[0].poll() is None:
+        time.sleep(0.01)
+    jobs[1].terminate()
+    (code, text), second = ends(jobs)
+    assert (code, second) == (143, (143, ""))
+    saved = committed(tmp_path)
+    assert errors(text) == [
+        f"xeval: error[E143]: saved {64 * saved} of 320 images — run the same command again to go on"
+    ]
+    assert 0 < saved < CHUNKS
+    assert finished(2, *arguments[2:], cwd=tmp_path)
+    assert rows(tmp_path) == rows(whole)
+
+
+def test_blocks_and_failures_travel_as_they_are() -> None:
+    """Columns of the model and of explainers, curves, reasons, and a metric's failure with its traceback."""
+    blocks = {
+        "p0": Block(np.array([0.5, np.nan]), {("error", "not finite"): np.array([False, True])}),
+        ("grad-cam", "deletion.curve"): Block(np.arange(6.0).reshape(2, 3), {}),
+        ("random", "drop.mag@0.45"): Block(
+            np.array([np.nan, 0.25]),
+            {("undefined", "β=0"): np.array([True, False]), ("error", "x"): np.array([False, False])},
+        ),
+    }
+    try:
+        raise ValueError("of a metric\nin two lines")
+    except ValueError as error:
+        failure = failure_of("drop", "7.png", error)
+    back, news = unpacked(packed(blocks, {"failures": [vars(failure)], "passes": 3}))
+    assert list(back) == list(blocks)
+    for key, block in blocks.items():
+        np.testing.assert_array_equal(back[key].values, block.values)
+        assert back[key].values.shape == block.values.shape
+        assert list(back[key].reasons) == list(block.reasons)
+        for reason, mask in block.reasons.items():
+            np.testing.assert_array_equal(back[key].reasons[reason], mask)
+    assert Failure(**news["failures"][0]) == failure
+    assert "test_blocks_and_failures_travel" in failure.trace
+
+
+def test_the_first_rank_learns_what_failed_on_the_others() -> None:
+    class Pretended(Ranks):
+        to_main: Callable[..., list[bytes]] = lambda self, data: [data, packed({"p0": block}, news)]
+
+    work = SimpleNamespace(failures=[], engine=SimpleNamespace(passes=5))
+    block, failure = Block(np.zeros(1), {}), Failure("drop", "7.png", "ValueError", "no", "trace")
+    news = {"failures": [vars(failure)], "passes": 3}
+    found = collected(Pretended(0, 2), work, {})  # type: ignore[arg-type]
+    assert [list(part) for part in found] == [[], ["p0"]]
+    assert work.failures == [failure]
+    assert work.engine.passes == 8
+
+
+def test_without_torchrun_nothing_is_told_and_nothing_waits() -> None:
+    alone = Ranks()
+    assert alone.main
+    assert alone.exchange({"a": 1}) == [{"a": 1}]
+    with pytest.raises(KeyError), alone.together():
+        raise KeyError("as it is")
+    assert (
+        "torch"
+        not in subprocess.run(
+            [sys.executable, "-c", "import sys, xeval.ranks; print([m for m in sys.modules if m == 'torch'])"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    )
