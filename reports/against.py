@@ -43,9 +43,9 @@ class _Results(_Part):
 
 
 def rounded(value: Any) -> Any:
-    """Nested JSON with every number as results.json holds it: to nine significant digits."""
+    """Nested JSON with every number as results.json holds it: to seven significant digits."""
     if isinstance(value, float):
-        return float(f"{value:.9g}")
+        return float(f"{value:.7g}")
     if isinstance(value, dict):
         return {key: rounded(item) for key, item in value.items()}
     return [rounded(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,6 +1,6 @@
 """results.json: everything the page shows, with the original names.
 
-Numbers have nine significant digits: more than the single precision of the networks holds, and half the bytes.
+Numbers have seven significant digits: what the single precision of the networks holds, and half the bytes.
 """
 
 from __future__ import annotations

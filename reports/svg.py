@@ -20,6 +20,8 @@ _PRESENTATION = frozenset(
 )
 _INHERITED = _PRESENTATION - {"opacity", "clip-path"}
 _DECIMALS = re.compile(r"(?<![\w#.])(-?\d+\.\d{2})\d+(?![\w.%])")
+_BESIDE_LETTERS = re.compile(r"\s*([A-Za-z])\s*")  # in the data of a path, commands need no space around them
+_TEXTS = {f"{_SVG}text", f"{_SVG}tspan"}
 _GEOMETRY = ("d", "x", "y", "cx", "cy", "r", "width", "height", "points", "transform")
 _FONT = re.compile(r"(?P<style>italic |oblique )?(?P<weight>bold |\d{3} )?(?P<size>[\d.]+px) (?P<family>.+)")
 #: What matplotlib puts into a ``<style>`` element for all shapes.
@@ -58,10 +60,15 @@ def _restyle(element: ET.Element) -> None:
 
 
 def _shorten(element: ET.Element) -> None:
-    """Coordinates to a hundredth of a point: a page of many figures halves, and nobody sees the rest."""
+    """Coordinates to a hundredth of a point and no space that nothing needs: a page of many figures halves."""
     for name in _GEOMETRY:
         if (value := element.get(name)) is not None:
-            element.set(name, _DECIMALS.sub(r"\1", value))
+            value = _DECIMALS.sub(r"\1", value)
+            element.set(name, _BESIDE_LETTERS.sub(r"\1", value).strip() if name == "d" else value)
+    if element.tag not in _TEXTS:
+        element.text = (element.text or "").strip() or None
+        for child in element:
+            child.tail = (child.tail or "").strip() or None
 
 
 def _short_ids(root: ET.Element, slug: str) -> dict[str, str]:
