@@ -1,0 +1,59 @@
+"""What is measured on: networks with seeded random weights, whose speed does not depend on them, and seeded images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.rows import Options
+from xeval.engine import Engine, pick_device
+from xeval.metrics.base import Scene
+from xeval.models import ModelSpec, build, last_conv_stage
+from xeval.perturb import image_keys
+
+SIDE, CLASSES = 32, 100
+
+
+def network(arch: str, device: torch.device, *, side: int = SIDE, classes: int = CLASSES) -> tuple[nn.Module, str]:
+    """A network in evaluation mode and its last convolutional stage."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = build(ModelSpec(arch=arch, num_classes=classes, in_channels=3, image_size=side)).eval().to(device)
+    return model, last_conv_stage(model, torch.zeros(1, 3, side, side, device=device))
+
+
+def pictures(count: int, device: torch.device, *, side: int = SIDE) -> Tensor:
+    """Normalised images N×3×side×side: noise, smoothed so that maps differ from place to place."""
+    noise = torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(1))
+    smooth = nn.functional.avg_pool2d(noise, 5, 1, 2)
+    return (smooth / smooth.std()).to(device)
+
+
+def engine_of(model: nn.Module, options: Options) -> Engine:
+    """xeval's engine in the mode that was asked for."""
+    mode: dict[str, Any] = {"compile": True} if options.compile else {}
+    return Engine(model, batch_size=options.batch_size, **mode)
+
+
+def scene_of(engine: Engine, images: Tensor, *, fill: Tensor | None = None, **about: Any) -> Scene:
+    """The scene of normalised images: predicted classes, mean fill, one unit of pixel value = one normalised unit."""
+    p0, targets = engine.probabilities(images).to(images.device).max(1)
+    return Scene(
+        engine=engine,
+        images=images,
+        keys=image_keys([str(number) for number in range(len(images))]).to(images.device),
+        targets=targets,
+        labels=targets,
+        p0=p0,
+        fill=torch.zeros_like(images) if fill is None else fill,
+        pixel=images.new_ones(images.shape[1], 1, 1),
+        mean=images.new_zeros(images.shape[1], 1, 1),
+        **about,
+    )
+
+
+def device_of(options: Options) -> torch.device:
+    """The device that was asked for."""
+    return pick_device(options.device)
