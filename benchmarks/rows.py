@@ -156,6 +156,6 @@ def main(name: str, about: str | None, measure: Measure, arguments: list[str] | 
         torch.set_num_threads(options.threads)
     try:
         rows = [replace(row, target=None) if options.quick else row for row in measure(options)]
-        print(json.dumps(result(name, rows, given), ensure_ascii=False))
+        print(json.dumps(result(name, rows, given), ensure_ascii=False, allow_nan=False))
     except DisagreementError as error:
         raise SystemExit(f"{name}: {error}") from None
