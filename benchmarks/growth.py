@@ -74,7 +74,7 @@ def block(scene: Scene, layer: str, size: Size) -> None:
     assert draw is not None  # random-cam is a drawn control
     for number in range(size.explainers):
         maps = draw(scene.images, cam, scene.keys, number) if number else cam
-        one = Explained(scene, maps, lambda *_, maps=maps, **__: maps)  # type: ignore[misc]
+        one = Explained(scene, maps, lambda *_, maps=maps, **__: maps)
         METRICS["infidelity"].score(one, settings, shared)
         for name in ("drop", "complexity"):
             METRICS[name].score(one, METRICS[name].settings(), None)

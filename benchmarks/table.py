@@ -21,15 +21,24 @@ def number(value: float) -> str:
 
 def measured(row: dict[str, Any]) -> str:
     """Median and spread with their unit."""
-    unit = row["unit"] if row["unit"] == "×" else f" {row['unit']}"
     low, high = row["spread"]
-    return f"{number(row['value'])}{unit}" + ("" if low == high else f" ({number(low)}–{number(high)})")
+    return with_unit(number(row["value"]), row["unit"]) + ("" if low == high else f" ({number(low)}–{number(high)})")
+
+
+def claimed(row: dict[str, Any]) -> str:
+    """The target with its unit."""
+    return with_unit(row["target"], row["unit"]) if row["target"] else "–"
+
+
+def with_unit(text: str, unit: str) -> str:
+    """A number and its unit."""
+    return f"{text}{unit}" if unit == "×" else f"{text} {unit}"
 
 
 def line(row: dict[str, Any]) -> str:
     """One row of the table."""
     passes = ", ".join(f"{side} {count:,}" for side, count in row["passes"].items()) or "–"
-    cells = [row["claim"], row["target"] or "–", measured(row), passes, VERDICT[row["met"]], row["note"]]
+    cells = [row["claim"], claimed(row), measured(row), passes, VERDICT[row["met"]], row["note"]]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
