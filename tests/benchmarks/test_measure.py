@@ -20,11 +20,11 @@ from xeval.metrics.base import Values
 QUICK = Options(quick=True, device="cpu")
 ROW = {"claim", "unit", "value", "spread", "target", "passes", "checked", "note", "measurements", "met"}
 COUNTED = {"suite", "infidelity", "single", "drop_increase", "floor", "training"}
-LONG = {"suite", "memory", "report", "single"}
+LONG = {("suite", "--explainers", "6"), ("memory",), ("report",)}
 
 
 @pytest.mark.parametrize(
-    "words", [pytest.param(words, marks=pytest.mark.slow if words[0] in LONG else ()) for words in RUNS], ids=" ".join
+    "words", [pytest.param(words, marks=pytest.mark.slow if words in LONG else ()) for words in RUNS], ids=" ".join
 )
 def test_quick_run(words):
     module = importlib.import_module(f"benchmarks.{words[0]}")
@@ -77,15 +77,23 @@ def test_a_wrong_single_metric_is_not_timed():
         single.row(wrong, subject, "cnn-tiny", 1)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["infidelity", "correlation", "entropy", "gini", "flipping_curve"])
-def test_a_wrong_number_of_the_suite_is_not_timed(monkeypatch, name):
+@pytest.mark.parametrize(
+    ("name", "metric"),
+    [
+        ("infidelity", "Infidelity"),
+        ("correlation", "FaithfulnessCorrelation"),
+        ("entropy", "Complexity"),
+        ("gini", "Sparseness"),
+        ("flipping_curve", "PixelFlipping"),
+        ("packed", "drop"),
+    ],
+)
+def test_a_wrong_number_of_the_suite_is_not_timed(monkeypatch, name, metric):
     plant(monkeypatch, suite, name, lambda value: value + 1e-3)
-    with pytest.raises(DisagreementError):
+    with pytest.raises(DisagreementError, match=metric):
         suite.check(suite.subject_of("cnn-tiny", 2, QUICK), ("grad-cam",), QUICK)
 
 
-@pytest.mark.slow
 def test_a_wrong_sensitivity_of_the_suite_is_not_timed(monkeypatch):
     about = suite.METRICS["sensitivity"]
 
