@@ -18,12 +18,17 @@ Work = Callable[[], object]
 
 @dataclass(frozen=True)
 class Pair:
-    """Seconds of each round of a peer and of xeval, and the forward passes of one round of each."""
+    """Seconds of each round of a peer and of xeval, and the forward passes of one round of each.
+
+    Processor time is kept beside wall time: it tells a slow machine from a busy one.
+    """
 
     peer_seconds: tuple[float, ...]
     own_seconds: tuple[float, ...]
     peer_passes: int = 0
     own_passes: int = 0
+    peer_cpu_seconds: tuple[float, ...] = ()
+    own_cpu_seconds: tuple[float, ...] = ()
 
     @property
     def ratios(self) -> list[float]:
@@ -33,7 +38,9 @@ class Pair:
     def row(self, claim: str, target: Target | None, checked: str, note: str = "") -> Row:
         """The median of the rounds' own ratios, with everything it was computed from."""
         passes = {"peer": self.peer_passes, "own": self.own_passes} if self.peer_passes or self.own_passes else {}
-        counted = f"the counted passes alone give {self.peer_passes / self.own_passes:.2f}×" if self.own_passes else ""
+        told = [f"the counted passes alone give {self.peer_passes / self.own_passes:.2f}×"] if self.own_passes else []
+        if sum(self.own_cpu_seconds):
+            told.append(f"processor time {sum(self.peer_cpu_seconds) / sum(self.own_cpu_seconds):.2f}×")
         return row_of(
             claim,
             "×",
@@ -41,7 +48,7 @@ class Pair:
             target,
             passes=passes,
             checked=checked,
-            note="; ".join(filter(None, (counted, note))),
+            note="; ".join([*told, *([note] if note else [])]),
             measurements={**asdict(self), "ratios": self.ratios},
         )
 
@@ -92,8 +99,16 @@ def alternate(
     """
     if passes is None:
         passes = {side: count_passes(model, work) for side, work in (("peer", peer), ("own", own))}
-    timed = [(seconds(peer), seconds(own)) for _ in range(rounds)]
-    return Pair(tuple(a for a, _ in timed), tuple(b for _, b in timed), passes["peer"], passes["own"])
+    timed = [(*wall_and_cpu(peer), *wall_and_cpu(own)) for _ in range(rounds)]
+    peer_seconds, peer_cpu, own_seconds, own_cpu = zip(*timed, strict=True)
+    return Pair(peer_seconds, own_seconds, passes["peer"], passes["own"], peer_cpu, own_cpu)
+
+
+def wall_and_cpu(work: Work) -> tuple[float, float]:
+    """Wall time of ``work``, and the processor time of all threads."""
+    start = time.process_time()
+    wall = seconds(work)
+    return wall, time.process_time() - start
 
 
 def seconds(work: Work) -> float:
