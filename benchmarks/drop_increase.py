@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from benchmarks.pairs import agree, alternate
 from benchmarks.rows import Options, Row, Target, main
-from benchmarks.subjects import device_of, engine_of, network, pictures, scene_of
+from benchmarks.subjects import device_of, engine_of, network, pictures, scene_of, sized
 from xeval.explainers import EXPLAINERS
 from xeval.explainers.cam import activations_and_gradient, find_layer, upsample
 from xeval.metrics import METRICS
@@ -107,8 +107,9 @@ def measure(options: Options) -> Iterator[Row]:
     for arch in options.networks(("cnn-tiny", "resnet18-cifar")):
         model, layer = network(arch, device)
         images = pictures(options.pick("images", 16, 2), device)
+        mine = sized(options, model, images)
         exact, few = copy.deepcopy(model).double(), images[:4].double()
-        own = packed(exact, layer, few, options)
+        own = packed(exact, layer, few, mine)
         for loop, name, bound in (
             (published, "the published loop", 12.0),
             (careful, "a loop that predicts and explains each image once", None),
@@ -116,7 +117,7 @@ def measure(options: Options) -> Iterator[Row]:
             checked = agree("drop.mag in float64", loop(exact, layer, few), own, TOLERANCE)
             pair = alternate(
                 partial(loop, model, layer, images),
-                partial(packed, model, layer, images, options),
+                partial(packed, model, layer, images, mine),
                 options.pick("rounds", 3, 1),
                 model,
             )

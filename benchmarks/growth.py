@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.pairs import seconds
 from benchmarks.rows import Options, Row, main
-from benchmarks.subjects import CLASSES, SIDE, device_of, engine_of, network, pictures, scene_of
+from benchmarks.subjects import CLASSES, SIDE, device_of, engine_of, network, pictures, scene_of, sized
 from xeval.explainers import CONTROLS, EXPLAINERS
 from xeval.metrics import METRICS
 from xeval.metrics.base import Explained, Scene
@@ -55,8 +55,8 @@ def scored(size: Size, arch: str, options: Options) -> Callable[[], None]:
     """Infidelity, drop and complexity of every explainer, in blocks of 64 images as scoring has them."""
     device = device_of(options)
     model, layer = network(arch, device, side=size.side, classes=size.classes)
-    engine = engine_of(model, options)
     images = pictures(min(size.images, CHUNK), device, side=size.side)
+    engine = engine_of(model, sized(options, model, images))
 
     def run() -> None:
         for start in range(0, size.images, CHUNK):

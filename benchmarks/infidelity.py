@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from benchmarks.pairs import agree, alternate
 from benchmarks.rows import Options, Row, Target, main
-from benchmarks.subjects import device_of, engine_of, network, pictures, scene_of
+from benchmarks.subjects import device_of, engine_of, network, pictures, scene_of, sized
 from xeval.explainers import EXPLAINERS
 from xeval.metrics import METRICS
 from xeval.metrics.base import Explained, Scene
@@ -27,7 +27,7 @@ from xeval.perturb import uniform
 
 SETTINGS = InfidelitySettings()
 ABOUT = METRICS["infidelity"]
-TOLERANCE = 1e-5
+TOLERANCE, CAPTUM_BATCH = 1e-5, 128
 IMAGES = {"cnn-tiny": 64, "resnet18-cifar": 32}
 
 
@@ -110,11 +110,12 @@ def measure(options: Options) -> Iterator[Row]:
     for arch in options.networks(("cnn-tiny", "resnet18-cifar")):
         model, layer = network(arch, device)
         images = pictures(options.pick("images", IMAGES.get(arch, 64), 2), device)
-        exact = subject_of(copy.deepcopy(model).double(), layer, images[:2].double(), options)
-        theirs = torch.stack([captum(exact, options.batch_size, scaled=scaled) for scaled in (False, True)], 1)
+        mine = sized(options, model, images)
+        exact = subject_of(copy.deepcopy(model).double(), layer, images[:2].double(), mine)
+        theirs = torch.stack([captum(exact, CAPTUM_BATCH, scaled=scaled) for scaled in (False, True)], 1)
         checked = agree("infidelity.raw and infidelity.beta in float64", theirs, own(exact), TOLERANCE)
-        subject = subject_of(model, layer, images, options)
-        for size, bound in ((options.batch_size, 1.3), (None, 1.0)):
+        subject = subject_of(model, layer, images, mine)
+        for size, bound in ((CAPTUM_BATCH, 1.3), (None, 1.0)):
             pair = alternate(partial(captum, subject, size), partial(own, subject), options.pick("rounds", 2, 1), model)
             yield pair.row(
                 f"captum's infidelity in {'one batch' if size is None else f'batches of {size}'}, the same "

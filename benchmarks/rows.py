@@ -77,7 +77,7 @@ class Options:
     arch: tuple[str, ...] | None = None
     images: int | None = None
     rounds: int | None = None
-    batch_size: int = 128
+    batch_size: int | None = None
     compile: bool = False
     threads: int | None = None
     explainers: int = 1
@@ -104,7 +104,7 @@ def parse(about: str, arguments: list[str]) -> Options:
     parser.add_argument("--arch", type=lambda text: tuple(text.split(",")), help="architectures, separated by commas")
     parser.add_argument("--images", type=int, help="images of a measurement")
     parser.add_argument("--rounds", type=int, help="measurements of each side")
-    parser.add_argument("--batch-size", type=int, default=128, help="images a forward pass of xeval")
+    parser.add_argument("--batch-size", type=int, help="images a forward pass of xeval (default: found by probing)")
     parser.add_argument("--threads", type=int, help="CPU threads of PyTorch (default: its own choice)")
     parser.add_argument("--compile", choices=("on", "off"), default="off", help="xeval's side with torch.compile")
     parser.add_argument("--explainers", type=int, default=1, help="of the suite: 1, or 6 with controls")

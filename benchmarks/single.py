@@ -16,7 +16,7 @@ from torch import Tensor
 
 from benchmarks.pairs import agree, alternate, counted
 from benchmarks.rows import Options, Row, Target, main
-from benchmarks.subjects import device_of, engine_of, network, pictures, scene_of
+from benchmarks.subjects import device_of, engine_of, network, pictures, scene_of, sized
 from xeval.explainers import EXPLAINERS
 from xeval.parity import Check, Side, Subject, checks
 
@@ -28,7 +28,8 @@ def subject_of(arch: str, options: Options) -> Subject:
     images = pictures(options.pick("images", 16, 2), device)
     masks = torch.zeros(len(images), 1, *images.shape[-2:], dtype=torch.bool, device=device)
     masks[..., 8:24, 8:24] = True
-    return Subject(scene_of(engine_of(model, options), images, masks=masks), layer, EXPLAINERS["grad-cam"])
+    engine = engine_of(model, sized(options, model, images))
+    return Subject(scene_of(engine, images, masks=masks), layer, EXPLAINERS["grad-cam"])
 
 
 def peers() -> list[Check]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.rows import Options
-from xeval.engine import Engine, pick_device
+from xeval.engine import Engine, pick_device, probe_batch_size
 from xeval.metrics.base import Scene
 from xeval.models import ModelSpec, build, last_conv_stage
 from xeval.perturb import image_keys
 
-SIDE, CLASSES = 32, 100
+SIDE, CLASSES, QUICK_BATCH = 32, 100, 128
 
 
 def network(arch: str, device: torch.device, *, side: int = SIDE, classes: int = CLASSES) -> tuple[nn.Module, str]:
@@ -31,10 +32,18 @@ def pictures(count: int, device: torch.device, *, side: int = SIDE) -> Tensor:
     return (smooth / smooth.std()).to(device)
 
 
+def sized(options: Options, model: nn.Module, images: Tensor) -> Options:
+    """The options with the batch size that scoring would find for this network and these images."""
+    if options.batch_size is not None:
+        return options
+    size = QUICK_BATCH if options.quick else probe_batch_size(model, images[:1])
+    return replace(options, batch_size=size)
+
+
 def engine_of(model: nn.Module, options: Options) -> Engine:
-    """xeval's engine in the mode that was asked for."""
+    """xeval's engine in the mode and the batch size that were asked for; see :func:`sized`."""
     mode: dict[str, Any] = {"compile": True} if options.compile else {}
-    return Engine(model, batch_size=options.batch_size, **mode)
+    return Engine(model, batch_size=options.batch_size or QUICK_BATCH, **mode)
 
 
 def scene_of(engine: Engine, images: Tensor, *, fill: Tensor | None = None, **about: Any) -> Scene:

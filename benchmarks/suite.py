@@ -27,7 +27,7 @@ from benchmarks.drop_increase import packed, published
 from benchmarks.pairs import agree, alternate, counted
 from benchmarks.rows import DisagreementError, Options, Row, Target, main
 from benchmarks.stock import BATCH, DRAWN, EXPLAINERS, Draws, Subject, black, drawn, stock
-from benchmarks.subjects import SIDE, device_of, engine_of, network, pictures, scene_of
+from benchmarks.subjects import SIDE, device_of, engine_of, network, pictures, scene_of, sized
 from xeval.engine import Engine, softmax64
 from xeval.explainers import EXPLAINERS as REAL
 from xeval.metrics import METRICS
@@ -243,11 +243,12 @@ def measure(options: Options) -> Iterator[Row]:
     for arch in options.networks(("cnn-tiny", "resnet18-cifar")):
         usual = IMAGES.get((arch, options.explainers), BATCH)
         subject = subject_of(arch, options.pick("images", usual, FEW), options)
+        mine = sized(options, subject.model, subject.images)
         few = replace(subject, images=subject.images[:FEW], targets=subject.targets[:FEW], keys=subject.keys[:FEW])
-        checked, passes = check(few, names, options)
+        checked, passes = check(few, names, mine)
         pair = alternate(
             partial(stock, subject, names, captum=options.captum),
-            partial(own, subject, names, options),
+            partial(own, subject, names, mine),
             options.pick("rounds", 2, 1),
             passes={side: number * len(subject.images) // len(few.images) for side, number in passes.items()},
         )
