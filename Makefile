@@ -15,7 +15,7 @@ help:
 	@echo "make test      the test suite"
 	@echo "make test-all  the suite with the long proofs"
 	@echo "make photos    two methods on the photos that XEVAL_TEST_PHOTOS names"
-	@echo "make bench     every benchmark, and their table in benchmarks/README.md (about 20 minutes on two cores)"
+	@echo "make bench     every benchmark, and their table in benchmarks/README.md (about half an hour on two idle cores)"
 	@echo "make docs      the pages that are written from the registry"
 	@echo "make lint      ruff and mypy --strict"
 

@@ -249,7 +249,7 @@ def measure(options: Options) -> Iterator[Row]:
         pair = alternate(
             partial(stock, subject, names, captum=options.captum),
             partial(own, subject, names, mine),
-            options.pick("rounds", 2, 1),
+            options.pick("rounds", 2 if len(names) == 1 else 1, 1),
             passes={side: number * len(subject.images) // len(few.images) for side, number in passes.items()},
         )
         bound = CAPTUM if options.captum else TARGETS.get((arch, options.explainers))

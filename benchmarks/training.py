@@ -186,11 +186,11 @@ def in_the_model(arch: str, options: Options, images: int) -> Row:
 def measure(options: Options) -> Iterator[Row]:
     """ExCon and ExConB on the larger network, every method on the smaller one, and the input pipeline on both."""
     large, small = (*options.networks(("resnet18-cifar", "resnet-small"), ("cnn-tiny", "cnn-tiny")),)[:2]
-    images = options.pick("images", 256, 16)
+    images = options.pick("images", 128, 16)
     for method in ("excon", "exconb"):
         yield against_supcon(method, large, options, images)
     for method in (name for name, _ in METHODS.items() if name != "supcon"):
-        yield against_supcon(method, small, options, images * (1 if options.quick else 4))
+        yield against_supcon(method, small, options, images * (1 if options.quick else 2))
     for arch in (large, small):
         yield in_the_model(arch, options, images)
 
