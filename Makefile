@@ -4,9 +4,10 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 export PYTHONHASHSEED := 0
 
-.PHONY: help demo quick test test-all photos docs lint clean
+.PHONY: help demo quick test test-all photos bench docs lint clean
 
 help:
 	@echo "make demo      train, score and compare four methods on real digits (5 to 9 minutes on two cores)"
@@ -14,6 +15,7 @@ help:
 	@echo "make test      the test suite"
 	@echo "make test-all  the suite with the long proofs"
 	@echo "make photos    two methods on the photos that XEVAL_TEST_PHOTOS names"
+	@echo "make bench     every benchmark, and their table in benchmarks/README.md (about half an hour on two idle cores)"
 	@echo "make docs      the pages that are written from the registry"
 	@echo "make lint      ruff and mypy --strict"
 
@@ -36,6 +38,10 @@ test-all: $(READY)
 
 photos: $(READY)
 	$(BIN)/python -m pytest -s tests/test_photos.py $(PYTEST_ARGS)
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks.table
 
 docs: $(READY)
 	$(BIN)/python -m xeval.reference docs

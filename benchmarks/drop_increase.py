@@ -1,89 +1,134 @@
-"""Drop at three thresholds: xeval's packed passes against one image and one threshold at a time.
+"""Drop at three thresholds: xeval's packed passes against loops over single images.
 
-Both sides explain the same layer with Grad-CAM once per image and keep the same pixels, ties included, over a zero
-fill: the ratio is that of batching alone. They must agree before they are timed, in float64, where rounding exchanges
-no pixels.
+The published loop goes through all images once per threshold: for each image it predicts, explains with a forward and
+a backward pass through the whole network, masks and predicts again. The second row is a more careful loop that
+predicts and explains each image once. Everybody keeps the same pixels over a zero fill, in the order that numpy's
+argsort gives; both loops must agree with xeval in float64, where rounding exchanges no pixels.
 """
 
 from __future__ import annotations
 
-import sys
+import copy
+from collections.abc import Iterator
+from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.pairs import alternate
-from xeval.engine import Engine, softmax64
+from benchmarks.pairs import agree, alternate
+from benchmarks.rows import Options, Row, Target, main
+from benchmarks.subjects import device_of, engine_of, network, pictures, scene_of, sized
 from xeval.explainers import EXPLAINERS
-from xeval.explainers.cam import upsample
+from xeval.explainers.cam import activations_and_gradient, find_layer, upsample
 from xeval.metrics import METRICS
-from xeval.metrics.base import Explained, Scene
+from xeval.metrics.base import Explained
 from xeval.metrics.drop import DropSettings
-from xeval.models import ModelSpec, build, last_conv_stage
-from xeval.perturb import image_keys, kept, ranks, tie_break
+from xeval.perturb import kept
 
-SIDE, IMAGES, TOLERANCE = 32, 32, 1e-8
-SETTINGS = DropSettings()
+TOLERANCE = 1e-6
+SETTINGS = DropSettings(tie=0.0)
 CAM = EXPLAINERS["grad-cam"]
 
 
-def network(arch: str) -> tuple[nn.Module, str]:
-    """A network with seeded random weights, whose speed does not depend on them, and its last convolutional stage."""
-    torch.manual_seed(0)
-    model = build(ModelSpec(arch=arch, num_classes=100, in_channels=3, image_size=SIDE)).eval()
-    return model, last_conv_stage(model, torch.zeros(1, 3, SIDE, SIDE))
+def published(model: nn.Module, layer: str, images: Tensor) -> Tensor:
+    """The relative drop, images × thresholds: every image predicted and explained anew at every threshold."""
+    columns = [
+        [_drop(model, x, *_predicted(model, x), _explained_whole(model, layer, x), q) for x in torch.split(images, 1)]
+        for q in SETTINGS.thresholds
+    ]
+    return torch.tensor(columns, dtype=torch.float64).T
 
 
-def one_at_a_time(model: nn.Module, layer: str, images: Tensor) -> Tensor:
-    """The relative drop, images × thresholds, by forward passes of single images."""
+def careful(model: nn.Module, layer: str, images: Tensor) -> Tensor:
+    """The same with one prediction and one map an image, by a backward pass that ends at the layer."""
     rows = []
-    for number, x in enumerate(torch.split(images, 1)):
-        with torch.no_grad():
-            p0, target = model(x).double().softmax(1)[0].max(0)
-        maps = upsample(CAM.explain(model, layer, x, target[None]), (SIDE, SIDE))
-        place = ranks(maps, tie_break(0, image_keys([str(number)]), SIDE * SIDE))
-        for q in SETTINGS.thresholds:
-            with torch.no_grad():
-                p1 = model(x * (place < kept(q, SIDE * SIDE))).double().softmax(1)[0, target]
-            rows.append(max(0.0, float((p0 - p1) / p0)))
-    return torch.tensor(rows, dtype=torch.float64).reshape(len(images), -1)
+    for x in torch.split(images, 1):
+        p0, target = _predicted(model, x)
+        activations, gradient = activations_and_gradient(model, layer, x, torch.tensor([target], device=x.device))
+        place = _places((gradient.mean((-2, -1), keepdim=True) * activations).sum(1, keepdim=True), x)
+        rows.append([_drop(model, x, p0, target, place, q) for q in SETTINGS.thresholds])
+    return torch.tensor(rows, dtype=torch.float64)
 
 
-def packed(model: nn.Module, layer: str, images: Tensor) -> Tensor:
+def _predicted(model: nn.Module, x: Tensor) -> tuple[float, int]:
+    """Probability and number of the predicted class of one image."""
+    with torch.no_grad():
+        p0, target = model(x).softmax(1)[0].max(0)
+    return float(p0), int(target)
+
+
+def _explained_whole(model: nn.Module, layer: str, x: Tensor) -> Tensor:
+    """Ranks from Grad-CAM of the predicted class with gradients of every parameter, as ``loss.backward()`` gives."""
+    seen: list[Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+        output.retain_grad()
+        seen.append(output)
+
+    handle = find_layer(model, layer).register_forward_hook(keep)
+    try:
+        model.zero_grad()
+        model(x)[0].max().backward()
+    finally:
+        handle.remove()
+    gradient = seen[0].grad
+    assert gradient is not None  # retained above
+    return _places((gradient.mean((-2, -1), keepdim=True) * seen[0]).sum(1, keepdim=True).detach(), x)
+
+
+def _places(native: Tensor, x: Tensor) -> Tensor:
+    """The rank of each pixel of one map, H×W."""
+    values = upsample(native, (x.shape[-2], x.shape[-1]))[0, 0]
+    order = np.argsort(-values.cpu().numpy().ravel())
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    return torch.from_numpy(place).to(x.device).reshape(values.shape)
+
+
+def _drop(model: nn.Module, x: Tensor, p0: float, target: int, place: Tensor, q: float) -> float:
+    with torch.no_grad():
+        p1 = float(model(x * (place < kept(q, place.numel()))).softmax(1)[0, target])
+    return max(0.0, p0 - p1) / p0
+
+
+def packed(model: nn.Module, layer: str, images: Tensor, options: Options) -> Tensor:
     """The same through xeval's engine and its metric."""
-    engine = Engine(model, batch_size=128)
-    logits = engine.logits(images)
-    p0, targets = softmax64(logits).max(1)
-    zero = images.new_zeros(3, 1, 1)
-    scene = Scene(
-        engine=engine,
-        images=images,
-        logits=logits,
-        keys=image_keys([str(number) for number in range(len(images))]),
-        targets=targets,
-        labels=targets,
-        p0=p0,
-        fill=torch.zeros_like(images),
-        pixel=zero + 1,
-        mean=zero,
-    )
-    maps = engine.explain(CAM, layer, images, targets)
+    engine = engine_of(model, options, images)
+    scene = scene_of(engine, images, legacy_order=True)
+    maps = engine.explain(CAM, layer, images, scene.targets)
     scores = METRICS["drop"].score(Explained(scene, maps, lambda *_, **__: maps), SETTINGS, None)
     return torch.stack([scores[f"drop.mag@{q:g}"].value for q in SETTINGS.thresholds], 1)
 
 
-def main(arch: str) -> None:
-    """Check that both agree, then time them in turn and print one line of JSON."""
-    model, layer = network(arch)
-    images = torch.randn(IMAGES, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
-    exact, doubled = model.double(), images.double()
-    difference = float((one_at_a_time(exact, layer, doubled) - packed(exact, layer, doubled)).abs().max())
-    if difference > TOLERANCE:
-        raise SystemExit(f"the two differ by {difference:.2g}: nothing to time")
-    model.float()
-    claim = f"drop at three thresholds, {arch}, {SIDE} px, {IMAGES} images, against one image at a time"
-    print(alternate(claim, lambda: one_at_a_time(model, layer, images), lambda: packed(model, layer, images)).as_json())
+def measure(options: Options) -> Iterator[Row]:
+    """Check that all three agree in float64, then time each loop against xeval in float32."""
+    device = device_of(options)
+    for arch in options.networks(("cnn-tiny", "resnet18-cifar")):
+        model, layer = network(arch, device)
+        images = pictures(options.pick("images", 16, 2), device)
+        mine = sized(options, model, images)
+        exact, few = copy.deepcopy(model).double(), images[:4].double()
+        own = packed(exact, layer, few, mine)
+        for loop, name, bound in (
+            (published, "the published loop", 12.0),
+            (careful, "a loop that predicts and explains each image once", None),
+        ):
+            checked = agree("drop.mag in float64", loop(exact, layer, few), own, TOLERANCE)
+            pair = alternate(
+                partial(loop, model, layer, images),
+                partial(packed, model, layer, images, mine),
+                options.pick("rounds", 3, 1),
+                model,
+            )
+            yield pair.row(
+                f"drop and increase at three thresholds against {name}, {arch}, {images.shape[-1]} px, "
+                f"{len(images)} images",
+                None if bound is None else Target("at least", bound),
+                checked,
+                "the published loop's three backward passes an image are not counted" if bound else "",
+            )
 
 
 if __name__ == "__main__":
-    main(*(sys.argv[1:] or ["resnet18-cifar"]))
+    main("drop_increase", __doc__, measure)

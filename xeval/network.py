@@ -54,7 +54,7 @@ def network_of(model: nn.Module, example: Tensor) -> Network:
     A step that the model does not allow, or that would change its logits, is left out.
     """
     keys = torch.arange(IMAGES, device=example.device)
-    images = normal(0, "network", keys, 1, example.numel()).reshape(IMAGES, *example.shape[1:])
+    images = normal(0, "network", keys, 1, example.numel()).reshape(IMAGES, *example.shape[1:]).to(example)
     with torch.no_grad():
         logits = model(images)
         copy = folded(model, images, logits)

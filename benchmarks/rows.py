@@ -1,0 +1,161 @@
+"""What a benchmark says: rows with a claim, a target and what was measured; printed as one line of JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+import torch
+
+PACKAGES = ("torch", "numpy", "quantus", "captum", "grad-cam", "torchcam", "xeval-explanations")
+
+
+class DisagreementError(Exception):
+    """Two sides that should give the same numbers do not: there is nothing to time."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is claimed of a row's value: that it is at least, or at most, ``bound``."""
+
+    kind: Literal["at least", "at most"]
+    bound: float
+
+    def met(self, value: float) -> bool:
+        """Whether the value keeps the claim."""
+        return value >= self.bound if self.kind == "at least" else value <= self.bound
+
+    def __str__(self) -> str:
+        return f"{'≥' if self.kind == 'at least' else '≤'} {self.bound:g}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured claim: ``value`` is a median and ``spread`` the smallest and the largest of the measurements.
+
+    ``passes`` are forward passes of single images; ``checked`` says what was compared before anything was timed;
+    ``note`` says what the number depends on and, where the target is missed, where the time goes.
+    """
+
+    claim: str
+    unit: str
+    value: float
+    spread: tuple[float, float]
+    target: Target | None = None
+    passes: Mapping[str, int] = field(default_factory=dict)
+    checked: str = ""
+    note: str = ""
+    measurements: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The row as JSON has it; ``met`` is null where nothing is claimed."""
+        met = None if self.target is None else self.target.met(self.value)
+        return {**asdict(self), "target": None if self.target is None else str(self.target), "met": met}
+
+
+def row_of(claim: str, unit: str, values: Iterable[float], target: Target | None = None, **about: Any) -> Row:
+    """A row from repeated measurements of one number."""
+    found = list(values)
+    return Row(claim, unit, median(found), (min(found), max(found)), target, **about)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is measured where; None means: the benchmark's own size for this device."""
+
+    device: str = "auto"
+    quick: bool = False
+    arch: tuple[str, ...] | None = None
+    images: int | None = None
+    rounds: int | None = None
+    batch_size: int | None = None
+    compile: bool = False
+    threads: int | None = None
+    explainers: int = 1
+    captum: bool = False
+
+    def pick(self, name: Literal["images", "rounds"], usual: int, quick: int) -> int:
+        """What was asked for, else the quick or the usual size."""
+        asked: int | None = getattr(self, name)
+        return asked if asked is not None else quick if self.quick else usual
+
+    def networks(self, usual: Iterable[str], quick: Iterable[str] = ("cnn-tiny",)) -> tuple[str, ...]:
+        """Architectures that were asked for, else the quick or the usual ones."""
+        return self.arch or tuple(quick if self.quick else usual)
+
+
+Measure = Callable[[Options], Iterable[Row]]
+
+
+def parse(about: str, arguments: list[str]) -> Options:
+    """The options of a command line, which are the same for every benchmark."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="auto", help="torch device (default: the accelerator if there is one)")
+    parser.add_argument("--quick", action="store_true", help="the smallest sizes: shows that it runs, measures nothing")
+    parser.add_argument("--arch", type=lambda text: tuple(text.split(",")), help="architectures, separated by commas")
+    parser.add_argument("--images", type=int, help="images of a measurement")
+    parser.add_argument("--rounds", type=int, help="measurements of each side")
+    parser.add_argument("--batch-size", type=int, help="images a forward pass of xeval (default: found by probing)")
+    parser.add_argument("--threads", type=int, help="CPU threads of PyTorch (default: its own choice)")
+    parser.add_argument("--compile", choices=("on", "off"), default="off", help="xeval's side with torch.compile")
+    parser.add_argument("--explainers", type=int, default=1, help="of the suite: 1, or 6 with controls")
+    parser.add_argument("--captum", action="store_true", help="of the suite: captum's infidelity, not Quantus's")
+    given = vars(parser.parse_args(arguments))
+    return Options(**{**given, "compile": given["compile"] == "on"})
+
+
+def machine() -> dict[str, Any]:
+    """Where it was measured: system, processor, threads, versions; nothing that names the machine."""
+    found: dict[str, Any] = {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "versions": {name: number for name in PACKAGES if (number := _version(name))},
+    }
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    """The processor's name where the system tells it."""
+    table = Path("/proc/cpuinfo")
+    names = [line for line in table.read_text().splitlines() if "model name" in line] if table.is_file() else []
+    return names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
+
+
+def result(name: str, rows: Iterable[Row], arguments: Iterable[str] = ()) -> dict[str, Any]:
+    """What one run of a benchmark found."""
+    found = [row.as_dict() for row in rows]
+    return {"benchmark": name, "arguments": list(arguments), "machine": machine(), "rows": found}
+
+
+def main(name: str, about: str | None, measure: Measure, arguments: list[str] | None = None) -> None:
+    """Measure and print one line of JSON; leave with an error where the two sides do not agree."""
+    given = sys.argv[1:] if arguments is None else arguments
+    options = parse(about or name, given)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    try:
+        rows = [replace(row, target=None) if options.quick else row for row in measure(options)]
+        print(json.dumps(result(name, rows, given), ensure_ascii=False, allow_nan=False))
+    except DisagreementError as error:
+        raise SystemExit(f"{name}: {error}") from None
