@@ -28,27 +28,43 @@ def _signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
+CACHED = 1 << 16  # values of 8 bytes
+
 _GAMMA = _signed(0x9E3779B97F4A7C15)
 _MIX_1 = _signed(0xBF58476D1CE4E5B9)
 _MIX_2 = _signed(0x94D049BB133111EB)
 
 
 def _shift(x: Tensor, n: int) -> Tensor:
-    """Logical right shift of int64 (torch's ``>>`` copies the sign)."""
-    return (x >> n) & ((1 << (64 - n)) - 1)
+    """Logical right shift of int64 (torch's ``>>`` copies the sign); a tensor of its own."""
+    shifted = x >> n
+    shifted &= (1 << (64 - n)) - 1
+    return shifted
 
 
 def _mix(z: Tensor) -> Tensor:
-    """The output function of splitmix64."""
-    z = (z ^ _shift(z, 30)) * _MIX_1
-    z = (z ^ _shift(z, 27)) * _MIX_2
-    return z ^ _shift(z, 31)
+    """The output function of splitmix64, written over its own intermediate results: the memory is what it waits for."""
+    first = _shift(z, 30)
+    first ^= z
+    first *= _MIX_1
+    second = _shift(first, 27)
+    second ^= first
+    second *= _MIX_2
+    third = _shift(second, 31)
+    third ^= second
+    return third
 
 
 def splitmix64(state: Tensor, positions: int) -> Tensor:
-    """Outputs 1 … ``positions`` of the generators started at each ``state``: int64, state.shape + (positions,)."""
+    """Outputs 1 … ``positions`` of the generators started at each ``state``: int64, state.shape + (positions,).
+
+    A processor works on blocks that stay in its cache, an accelerator on everything at once.
+    """
     steps = torch.arange(1, positions + 1, device=state.device, dtype=torch.int64) * _GAMMA
-    return _mix(state.unsqueeze(-1) + steps)
+    starts = state.reshape(-1, 1)
+    rows = CACHED // max(1, positions) if state.device.type == "cpu" else len(starts)
+    blocks = [_mix(block + steps) for block in torch.split(starts, max(1, rows))]
+    return torch.cat(blocks).reshape(*state.shape, positions)
 
 
 def word(text: str) -> int:
@@ -74,14 +90,13 @@ def bits(seed: int, stream: str, keys: Tensor, draws: int, positions: int) -> Te
 
 def unit(random_bits: Tensor) -> Tensor:
     """Uniform float32 in [0, 1) from the upper 24 of 64 random bits (exact on every device)."""
-    return _shift(random_bits, 40).to(torch.float32) * 2.0**-24
+    return _shift(random_bits, 40).to(torch.float32).mul_(2.0**-24)
 
 
 def gaussian(random_bits: Tensor) -> Tensor:
     """Standard normal float32 by inversion from the upper 23 of 64 random bits; |z| < 5.4."""
-    u = (_shift(random_bits, 41).to(torch.float32) + 0.5) * 2.0**-23
-    z: Tensor = torch.erfinv(2 * u - 1) * 2.0**0.5
-    return z
+    u = _shift(random_bits, 41).to(torch.float32).add_(0.5).mul_(2.0**-23)
+    return u.mul_(2).sub_(1).erfinv_().mul_(2.0**0.5)
 
 
 def uniform(seed: int, stream: str, keys: Tensor, draws: int, positions: int) -> Tensor:
