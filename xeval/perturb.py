@@ -55,15 +55,16 @@ def _mix(z: Tensor) -> Tensor:
     return third
 
 
-def splitmix64(state: Tensor, positions: int) -> Tensor:
+def splitmix64(state: Tensor, positions: int, read: Callable[[Tensor], Tensor] = lambda bits: bits) -> Tensor:
     """Outputs 1 … ``positions`` of the generators started at each ``state``: int64, state.shape + (positions,).
 
-    A processor works on blocks that stay in its cache, an accelerator on everything at once.
+    ``read`` makes something else of the 64 bits. A processor works on blocks that stay in its cache, an accelerator on
+    everything at once.
     """
     steps = torch.arange(1, positions + 1, device=state.device, dtype=torch.int64) * _GAMMA
     starts = state.reshape(-1, 1)
     rows = CACHED // max(1, positions) if state.device.type == "cpu" else len(starts)
-    blocks = [_mix(block + steps) for block in torch.split(starts, max(1, rows))]
+    blocks = [read(_mix(block + steps)) for block in torch.split(starts, max(1, rows))]
     return torch.cat(blocks).reshape(*state.shape, positions)
 
 
@@ -82,10 +83,14 @@ def states(seed: int, stream: str, keys: Tensor, draws: Tensor) -> Tensor:
     return _mix(_mix(keys ^ word(f"{seed}:{stream}")) + draws * _GAMMA)
 
 
+def _generators(seed: int, stream: str, keys: Tensor, draws: int) -> Tensor:
+    """The states of all draws of N image ``keys``, int64 (N, draws)."""
+    return states(seed, stream, keys[:, None], torch.arange(draws, device=keys.device, dtype=torch.int64))
+
+
 def bits(seed: int, stream: str, keys: Tensor, draws: int, positions: int) -> Tensor:
     """64 random bits each as int64, shape (N, draws, positions), for N image ``keys``."""
-    numbers = torch.arange(draws, device=keys.device, dtype=torch.int64)
-    return splitmix64(states(seed, stream, keys[:, None], numbers), positions)
+    return splitmix64(_generators(seed, stream, keys, draws), positions)
 
 
 def unit(random_bits: Tensor) -> Tensor:
@@ -101,12 +106,12 @@ def gaussian(random_bits: Tensor) -> Tensor:
 
 def uniform(seed: int, stream: str, keys: Tensor, draws: int, positions: int) -> Tensor:
     """Uniform float32 in [0, 1), shape (N, draws, positions)."""
-    return unit(bits(seed, stream, keys, draws, positions))
+    return splitmix64(_generators(seed, stream, keys, draws), positions, unit)
 
 
 def normal(seed: int, stream: str, keys: Tensor, draws: int, positions: int) -> Tensor:
     """Standard normal float32, shape (N, draws, positions)."""
-    return gaussian(bits(seed, stream, keys, draws, positions))
+    return splitmix64(_generators(seed, stream, keys, draws), positions, gaussian)
 
 
 def kept(fraction: float, pixels: int) -> int:

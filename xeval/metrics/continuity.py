@@ -103,8 +103,8 @@ def _score_ssim(explained: Explained, _settings: NoiseSettings, shared: Versions
 def ball(scene: Scene, settings: BallSettings) -> Tensor:
     """The perturbed images, N×n×C×H×W."""
     u = uniform(scene.seed, "sensitivity", scene.keys, settings.n, scene.images[0].numel())
-    step = (2 * u - 1).reshape(len(scene.images), settings.n, *scene.images.shape[1:]) * settings.radius * scene.pixel
-    return scene.images.unsqueeze(1) + step
+    step = u.mul_(2).sub_(1).reshape(len(scene.images), settings.n, *scene.images.shape[1:])
+    return torch.addcmul(scene.images.unsqueeze(1), step, settings.radius * scene.pixel)
 
 
 def relative_change(clean: Tensor, perturbed: Tensor) -> tuple[Tensor, Tensor]:
