@@ -88,7 +88,7 @@ class Ranks:
             yield
         except Exception as caught:
             error = caught
-        found = [end for end in self.exchange(error and _told(error)) if end is not None]
+        found = [end for end in self.exchange(None if error is None else _told(error)) if end is not None]
         if found:
             status, problem, remedy = found[0]
             self.agreed = KINDS.get(status, XevalError)(problem, remedy)
