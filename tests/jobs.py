@@ -32,7 +32,7 @@ def torchrun(ranks: int, *arguments: str, cwd: Path) -> subprocess.Popen[str]:
 def finished(ranks: int, *arguments: str, cwd: Path, check: int = 0) -> str:
     """What a job that ran to its end has printed; asserts the exit code."""
     job = torchrun(ranks, *arguments, cwd=cwd)
-    text, _ = job.communicate(timeout=300)
+    text, _ = job.communicate(timeout=550)
     assert job.returncode == check, text[-3000:]
     return text
 
@@ -56,7 +56,7 @@ def processes(ranks: int, *arguments: str) -> list[subprocess.Popen[str]]:
     ]
 
 
-def pid_of(job: subprocess.Popen[str], rank: int, within: float = 60) -> int:
+def pid_of(job: subprocess.Popen[str], rank: int, within: float = 240) -> int:
     """The process of one rank of a torchrun job, once it is there."""
     end = time.monotonic() + within
     while time.monotonic() < end:

@@ -63,7 +63,7 @@ def leave(error: BaseException, *, as_json: bool) -> NoReturn:
     ranks.stay_silent(error, ended.status)
     plain = Ending(ended.status, _one_line(ended.problem), _one_line(ended.remedy))
     print(plain.as_json() if as_json else plain.text(), file=sys.stderr)
-    sys.exit(plain.status)
+    ranks.end(plain.status)
 
 
 def ending(error: BaseException) -> Ending:

@@ -88,7 +88,7 @@ class Ranks:
             yield
         except Exception as caught:
             error = caught
-        found = [end for end in self.exchange(error and _told(error)) if end is not None]
+        found = [end for end in self.exchange(None if error is None else _told(error)) if end is not None]
         if found:
             status, problem, remedy = found[0]
             self.agreed = KINDS.get(status, XevalError)(problem, remedy)
@@ -224,7 +224,7 @@ def joined(device: str = "auto") -> Iterator[Ranks]:
         if error is not ranks.agreed:
             error.add_note(OWN)
         raise
-    dist.destroy_process_group()  # not after an error: the others may be gone, and the end of the process does it
+    dist.destroy_process_group()  # not after an error: see end()
 
 
 def world() -> int:
@@ -259,14 +259,18 @@ def stay_silent(error: BaseException, status: int) -> None:
     """
     if world() == 1 or os.environ.get("RANK") == "0" or OWN in getattr(error, "__notes__", ()):
         return
-    if isinstance(error, Exception):
-        _wait_for_main(status)
-    sys.exit(status)  # a signal, which every rank gets
+    if isinstance(error, Exception):  # and not a signal, which every rank gets
+        signal.signal(signal.SIGTERM, lambda _number, _frame: end(status))
+        time.sleep(GRACE)
+    end(status)
 
 
-def _wait_for_main(status: int) -> NoReturn:
-    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(status))
-    time.sleep(GRACE)
+def end(status: int) -> NoReturn:
+    """Leave with a status; a rank takes nothing down, for threads that wait for others that are gone abort or hang."""
+    if world() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
     sys.exit(status)
 
 
