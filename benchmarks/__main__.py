@@ -23,6 +23,7 @@ RUNS: tuple[tuple[str, ...], ...] = (
     ("floor",),
     ("training",),
     ("memory",),
+    ("ranks",),
     ("startup",),
     ("store",),
     ("growth",),

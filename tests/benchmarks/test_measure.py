@@ -6,21 +6,23 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
-from benchmarks import drop_increase, growth, infidelity, single, startup, store, suite
+from benchmarks import drop_increase, growth, infidelity, ranks, single, startup, store, suite
 from benchmarks.__main__ import RUNS
 from benchmarks.pairs import agree, alternate, counted
 from benchmarks.rows import DisagreementError, Options, Target, parse, result
 from benchmarks.subjects import engine_of, network, pictures, scene_of
 from tests.commands import ROOT
 from xeval.metrics.base import Values
+from xeval.store import Series
 
 QUICK = Options(quick=True, device="cpu")
 ROW = {"claim", "unit", "value", "spread", "target", "passes", "checked", "note", "measurements", "met"}
 COUNTED = {"suite", "infidelity", "single", "drop_increase", "floor", "training"}
-LONG = {("suite", "--explainers", "6"), ("memory",), ("report",)}
+LONG = {("suite", "--explainers", "6"), ("memory",), ("ranks",), ("report",)}
 
 
 @pytest.mark.parametrize(
@@ -179,3 +181,20 @@ def test_exponents_of_planted_times():
     residual = y - torch.cat([torch.ones(3, 1), x], 1) @ torch.linalg.lstsq(torch.cat([torch.ones(3, 1), x], 1), y)[0]
     assert noisy[1] == pytest.approx(float((residual**2).sum() / 1 / 2).__pow__(0.5), rel=1e-4)
     assert growth.fit([1, 10], [1, 10]) == (pytest.approx(1), None)
+
+
+# ---- ranks
+
+
+def test_stores_that_differ_are_seen():
+    def rows(values, status=(0, 0), name="drop.mag@0.45"):
+        return {
+            ("grad-cam", name): Series(np.array(values), np.array(status, np.uint8), {1: ("undefined", "empty map")})
+        }
+
+    assert ranks.largest(rows([0.5, 0.25]), rows([0.5, 0.25])) == 0
+    assert ranks.largest(rows([0.5, 0.25]), rows([0.5, 0.5])) == 0.25
+    with pytest.raises(DisagreementError, match="other undefined values"):
+        ranks.largest(rows([0.5, np.nan], (0, 1)), rows([0.5, 0.25]))
+    with pytest.raises(DisagreementError, match="different rows"):
+        ranks.largest(rows([0.5, 0.25]), rows([0.5, 0.25], name="drop.mag@0.3"))
