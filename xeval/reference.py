@@ -34,7 +34,7 @@ WRITTEN = {
     "checkpoints": "which weight files are read, how, and what is refused",
     "data": "data sets, where they come from, your own images",
     "training": "recipes and run directories",
-    "cluster": "many runs at once, here or on a cluster; one run on several GPUs; tuning; what the papers' matrices cost",
+    "cluster": "many runs, here or on a cluster; one run on several GPUs; tuning; what the papers' matrices cost",
     "statistics": "what a comparison may claim: intervals, tests, limits",
     "reliability": "what happens when something goes wrong, and the tests that prove it",
     "parity": "the same numbers from Quantus, captum, pytorch-grad-cam and torch-cam",
