@@ -35,7 +35,7 @@ WRITTEN = {
     "data": "data sets, where they come from, your own images",
     "training": "recipes and run directories",
     "speed": "what is computed once, folding, compiling, batch sizes; where the time went",
-    "cluster": "many runs at once, here or on a cluster; tuning; what the papers' matrices cost",
+    "cluster": "many runs, here or on a cluster; one run on several GPUs; tuning; what the papers' matrices cost",
     "statistics": "what a comparison may claim: intervals, tests, limits",
     "reliability": "what happens when something goes wrong, and the tests that prove it",
     "parity": "the same numbers from Quantus, captum, pytorch-grad-cam and torch-cam",
