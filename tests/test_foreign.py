@@ -60,6 +60,7 @@ def test_torchvision_resnet_with_the_imagenet_stem():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_torchvision_resnet_at_224_pixels_by_hand(tmp_path):
     """Grad-CAM of a 7×7 map and the drop when 45 % of 224² pixels are kept, written out with torch alone."""
     model = seeded(torchvision.models.resnet18, num_classes=5).eval()

@@ -17,6 +17,7 @@ from xeval.explainers import EXPLAINERS
 from xeval.metrics import METRICS
 from xeval.metrics.base import Scene
 from xeval.models import ModelSpec, build, excon_layer
+from xeval.network import plain
 from xeval.options import ScoreOptions
 from xeval.plan import make_plan
 from xeval.protocols import PROTOCOLS, resolve
@@ -228,6 +229,7 @@ def in_double(scorer, positions):
     """The scorer's scene with the network in float64: rounding then cannot exchange two pixels at a cut."""
     scene, _ = scorer.scene(positions)
     images, model = scene.images.double(), scorer.engine.model.double()
+    scorer.engine.network = plain(model)
     with torch.no_grad():
         probabilities = model(images).softmax(1)
     p0, targets = probabilities.max(1)

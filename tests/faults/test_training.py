@@ -23,6 +23,7 @@ from training.state import CONTENT, TENSORS
 from xeval.checkpoints import read_tensors
 from xeval.errors import BusyError, CheckpointError, DataError, ResourceError, UsageError
 from xeval.locks import LOCK, locked
+from xeval.ranks import Ranks
 from xeval.runs import TEMPORARY, digest, file_sha256, read_json, write_json
 
 SMALL = ["image_size=8", "arch=cnn-tiny", "epochs=2", "batch_size=16", "excon.explain_from_epoch=0"]
@@ -190,8 +191,8 @@ def test_a_last_step_that_goes_wrong_is_noticed_without_held_out_images(
 ) -> None:
     settings, true, steps = recipe("ce", "select_on=last", "heldout=0"), epochs.descend, []
 
-    def descend(optimizer: torch.optim.Optimizer, *arguments: Any) -> None:
-        true(optimizer, *arguments)
+    def descend(ranks: Ranks, optimizer: torch.optim.Optimizer, *arguments: Any) -> None:
+        true(ranks, optimizer, *arguments)
         steps.append(1)
         if len(steps) == 8:  # the last one of the second epoch
             optimizer.param_groups[0]["params"][0].data.mul_(torch.inf)
