@@ -17,6 +17,7 @@ RUNS: tuple[tuple[str, ...], ...] = (
     ("suite",),
     ("suite", "--explainers", "6"),
     ("suite", "--captum"),
+    ("suite", "--compile"),
     ("infidelity",),
     ("single",),
     ("drop_increase",),
