@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -40,6 +40,10 @@ class Draws:
         """(N,) in [low, high)."""
         return low + (high - low) * self.unit(name)[:, 0]
 
+    def of(self, rows: Tensor) -> Draws:
+        """The draws of some of the images."""
+        return replace(self, keys=self.keys[rows])
+
     def happens(self, name: str, probability: float) -> Tensor:
         """Boolean (N,): true with ``probability``."""
         return self.unit(name)[:, 0] < probability
@@ -54,12 +58,11 @@ def random_view(images: Tensor, draws: Draws, views: Views) -> Tensor:
     if views.flip:
         images = torch.where(_column(draws.happens("flip", views.flip), images), images.flip(-1), images)
     if any(views.jitter):
-        images = _where(draws.happens("jitter", views.jitter_p), jitter(images, draws, views.jitter), images)
+        images = _some(images, draws, "jitter", views.jitter_p, lambda part, own: jitter(part, own, views.jitter))
     if views.grey:
-        images = _where(draws.happens("grey", views.grey), grey(images).expand_as(images), images)
+        images = _some(images, draws, "grey", views.grey, lambda part, _own: grey(part).expand_as(part))
     if views.blur:
-        sigma = draws.between("sigma", *BLUR_SIGMA)
-        images = _where(draws.happens("blur", views.blur_p), blur(images, sigma, views.blur), images)
+        images = _some(images, draws, "blur", views.blur_p, lambda part, own: _blurred(part, own, views.blur))
     return images
 
 
@@ -76,8 +79,17 @@ def _column(values: Tensor, images: Tensor) -> Tensor:
     return values.to(images.device, non_blocking=True).reshape(-1, 1, 1, 1)
 
 
-def _where(chosen: Tensor, changed: Tensor, images: Tensor) -> Tensor:
-    return torch.where(_column(chosen, images), changed, images)
+def _some(
+    images: Tensor, draws: Draws, name: str, probability: float, change: Callable[[Tensor, Draws], Tensor]
+) -> Tensor:
+    """The images with those changed that ``probability`` chooses; nothing is computed for the others."""
+    rows = draws.happens(name, probability).nonzero()[:, 0]
+    where = rows.to(images.device, non_blocking=True)
+    return images.index_copy(0, where, change(images[where], draws.of(rows))) if len(rows) else images
+
+
+def _blurred(images: Tensor, draws: Draws, side: int) -> Tensor:
+    return blur(images, draws.between("sigma", *BLUR_SIGMA), side)
 
 
 def _placement(draws: Draws, views: Views, side: int) -> Tensor | None:
