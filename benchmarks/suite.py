@@ -155,8 +155,7 @@ def explained(subject: Subject, scene: Scene, explainers: tuple[str, ...]) -> Ma
     """The maps of each explainer; ``inverse`` takes everything from Grad-CAM."""
 
     def cam(images: Tensor, _number: int, **_: Any) -> Tensor:
-        targets = subject.targets.repeat(len(images) // len(subject.targets))
-        return scene.engine.explain(REAL["grad-cam"], subject.layer, images, targets)
+        return scene.engine.explain(REAL["grad-cam"], subject.layer, images, scene.targets_of(images))
 
     found = {"grad-cam": Explained(scene, cam(subject.images, 0), cam, packed=True)}
     for name in explainers:

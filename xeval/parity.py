@@ -59,11 +59,10 @@ class Subject:
         def maps(
             images: Tensor, _number: int, *, targets: Tensor | None = None, model: nn.Module | None = None
         ) -> Tensor:
-            return engine.explain(
-                self.explainer, self.layer, images, scene.targets if targets is None else targets, model
-            )
+            classes = scene.targets_of(images) if targets is None else targets
+            return engine.explain(self.explainer, self.layer, images, classes, model)
 
-        return Explained(scene, maps(scene.images, 0), maps, units=self.explainer.units)
+        return Explained(scene, maps(scene.images, 0), maps, units=self.explainer.units, packed=True)
 
     def tie_free(self, channels: int = 1) -> Tensor:
         """Maps N×channels×H×W with the ranking of the explainer's and no two values equal; float64, 0 at the bottom.

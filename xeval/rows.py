@@ -53,7 +53,7 @@ class Rows:
         def maps(
             images: Tensor, _number: int, *, targets: Tensor | None = None, model: nn.Module | None = None
         ) -> Tensor:
-            classes = _classes(scene, images, targets)
+            classes = scene.targets_of(images) if targets is None else targets
             return self._shown(self.engine.explain(explainer, self.plan.layer, images, classes, model))
 
         return Explained(scene, maps(scene.images, 0), maps, units=explainer.units, packed=True)
@@ -80,7 +80,7 @@ class Rows:
             images: Tensor, _number: int, *, targets: Tensor | None = None, model: nn.Module | None = None
         ) -> Tensor:
             del model  # this row is about the network with fresh weights
-            classes = _classes(scene, images, targets)
+            classes = scene.targets_of(images) if targets is None else targets
             maps = self.engine.explain(self._reference, self.plan.layer, images, classes, self._fresh_network)
             return self._shown(maps)
 
@@ -89,11 +89,6 @@ class Rows:
     @cached_property
     def _fresh_network(self) -> nn.Module:
         return reinitialized(self.engine.model, self.plan.protocol.seed)
-
-
-def _classes(scene: Scene, images: Tensor, targets: Tensor | None) -> Tensor:
-    """The class to explain of each image: as asked for, else the scene's, once for every version of its images."""
-    return scene.targets.repeat(len(images) // len(scene.targets)) if targets is None else targets
 
 
 def _drawn(scene: Scene, control: Control, draw: Draw, reference: Explained, number: int) -> Explained:

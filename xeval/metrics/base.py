@@ -106,6 +106,10 @@ class Scene:
         """The seeded tie-break of each image."""
         return tie_break(self.seed, self.keys, self.pixels)
 
+    def targets_of(self, images: Tensor) -> Tensor:
+        """The explained class of each of ``images``, which are some versions of the scene's, one after the other."""
+        return self.targets.repeat(len(images) // len(self.targets))
+
     def masked(self, rows: Tensor, keep: Tensor) -> Tensor:
         """Images number ``rows`` with only ``keep`` (n×1×H×W) left of them.
 
