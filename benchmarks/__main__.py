@@ -17,7 +17,7 @@ RUNS: tuple[tuple[str, ...], ...] = (
     ("suite",),
     ("suite", "--explainers", "6"),
     ("suite", "--captum"),
-    ("suite", "--compile"),
+    ("suite", "--compile", "on"),
     ("infidelity",),
     ("single",),
     ("drop_increase",),

@@ -85,7 +85,8 @@ def _some(
     """The images with those changed that ``probability`` chooses; nothing is computed for the others."""
     rows = draws.happens(name, probability).nonzero()[:, 0]
     where = rows.to(images.device, non_blocking=True)
-    return images.index_copy(0, where, change(images[where], draws.of(rows))) if len(rows) else images
+    part = images.index_select(0, where)
+    return images.index_copy(0, where, change(part, draws.of(rows))) if len(rows) else images
 
 
 def _blurred(images: Tensor, draws: Draws, side: int) -> Tensor:
@@ -205,7 +206,8 @@ def jitter(images: Tensor, draws: Draws, strength: tuple[float, float, float, fl
             rows = (order[:, turn] == place).nonzero()[:, 0]
             if len(rows):
                 where = rows.to(images.device, non_blocking=True)
-                images[where] = change(images[where], _column(amounts[number][rows], images))
+                part = images.index_select(0, where)
+                images.index_copy_(0, where, change(part, _column(amounts[number][rows], images)))
     return images
 
 

@@ -22,7 +22,7 @@ from xeval.store import Series
 QUICK = Options(quick=True, device="cpu")
 ROW = {"claim", "unit", "value", "spread", "target", "passes", "checked", "note", "measurements", "met"}
 COUNTED = {"suite", "infidelity", "single", "drop_increase", "floor", "training"}
-LONG = {("suite", "--explainers", "6"), ("suite", "--compile"), ("memory",), ("ranks",), ("report",)}
+LONG = {("suite", "--explainers", "6"), ("suite", "--compile", "on"), ("memory",), ("ranks",), ("report",)}
 
 
 @pytest.mark.parametrize(
