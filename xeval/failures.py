@@ -39,15 +39,16 @@ def resources() -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             raise ResourceError(
-                f"out of memory ({_first_line(error)})",
+                f"out of memory ({first_line(error)})",
                 "use a smaller --batch-size, --device cpu or fewer metrics; what was saved is kept",
             ) from None
         if is_device_failure(error):
             raise ResourceError(
-                f"the device failed ({_first_line(error)})", "run the same command again; what was saved is kept"
+                f"the device failed ({first_line(error)})", "run the same command again; what was saved is kept"
             ) from None
         raise
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says in one line, or its type where it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from xeval.errors import UsageError
-from xeval.failures import is_out_of_memory
+from xeval.failures import first_line, is_out_of_memory
 from xeval.perturb import normal
 
 TOLERANCE = 1e-5  # of logits, relative to the largest one where that exceeds 1
@@ -106,6 +106,5 @@ def compiled(network: Network, batch: Tensor) -> Network:
     except Exception as error:  # failures of compilers are of many types
         if is_out_of_memory(error):
             raise
-        first = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise UsageError(f"the network cannot be compiled ({first})", "leave out --compile on") from None
+        raise UsageError(f"the network cannot be compiled ({first_line(error)})", "leave out --compile on") from None
     return fast

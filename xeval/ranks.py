@@ -288,7 +288,9 @@ def _alive() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        from xeval.failures import first_line
+
         raise ResourceError(
-            f"another of the {world()} ranks has ended ({str(error).splitlines()[0][:200]})",
+            f"another of the {world()} ranks has ended ({first_line(error)})",
             "its own message says why; run the same command again to go on",
         ) from None

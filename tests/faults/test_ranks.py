@@ -52,6 +52,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_run(tmp_path_factory.mktemp("runs") / "digits-excon-s0")[0]
 
 
+def assert_killing_ends(job: subprocess.Popen[str], victim: int) -> None:
+    """SIGKILL for one rank ends the whole job, with an error, within a minute."""
+    os.kill(victim, signal.SIGKILL)
+    started = time.monotonic()
+    job.communicate(timeout=60)
+    assert job.returncode
+    assert time.monotonic() - started < 60
+
+
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     """As in the child processes: sums over several threads differ in the last bit."""
@@ -114,11 +123,7 @@ def test_a_killed_rank_ends_scoring_and_any_number_of_ranks_goes_on(
     victim = pid_of(job, killed)
     while not committed(tmp_path) and job.poll() is None:
         time.sleep(0.01)
-    os.kill(victim, signal.SIGKILL)
-    started = time.monotonic()
-    job.communicate(timeout=60)
-    assert job.returncode
-    assert time.monotonic() - started < 60
+    assert_killing_ends(job, victim)
     assert 0 < committed(tmp_path) < CHUNKS
     if then == 1:
         assert here(capsys, *arguments)[0] == 0
@@ -138,11 +143,7 @@ def test_a_killed_rank_ends_training_and_any_number_of_ranks_goes_on(killed: int
     victim = pid_of(job, killed)
     while not state.exists() and job.poll() is None:
         time.sleep(0.01)
-    os.kill(victim, signal.SIGKILL)
-    started = time.monotonic()
-    job.communicate(timeout=60)
-    assert job.returncode
-    assert time.monotonic() - started < 60
+    assert_killing_ends(job, victim)
     assert not (state.parent.parent / "run.json").exists()
     text = xeval(*arguments, cwd=tmp_path).stderr if then == 1 else finished(then, *arguments, cwd=tmp_path)
     assert f"of {EPOCHS}" in next(line for line in text.splitlines() if "going on after epoch" in line)
