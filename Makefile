@@ -2,6 +2,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+TYPED := build/typed# the tree as it is installed, with training/ and reports/ inside xeval/: mypy follows no import hook
 READY := $(VENV)/.ready
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
@@ -44,12 +45,15 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.table
 
 docs: $(READY)
-	$(BIN)/python -m xeval.reference docs
+	$(BIN)/python -m docs.generate docs
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	rm -rf $(TYPED) && mkdir -p $(TYPED)/xeval
+	ln -s $(CURDIR)/xeval/* $(CURDIR)/training $(CURDIR)/reports $(TYPED)/xeval
+	ln -s $(CURDIR)/benchmarks $(CURDIR)/docs $(CURDIR)/tests $(TYPED)
+	cd $(TYPED) && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info xeval-demo xeval-demo-quick

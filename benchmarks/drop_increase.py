@@ -20,11 +20,11 @@ from benchmarks.pairs import agree, alternate
 from benchmarks.rows import Options, Row, Target, main
 from benchmarks.subjects import device_of, engine_of, network, pictures, scene_of, sized
 from xeval.explainers import EXPLAINERS
-from xeval.explainers.cam import activations_and_gradient, find_layer, upsample
-from xeval.metrics import METRICS
-from xeval.metrics.base import Explained
+from xeval.explainers.cam import activations_and_gradient, upsample
+from xeval.metrics import METRICS, Explained
 from xeval.metrics.drop import DropSettings
-from xeval.perturb import kept
+from xeval.models import find_layer
+from xeval.perturb.masks import kept
 
 TOLERANCE = 1e-6
 SETTINGS = DropSettings(tie=0.0)

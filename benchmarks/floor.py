@@ -21,11 +21,11 @@ from benchmarks.pairs import counted, seconds, watching
 from benchmarks.rows import Options, Row, Target, main, row_of
 from benchmarks.subjects import device_of, network, pictures
 from xeval.engine import Engine, deterministic
-from xeval.foreign import adapt
 from xeval.models import frozen_eval
-from xeval.options import validated
-from xeval.plan import Plan, plan_for
-from xeval.scorer import Scorer, chunks, task_blocks
+from xeval.scoring.module import adapt
+from xeval.scoring.options import validated
+from xeval.scoring.plan import Plan, plan_for
+from xeval.scoring.scorer import Scorer, chunks, task_blocks
 
 ROWS = ("grad-cam", "random", "random-cam", "inverse")
 METRICS = ("drop", "infidelity", "deletion", "insertion", "faithcorr", "complexity", "ssim", "sensitivity")

@@ -17,8 +17,7 @@ from benchmarks.pairs import seconds
 from benchmarks.rows import Options, Row, main
 from benchmarks.subjects import CLASSES, SIDE, device_of, engine_of, network, pictures, scene_of, sized
 from xeval.explainers import CONTROLS, EXPLAINERS
-from xeval.metrics import METRICS
-from xeval.metrics.base import Explained, Scene
+from xeval.metrics import METRICS, Explained, Scene
 from xeval.metrics.infidelity import InfidelitySettings
 
 SECONDS, CHUNK = 30.0, 64

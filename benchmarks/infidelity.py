@@ -19,11 +19,10 @@ from benchmarks.pairs import agree, alternate
 from benchmarks.rows import Options, Row, Target, main
 from benchmarks.subjects import device_of, engine_of, network, pictures, scene_of, sized
 from xeval.explainers import EXPLAINERS
-from xeval.metrics import METRICS
-from xeval.metrics.base import Explained, Scene
+from xeval.metrics import METRICS, Explained, Scene
 from xeval.metrics.infidelity import InfidelitySettings
-from xeval.parity import Probabilities
-from xeval.perturb import uniform
+from xeval.perturb.draws import uniform
+from xeval.verify.check import Probabilities
 
 SETTINGS = InfidelitySettings()
 ABOUT = METRICS["infidelity"]

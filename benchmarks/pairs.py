@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.rows import DisagreementError, Row, Target, row_of
+from xeval.engine import Network
 from xeval.models import Classifier
-from xeval.network import Network
 
 Work = Callable[[], object]
 

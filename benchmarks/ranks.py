@@ -20,7 +20,7 @@ from benchmarks.pairs import seconds
 from benchmarks.rows import DisagreementError, Options, Row, Target, main, row_of
 from benchmarks.subjects import device_of
 from xeval.models import ModelSpec, build
-from xeval.store import Series, Store
+from xeval.scoring.store import Series, Store
 
 TOLERANCE = 1e-5
 METRICS = "drop,infidelity,deletion,ssim"

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.rows import Options, Row, Target, main, row_of
-from reports.compare import compare
 from tests.reports.synthetic import scores, write_run
-from xeval.store import Block, Cell, Store
+from xeval.reports.compare import compare
+from xeval.scoring.store import Block, Cell, Store
 
 METHODS, SEEDS, BLOCK, MEGABYTE = ("ce", "triplet", "supcon-ori", "supcon", "excon", "exconb"), 5, 64, 1e6
 

@@ -18,7 +18,8 @@ from benchmarks.pairs import agree, alternate, counted
 from benchmarks.rows import Options, Row, Target, main
 from benchmarks.subjects import device_of, engine_of, network, pictures, scene_of, sized
 from xeval.explainers import EXPLAINERS
-from xeval.parity import Check, Side, Subject, checks
+from xeval.verify.check import Check, Side, Subject
+from xeval.verify.run import checks
 
 
 def subject_of(arch: str, options: Options) -> Subject:

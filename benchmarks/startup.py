@@ -10,11 +10,11 @@ import click
 
 from benchmarks.pairs import seconds
 from benchmarks.rows import DisagreementError, Options, Row, Target, main, row_of
-from xeval.cli import cli
+from xeval.cli.main import cli
 
 HEAVY = ("torch", "pandas", "matplotlib", "quantus")
 CODE = (
-    "import sys\nfrom xeval.cli import main\ntry:\n    main()\nexcept SystemExit:\n    pass\n"
+    "import sys\nfrom xeval.cli.main import main\ntry:\n    main()\nexcept SystemExit:\n    pass\n"
     f"print(*[name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
 )
 

@@ -23,8 +23,8 @@ from benchmarks.drop_increase import published
 from benchmarks.subjects import scene_of
 from xeval.engine import Engine
 from xeval.explainers import CONTROLS
-from xeval.explainers.cam import find_layer
-from xeval.quantus_runtime import QUIET, replaced
+from xeval.models import find_layer
+from xeval.quantus_bridge.runtime import QUIET, replaced
 
 Array = NDArray[Any]
 Explain = Callable[..., Array]

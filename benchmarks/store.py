@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.pairs import seconds
 from benchmarks.rows import DisagreementError, Options, Row, Target, main, row_of
-from xeval.store import Block, Cell, Store
+from xeval.scoring.store import Block, Cell, Store
 
 EXPLAINERS, COLUMNS, BLOCK = 9, 44, 64  # blocks of 64 images are what scoring writes
 MEGABYTE = 1e6

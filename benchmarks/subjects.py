@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.rows import Options
-from xeval.engine import Engine, copies, pick_device, probe_batch_size, softmax64
-from xeval.metrics.base import Scene
+from xeval.engine import Engine, Network, compiled, copies, network_of, pick_device, probe_batch_size, softmax64
+from xeval.metrics import Scene
 from xeval.models import ModelSpec, build, last_conv_stage
-from xeval.network import Network, compiled, network_of
-from xeval.perturb import image_keys
+from xeval.perturb.draws import image_keys
 
 SIDE, CLASSES, QUICK_BATCH = 32, 100, 128
 

@@ -30,10 +30,10 @@ from benchmarks.stock import BATCH, DRAWN, EXPLAINERS, Draws, Subject, black, dr
 from benchmarks.subjects import SIDE, device_of, engine_of, network, pictures, scene_of, sized
 from xeval.engine import Engine, softmax64
 from xeval.explainers import EXPLAINERS as REAL
-from xeval.metrics import METRICS
-from xeval.metrics.base import Explained, Scene, pearson
+from xeval.metrics import METRICS, Explained, Scene
 from xeval.metrics.complexity import entropy, gini
 from xeval.metrics.continuity import BallSettings, ball
+from xeval.metrics.correlation import pearson
 from xeval.metrics.drop import DropSettings
 from xeval.metrics.faithfulness import random_subsets
 from xeval.metrics.infidelity import InfidelitySettings, Squares

@@ -19,15 +19,15 @@ from torch import Tensor, nn
 from benchmarks.pairs import seconds, synchronize, trunk
 from benchmarks.rows import Options, Row, Target, main, row_of
 from benchmarks.subjects import device_of, pictures
-from training.epochs import encoder_epoch, head_epoch
-from training.learner import Learner
-from training.methods import METHODS
-from training.pool import Pool
-from training.recipe import Recipe, load_recipe
-from training.schedule import make_optimizer
 from xeval.data import DatasetInfo
 from xeval.data.base import ArraySplit
-from xeval.progress import Silent
+from xeval.runtime.progress import Silent
+from xeval.training.batches import Pool
+from xeval.training.epochs import encoder_epoch, head_epoch
+from xeval.training.learner import Learner
+from xeval.training.methods import METHODS
+from xeval.training.recipe import Recipe, load_recipe
+from xeval.training.schedule import make_optimizer
 
 RECIPE, CLASSES = "excon-cifar100-b128", 100
 INFO = DatasetInfo("planted", tuple(map(str, range(CLASSES))), (0.5,) * 3, (0.25,) * 3, channels=3, size=32)

@@ -11,9 +11,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from xeval.errors import DataError
-
-from .collect import Group, Run
-from .summary import Measure
+from xeval.reports.collect import Group, Run
+from xeval.reports.summary import Measure
 
 SCHEMA = "xeval.comparison/1"
 

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .collect import Group, Run
-from .summary import Measure, cell
+from xeval.reports.collect import Group, Run
+from xeval.reports.summary import Measure, cell
+from xeval.statistics.agreement import kendall
 
 Matrix = NDArray[np.float64]
 
@@ -36,17 +37,6 @@ def over_methods(group: Group, a: Measure, b: Measure, explainer: str) -> float:
     """τ between the rankings of the methods by their means."""
     means = [[_oriented(m, cell(runs, m, explainer).mean) for runs in group.methods.values()] for m in (a, b)]
     return kendall(*means)
-
-
-def kendall(a: Sequence[float], b: Sequence[float]) -> float:
-    """τ_b of the pairs that are defined; NaN below two of them or where one side is constant."""
-    from scipy import stats
-
-    x, y = np.asarray(a, float), np.asarray(b, float)
-    known = np.isfinite(x) & np.isfinite(y)
-    if known.sum() < 2 or np.ptp(x[known]) == 0 or np.ptp(y[known]) == 0:
-        return math.nan
-    return float(stats.kendalltau(x[known], y[known]).statistic)
 
 
 def _oriented(measure: Measure, value: float | None) -> float:

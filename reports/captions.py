@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from xeval.statistics import SEEDS_FOR_P
-
-from .collect import Group
-from .contrasts import Analysis
-from .summary import FLOORS, controls
-from .tables import Heading, Row
-from .text import slug
+from xeval.reports.collect import Group
+from xeval.reports.contrasts import Analysis
+from xeval.reports.summary import FLOORS, controls
+from xeval.reports.tables import Heading, Row
+from xeval.reports.text import slug
+from xeval.statistics.intervals import SEEDS_FOR_P
 
 
 def table_slug(group: Group, name: str) -> str:

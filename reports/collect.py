@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from xeval.errors import DataError
-
-from .images import Images, images_of
-from .schema import Artifacts, Card, Part, Scores, Subset
-from .text import clean
+from xeval.reports.images import Images, images_of
+from xeval.reports.schema import Artifacts, Card, Part, Scores, Subset
+from xeval.reports.text import clean
 
 P = TypeVar("P", bound=Part)
 SCHEMA = "xeval.scores/1"

@@ -13,20 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from xeval.errors import ResourceError, UsageError, unknown
-
-from .against import SCHEMA, Earlier, read_earlier
-from .collect import Collection, Group, collect
-from .contents import analysis_of, tables
-from .declaration import Declaration, declare
-from .figures import figures
-from .gallery import Choice, Gallery, Pools, chosen, fitting, gallery_of, read_pools
-from .layouts import layouts
-from .methods import methods
-from .page import Section, render
-from .results import results_of
-from .rows import Ground, Rows
-from .tables import Table, to_csv, to_latex, to_markdown, to_terminal
-from .verdict import verdict
+from xeval.reports.against import SCHEMA, Earlier, read_earlier
+from xeval.reports.collect import Collection, Group, collect
+from xeval.reports.contents import analysis_of, tables
+from xeval.reports.declaration import Declaration, declare
+from xeval.reports.figures import figures
+from xeval.reports.gallery import Choice, Gallery, Pools, chosen, fitting, gallery_of, read_pools
+from xeval.reports.layouts import layouts
+from xeval.reports.methods import methods
+from xeval.reports.page import Section, render
+from xeval.reports.results import results_of
+from xeval.reports.rows import Ground, Rows
+from xeval.reports.tables import Table, to_csv, to_latex, to_markdown, to_terminal
+from xeval.reports.verdict import verdict
 
 REFERENCE = "supcon"
 KEY = (

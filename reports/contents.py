@@ -5,17 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from .against import Earlier
-from .captions import conventions, place, table_slug
-from .collect import Group
-from .contrasts import Analysis, Sample, analyse
-from .declaration import Declaration
-from .differences import differences
-from .intervals import intervals
-from .published import published
-from .rows import Ground, Line, Rows, entry, lines_of, mark_of, rows_of, stability_columns, stability_headings
-from .sheets import Sheet, compared, headline_measures, sheets
-from .summary import (
+from xeval.reports.against import Earlier
+from xeval.reports.captions import conventions, place, table_slug
+from xeval.reports.collect import Group
+from xeval.reports.contrasts import Analysis, Sample, analyse
+from xeval.reports.declaration import Declaration
+from xeval.reports.differences import differences
+from xeval.reports.intervals import intervals
+from xeval.reports.published import published
+from xeval.reports.rows import (
+    Ground,
+    Line,
+    Rows,
+    entry,
+    lines_of,
+    mark_of,
+    rows_of,
+    stability_columns,
+    stability_headings,
+)
+from xeval.reports.sheets import Sheet, compared, headline_measures, sheets
+from xeval.reports.summary import (
     Measure,
     cell,
     column_measure,
@@ -25,7 +35,7 @@ from .summary import (
     model_measures,
     real_explainers,
 )
-from .tables import Heading, Row, Table
+from xeval.reports.tables import Heading, Row, Table
 
 
 def analysis_of(group: Group, declaration: Declaration, rows: Rows = "methods") -> Analysis:

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from xeval.checks import Check, benjamini_yekutieli, holm, permutation_check
-from xeval.effects import ImageShare, Superiority, hedges_g, image_share, superiority
-from xeval.statistics import (
+from xeval.reports.collect import Run
+from xeval.reports.summary import Measure
+from xeval.statistics.effects import ImageShare, Superiority, hedges_g, image_share, superiority
+from xeval.statistics.intervals import (
     IDENTICAL,
     SEEDS_FOR_P,
     Estimate,
@@ -24,9 +25,7 @@ from xeval.statistics import (
     compare_methods,
     compare_scalars,
 )
-
-from .collect import Run
-from .summary import Measure
+from xeval.statistics.tests import Check, benjamini_yekutieli, holm, permutation_check
 
 Matrix = NDArray[np.float64]
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import median
 
-from .collect import Group
-from .schema import Cost, Spent
-from .tables import MISSING
+from xeval.reports.collect import Group
+from xeval.reports.schema import Cost, Spent
+from xeval.reports.tables import MISSING
 
 MEGABYTE = 2**20
 Part = tuple[str, str]

@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from xeval.errors import UsageError
-from xeval.runs import atomic_write
+from xeval.runtime.files import atomic_write
 
 FILE = "comparison.toml"
 ALPHA = 0.05

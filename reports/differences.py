@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from .captions import place, table_slug
-from .collect import Group
-from .contrasts import Analysis, Contrast
-from .summary import Measure, cell, decimal_places
-from .tables import MISSING, Entry, Heading, Row, Table
-from .text import clean
+from xeval.reports.captions import place, table_slug
+from xeval.reports.collect import Group
+from xeval.reports.contrasts import Analysis, Contrast
+from xeval.reports.summary import Measure, cell, decimal_places
+from xeval.reports.tables import MISSING, Entry, Heading, Row, Table
+from xeval.reports.text import clean
 
 
 def differences(group: Group, analysis: Analysis, primary: Sequence[Measure]) -> list[Table]:

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from .captions import table_slug
-from .collect import Group
-from .svg import inline
-from .text import clean, plot_label
+from xeval.reports.captions import table_slug
+from xeval.reports.collect import Group
+from xeval.reports.svg import inline
+from xeval.reports.text import clean, plot_label
 
 COLUMN, PAGE = 3.25, 6.75  # inches: one and two columns of a paper
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")

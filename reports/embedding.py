@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xeval.errors import DataError
-
-from .collect import ARTIFACTS, Group, Run
+from xeval.reports.collect import ARTIFACTS, Group, Run
 
 
 @dataclass(frozen=True)

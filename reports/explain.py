@@ -20,17 +20,16 @@ from xeval.data.base import ArraySplit, Pixels
 from xeval.data.images import decode, square
 from xeval.engine import deterministic
 from xeval.errors import UsageError
-from xeval.failures import resources
 from xeval.models import frozen_eval
-from xeval.options import ScoreOptions, validated
-from xeval.plan import plan_for
-from xeval.pool import Pool, explained_pool
-from xeval.runs import atomic_write, require_writable, slug, writable_directory
-from xeval.scorer import Scorer
-
-from .drawing import PAGE, axes, style
-from .strips import Strip, scale_of, strips
-from .text import clean, plot_label
+from xeval.reports.drawing import PAGE, axes, style
+from xeval.reports.strips import Strip, scale_of, strips
+from xeval.reports.text import clean, plot_label
+from xeval.runtime.files import atomic_write, require_writable, slug, writable_directory
+from xeval.runtime.memory import resources
+from xeval.scoring.gallery import Pool, explained_pool
+from xeval.scoring.options import ScoreOptions, validated
+from xeval.scoring.plan import plan_for
+from xeval.scoring.scorer import Scorer
 
 SUFFIXES = (".png", ".svg", ".pdf")
 ROWS = 30  # strips in one file

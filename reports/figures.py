@@ -9,15 +9,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .captions import place
-from .collect import Group, Run
-from .contrasts import Analysis
-from .drawing import COLUMN, GREY, PAGE, Figure, Look, axes, band, finish, legend_columns, legend_height, looks, style
-from .embedding import Panel, note, panels
-from .overview import agreement, forest, ranks
-from .sheets import headline_measures
-from .summary import Cell, Measure, cell, column_measure, real_explainers, stability
-from .text import plot_label
+from xeval.reports.captions import place
+from xeval.reports.collect import Group, Run
+from xeval.reports.contrasts import Analysis
+from xeval.reports.drawing import (
+    COLUMN,
+    GREY,
+    PAGE,
+    Figure,
+    Look,
+    axes,
+    band,
+    finish,
+    legend_columns,
+    legend_height,
+    looks,
+    style,
+)
+from xeval.reports.embedding import Panel, note, panels
+from xeval.reports.overview import agreement, forest, ranks
+from xeval.reports.sheets import headline_measures
+from xeval.reports.summary import Cell, Measure, cell, column_measure, real_explainers, stability
+from xeval.reports.text import plot_label
 
 FEWEST = 5  # predictions in a bin of the reliability diagram
 

@@ -15,12 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xeval.errors import DataError, UsageError, unknown
-from xeval.pool import Pool, read_pool
-
-from .captions import place, table_slug
-from .collect import Group, Run
-from .strips import Picture, Scale, Strip, class_name, picture, resizing, scale_of, strips
-from .text import clean
+from xeval.reports.captions import place, table_slug
+from xeval.reports.collect import Group, Run
+from xeval.reports.strips import Picture, Scale, Strip, class_name, picture, resizing, scale_of, strips
+from xeval.reports.text import clean
+from xeval.scoring.gallery import Pool, read_pool
 
 Selection: TypeAlias = Literal["random", "median", "best", "worst", "failures", "none"]
 SELECTIONS: tuple[Selection, ...] = ("random", "median", "best", "worst", "failures", "none")

@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xeval.errors import DataError
-from xeval.store import Cell, Series, Store
-
-from .schema import Score, Scores
-from .text import clean
+from xeval.reports.schema import Score, Scores
+from xeval.reports.text import clean
+from xeval.scoring.store import Cell, Series, Store
 
 STORE = "scores.sqlite"
 

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from xeval.statistics import Estimate, mean_interval, scalar_interval
-
-from .captions import place, table_slug
-from .collect import Group, Run
-from .summary import Measure, cell, decimal_places, real_explainers
-from .tables import Entry, Heading, Row, Table
+from xeval.reports.captions import place, table_slug
+from xeval.reports.collect import Group, Run
+from xeval.reports.summary import Measure, cell, decimal_places, real_explainers
+from xeval.reports.tables import Entry, Heading, Row, Table
+from xeval.statistics.intervals import Estimate, mean_interval, scalar_interval
 
 
 def intervals(group: Group, measures: Sequence[Measure]) -> list[Table]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from .captions import conventions, place
-from .collect import Group
-from .rows import Ground, lines_of, rows_of, stability_columns, stability_headings
-from .sheets import masked_measures
-from .summary import Measure, column_measure, model_measures
-from .tables import Entry, Heading, Row, Table
+from xeval.reports.captions import conventions, place
+from xeval.reports.collect import Group
+from xeval.reports.rows import Ground, lines_of, rows_of, stability_columns, stability_headings
+from xeval.reports.sheets import masked_measures
+from xeval.reports.summary import Measure, column_measure, model_measures
+from xeval.reports.tables import Entry, Heading, Row, Table
 
 INFIDELITY = ("infidelity.beta", "infidelity.skill")
 FACETS = ("pixelflip.auc", "complexity.entropy", "complexity.gini", "ssim.value", "contrast.other")

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from xeval.statistics import SEEDS_FOR_INTERVAL, SEEDS_FOR_P
-
-from .captions import place
-from .collect import Group
-from .declaration import Declaration
-from .summary import controls, real_explainers
-from .text import clean, latex
+from xeval.reports.captions import place
+from xeval.reports.collect import Group
+from xeval.reports.declaration import Declaration
+from xeval.reports.summary import controls, real_explainers
+from xeval.reports.text import clean, latex
+from xeval.statistics.intervals import SEEDS_FOR_INTERVAL, SEEDS_FOR_P
 
 FILE = Path(__file__).parent / "references.bib"
 _ENTRY = re.compile(r"@\w+\{(?P<key>\w+), cited = \{(?P<cited>.*?)\},\n.*?\}\}\n", re.DOTALL)

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from .agreement import Matrix, over_checkpoints, over_images
-from .captions import place
-from .collect import Group
-from .contrasts import Analysis
-from .drawing import COLUMN, PAGE, Figure, axes, finish, looks
-from .summary import Measure, cell, real_explainers
-from .text import clean, number, plot_label
+from xeval.reports.agreement import Matrix, over_checkpoints, over_images
+from xeval.reports.captions import place
+from xeval.reports.collect import Group
+from xeval.reports.contrasts import Analysis
+from xeval.reports.drawing import COLUMN, PAGE, Figure, axes, finish, looks
+from xeval.reports.summary import Measure, cell, real_explainers
+from xeval.reports.text import clean, number, plot_label
 
 
 def forest(group: Group, analysis: Analysis, measures: Sequence[Measure]) -> Figure | None:

@@ -10,18 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .captions import place
-from .collect import Collection, Group
-from .contrasts import Analysis
-from .costs import costs
-from .declaration import Declaration
-from .drawing import Figure
-from .gallery import Gallery
-from .methods import methods
-from .provenance import origins, status, undefined, versions, warnings
-from .tables import Table, to_csv, to_latex, to_markdown
-from .text import clean, slug
-from .verdict import Verdict
+from xeval.reports.captions import place
+from xeval.reports.collect import Collection, Group
+from xeval.reports.contrasts import Analysis
+from xeval.reports.costs import costs
+from xeval.reports.declaration import Declaration
+from xeval.reports.drawing import Figure
+from xeval.reports.gallery import Gallery
+from xeval.reports.methods import methods
+from xeval.reports.provenance import origins, status, undefined, versions, warnings
+from xeval.reports.tables import Table, to_csv, to_latex, to_markdown
+from xeval.reports.text import clean, slug
+from xeval.reports.verdict import Verdict
 
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from .collect import Collection, Group, Run
-from .tables import MISSING
+from xeval.reports.collect import Collection, Group, Run
+from xeval.reports.tables import MISSING
 
 #: Keys of :func:`provenance` in the order of the page, with their headings.
 SHOWN = {

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from .captions import place, table_slug
-from .collect import Group, Run
-from .summary import Measure, cell, column_measure, decimal_places, model_measures
-from .tables import Entry, Heading, Row, Table
+from xeval.reports.captions import place, table_slug
+from xeval.reports.collect import Group, Run
+from xeval.reports.summary import Measure, cell, column_measure, decimal_places, model_measures
+from xeval.reports.tables import Entry, Heading, Row, Table
 
 FILE = Path(__file__).parent / "published.csv"
 

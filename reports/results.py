@@ -9,15 +9,14 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from xeval.statistics import SEEDS_FOR_P
-
-from .against import SCHEMA, rounded
-from .captions import place
-from .collect import Collection, Group
-from .contrasts import Contrast
-from .page import Section
-from .provenance import provenance, status
-from .summary import cell, column_measure, controls, gain_measure, model_measures
+from xeval.reports.against import SCHEMA, rounded
+from xeval.reports.captions import place
+from xeval.reports.collect import Collection, Group
+from xeval.reports.contrasts import Contrast
+from xeval.reports.page import Section
+from xeval.reports.provenance import provenance, status
+from xeval.reports.summary import cell, column_measure, controls, gain_measure, model_measures
+from xeval.statistics.intervals import SEEDS_FOR_P
 
 
 def results_of(collection: Collection, sections: Sequence[Section], files: Sequence[str]) -> dict[str, Any]:

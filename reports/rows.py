@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from .against import Earlier, rounded
-from .collect import Group, Run
-from .contrasts import Analysis
-from .summary import (
+from xeval.reports.against import Earlier, rounded
+from xeval.reports.collect import Group, Run
+from xeval.reports.contrasts import Analysis
+from xeval.reports.summary import (
     Cell,
     Measure,
     best,
@@ -20,8 +20,8 @@ from .summary import (
     real_explainers,
     stability,
 )
-from .tables import Entry, Heading, Row
-from .text import number
+from xeval.reports.tables import Entry, Heading, Row
+from xeval.reports.text import number
 
 Rows = Literal["methods", "explainers"]
 _CURVES = {"val_accuracy": "stability, accuracy", "val_loss": "stability, loss"}

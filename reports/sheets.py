@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from .collect import Group
-from .schema import Subset
-from .summary import (
+from xeval.reports.collect import Group
+from xeval.reports.schema import Subset
+from xeval.reports.summary import (
     Measure,
     column_label,
     column_measure,

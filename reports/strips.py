@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xeval.pool import Pool
-
-from .text import clean
+from xeval.reports.text import clean
+from xeval.scoring.gallery import Pool
 
 Pixels = NDArray[np.uint8]
 TIE = 1e-6  # as drop and increase count it

@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xeval.errors import DataError
-
-from .collect import Group, Run
-from .schema import Direction, Subset
-from .text import clean
+from xeval.reports.collect import Group, Run
+from xeval.reports.schema import Direction, Subset
+from xeval.reports.text import clean
 
 #: Families in which an explainer must beat the random and centre controls to mean anything.
 MUST_BEAT_CONTROLS = frozenset({"faithfulness", "localisation"})

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from textwrap import wrap
 
-from .summary import Measure
-from .text import clean, latex, markdown, number, spreadsheet
+from xeval.reports.summary import Measure
+from xeval.reports.text import clean, latex, markdown, number, spreadsheet
 
 MISSING = "–"
 TERMINAL_WIDTH = 100

@@ -10,16 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from xeval.checks import family_limit
-from xeval.effects import detectable_difference
-from xeval.statistics import SEEDS_FOR_INTERVAL, SEEDS_FOR_P
-
-from .agreement import over_methods
-from .captions import place
-from .collect import Group, Run
-from .contrasts import Analysis, Contrast
-from .differences import p_text
-from .summary import (
+from xeval.reports.agreement import over_methods
+from xeval.reports.captions import place
+from xeval.reports.collect import Group, Run
+from xeval.reports.contrasts import Analysis, Contrast
+from xeval.reports.differences import p_text
+from xeval.reports.summary import (
     Cell,
     Measure,
     best,
@@ -32,7 +28,10 @@ from .summary import (
     model_measures,
     real_explainers,
 )
-from .text import clean, number
+from xeval.reports.text import clean, number
+from xeval.statistics.effects import detectable_difference
+from xeval.statistics.intervals import SEEDS_FOR_INTERVAL, SEEDS_FOR_P
+from xeval.statistics.tests import family_limit
 
 ORDERED = "drop.mag@0.45"
 MASKED_TRAINING = ("excon", "exconb")

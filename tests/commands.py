@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from xeval import cli
+from xeval.cli import main as cli
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -20,7 +20,7 @@ def photos() -> Path:
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests of everything else: drawing takes most of the time."""
-    monkeypatch.setattr("reports.compare.figures", lambda *_: [])
+    monkeypatch.setattr("xeval.reports.compare.figures", lambda *_: [])
 
 
 @pytest.fixture

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import torch
 
-from xeval.checkpoints import write_tensors
+from xeval.checkpoints import RunCard, Selection, write_card, write_tensors
 from xeval.data import DatasetInfo, open_dataset
 from xeval.models import Classifier, ModelSpec, build
-from xeval.runs import RunCard, Selection, write_card
 
 
 def make_run(

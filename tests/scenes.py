@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from xeval.engine import Engine, softmax64
 from xeval.explainers import CONTROLS, EXPLAINERS
-from xeval.metrics.base import Again, Explained, Scene
+from xeval.metrics import Explained, Scene
+from xeval.metrics.scene import Again
 from xeval.models import ModelSpec, build
-from xeval.perturb import image_keys
+from xeval.perturb.draws import image_keys
 
 SIDE = 16
 

@@ -12,7 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from xeval.statistics import Array, Estimate, compare_explainers, compare_methods, compare_scalars, mean_interval
+from xeval.statistics.intervals import (
+    Array,
+    Estimate,
+    compare_explainers,
+    compare_methods,
+    compare_scalars,
+    mean_interval,
+)
 
 Generator = np.random.Generator
 IMAGE, RATE = 0.3, 0.993

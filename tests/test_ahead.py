@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from xeval.ahead import ahead
+from xeval.scoring.prefetch import ahead
 
 
 def test_order():

@@ -11,14 +11,16 @@ from torch import nn
 
 from tests.commands import ROOT
 from tests.scenes import SIDE, MeanOfPixels, control, explained, images, region, scene_of, small_model
-from xeval import bridge, quantus_runtime, quantus_status
 from xeval.errors import UsageError
 from xeval.explainers import cam
-from xeval.metrics import METRICS
-from xeval.metrics.base import CONSTANT_MAP, EMPTY_MAP, NO_MASK, PREDICTION_CHANGED, Explained
+from xeval.metrics import METRICS, Explained
 from xeval.metrics.complexity import entropy, gini
+from xeval.metrics.metric import CONSTANT_MAP, EMPTY_MAP, NO_MASK, PREDICTION_CHANGED
 from xeval.models import Classifier
-from xeval.quantus_table import ENTRIES, TABLE
+from xeval.quantus_bridge import bridge
+from xeval.quantus_bridge import runtime as quantus_runtime
+from xeval.quantus_bridge import survey as quantus_status
+from xeval.quantus_bridge.table import ENTRIES, TABLE
 
 RUNNING = [entry.full_name for entry in ENTRIES if not entry.refused]
 REFUSED = [entry.full_name for entry in ENTRIES if entry.refused]
@@ -133,7 +135,7 @@ def test_refused_metrics_say_why(name):
 
 
 def test_quantus_is_imported_by_the_first_metric_that_runs():
-    code = "import sys, xeval.bridge, xeval.quantus_status; sys.exit('quantus' in sys.modules or 'cv2' in sys.modules)"
+    code = "import sys, xeval.quantus_bridge.survey; sys.exit('quantus' in sys.modules or 'cv2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 

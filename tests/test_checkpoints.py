@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.runs import make_run
-from xeval import checkpoints
+from xeval.checkpoints import load as checkpoints
 from xeval.data import DatasetInfo
 from xeval.errors import CheckpointError, DataError, UsageError
 from xeval.models import ModelSpec, build

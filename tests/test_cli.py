@@ -11,7 +11,7 @@ import torch
 from tests.commands import ROOT, here, xeval
 from tests.data.makers import cifar100_binary, noise, write_tree
 from tests.runs import make_run
-from xeval.cli import cli
+from xeval.cli.main import cli
 
 HEAVY = ("torch", "pandas", "matplotlib", "quantus", "seaborn", "captum", "sklearn", "numpy")
 COMMANDS = [[], *[[name] for name in cli.commands], ["data", "list"], ["data", "get"], ["data", "check"]]
@@ -78,7 +78,7 @@ def test_help_loads_nothing_heavy(command, tmp_path):
     import subprocess
 
     code = (
-        f"import sys\nfrom xeval.cli import main\nsys.argv = ['xeval', *{command!r}, '--help']\n"
+        f"import sys\nfrom xeval.cli.main import main\nsys.argv = ['xeval', *{command!r}, '--help']\n"
         "try:\n    main()\nexcept SystemExit as left:\n    assert not left.code\n"
         f"print('LOADED', [m for m in {HEAVY!r} if m in sys.modules])"
     )
@@ -170,7 +170,7 @@ def test_compare_without_a_complete_run(run, capsys, tmp_path):
 
 
 def test_a_bug_keeps_its_traceback_in_a_file(run, capsys, tmp_path, monkeypatch):
-    import xeval.scoring
+    import xeval.scoring.run
 
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -184,7 +184,7 @@ def test_a_bug_keeps_its_traceback_in_a_file(run, capsys, tmp_path, monkeypatch)
 
 @pytest.mark.fault("S2")
 def test_interrupt_is_130(run, capsys, monkeypatch):
-    import xeval.scoring
+    import xeval.scoring.run
 
     def interrupted(*_):
         raise KeyboardInterrupt

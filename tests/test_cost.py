@@ -5,8 +5,9 @@ import time
 import torch
 
 from tests.scenes import images, small_model
-from xeval.cost import Meter, peak_memory, reset_peak
 from xeval.engine import Engine
+from xeval.runtime.memory import peak_memory, reset_peak
+from xeval.scoring.cost import Meter
 
 CPU = torch.device("cpu")
 

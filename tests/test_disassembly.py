@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 import pytest
 
-from xeval.disassembly import MAX_NESTING, objection
+from xeval.checkpoints.pickles import MAX_NESTING, objection
 
 
 def nested(depth):

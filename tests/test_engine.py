@@ -7,7 +7,7 @@ from tests.scenes import images, scene_of, small_model
 from xeval.engine import Engine, deterministic, pick_device, probe_batch_size, softmax64
 from xeval.errors import ResourceError, UsageError
 from xeval.explainers import EXPLAINERS
-from xeval.failures import resources
+from xeval.runtime.memory import resources
 
 
 def test_class_probability_equals_one_pass_per_perturbation():

@@ -10,7 +10,7 @@ import xeval
 from tests.runs import make_run
 from xeval.data import normalize, open_dataset
 from xeval.errors import DataError, UsageError
-from xeval.foreign import Normalization
+from xeval.scoring.module import Normalization
 
 IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 

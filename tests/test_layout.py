@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.commands import ROOT
-from training.methods import METHODS
-from xeval import bridge  # noqa: F401 - registers the metrics that run through Quantus
 from xeval.data import READERS
 from xeval.explainers import CONTROLS, EXPLAINERS
 from xeval.metrics import METRICS
+from xeval.quantus_bridge import bridge  # noqa: F401 - registers the metrics that run through Quantus
+from xeval.training.methods import METHODS
 
 LISTED = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
 TRACKED = [ROOT / name for name in LISTED.split("\0") if name and (ROOT / name).is_file()]

@@ -6,8 +6,7 @@ import xeval
 from tests.commands import xeval as command
 from tests.scenes import explained, scene_of, small_model
 from xeval.data import normalize, open_dataset
-from xeval.metrics import METRICS
-from xeval.metrics.base import Scene
+from xeval.metrics import METRICS, Scene
 
 COLUMNS = ("pointing.hit", "relevance.mass", "topk.iou")
 

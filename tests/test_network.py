@@ -7,11 +7,10 @@ import torch
 from torch import nn
 
 from tests.scenes import images, small_model
-from xeval.engine import Engine, copies
+from xeval.engine import Engine, Network, compiled, copies, network_of
 from xeval.errors import UsageError
 from xeval.explainers import EXPLAINERS
 from xeval.models import ModelSpec, build
-from xeval.network import Network, compiled, network_of
 
 
 def lively(arch="resnet-small", side=16):

@@ -66,7 +66,7 @@ def test_installed_commands_run_in_an_empty_folder(wheel, tmp_path):
         return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True).stdout
 
     def run(*arguments):
-        return python_says("from xeval.cli import main; main()", *arguments)
+        return python_says("from xeval.cli.main import main; main()", *arguments)
 
     assert str(packages) in python_says("import xeval, xeval.training, xeval.reports; print(xeval.__file__)")
     assert "digits" in run("list", "recipes")

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xeval import perturb
 from xeval.errors import UsageError
+from xeval.perturb import draws as perturb
 
 MASK = (1 << 64) - 1
 

@@ -14,10 +14,10 @@ from tests.runs import make_run
 from xeval.data import open_dataset
 from xeval.errors import DataError
 from xeval.explainers.cam import upsample
-from xeval.perturb import kept
-from xeval.pool import ABOUT, ARRAYS, Pool, choose, read_pool, write_pool
-from xeval.scoring import score
-from xeval.store import Store
+from xeval.perturb.masks import kept
+from xeval.scoring.gallery import ABOUT, ARRAYS, Pool, choose, read_pool, write_pool
+from xeval.scoring.run import score
+from xeval.scoring.store import Store
 
 SIDE, LIMIT = 16, 90
 

@@ -10,18 +10,17 @@ from torch import nn
 
 from tests.runs import make_run
 from tests.scenes import SIDE, control, explained, images, scene_of, small_model
-from xeval import plan as plan_module
 from xeval.engine import Engine
+from xeval.engine.folding import plain
 from xeval.errors import UsageError
 from xeval.explainers import EXPLAINERS
-from xeval.metrics import METRICS
-from xeval.metrics.base import Scene
+from xeval.metrics import METRICS, Scene
 from xeval.models import ModelSpec, build, excon_layer
-from xeval.network import plain
-from xeval.options import ScoreOptions
-from xeval.plan import make_plan
-from xeval.protocols import PROTOCOLS, resolve
-from xeval.scoring import Scorer
+from xeval.scoring import plan as plan_module
+from xeval.scoring.options import ScoreOptions
+from xeval.scoring.plan import make_plan
+from xeval.scoring.protocols import PROTOCOLS, resolve
+from xeval.scoring.scorer import Scorer
 
 
 def changed(scene: Scene, **fields) -> Scene:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from xeval import errors, ranks
+from xeval import errors
+from xeval.runtime import distributed as ranks
 
 
 @pytest.fixture
@@ -38,13 +39,13 @@ def test_without_a_gpu_auto_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_other_commands_run_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    ranks.demand_one("sweep")
+    ranks.require_one("sweep")
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     for command in ("score", "train"):
-        ranks.demand_one(command)
+        ranks.require_one(command)
     with pytest.raises(errors.UsageError, match="sweep runs in one process"):
-        ranks.demand_one("sweep")
+        ranks.require_one("sweep")
 
 
 def test_every_kind_of_error_comes_back_as_its_own_kind() -> None:

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from docs.generate.explainers import explainers
+from docs.generate.metrics import BESIDE, PLANTED, native
+from docs.generate.pages import pages, write
+from docs.generate.shared import subject
+from docs.generate.text import described, paragraphs, refusals, shown, table
 from tests.commands import ROOT, here
-from xeval.cli import cli
+from xeval.cli.main import cli
 from xeval.explainers import CONTROLS, EXPLAINERS
 from xeval.metrics import METRICS
-from xeval.parity import checks
-from xeval.protocols import PROTOCOLS
-from xeval.reference import pages, write
-from xeval.reference_explainers import explainers
-from xeval.reference_metrics import BESIDE, PLANTED, native
-from xeval.reference_shared import subject
-from xeval.reference_text import described, paragraphs, refusals, shown, table
+from xeval.scoring.protocols import PROTOCOLS
+from xeval.verify.run import checks
 
 DOCS = ROOT / "docs"
 COMMAND = "the documentation is not what the registry says now: run `make docs` and commit what it changes"
@@ -146,7 +146,7 @@ def test_a_docstring_becomes_markdown():
 
             B = Σ y
 
-        See :func:`xeval.metrics.drop.drop_increase` and :class:`~xeval.metrics.base.Column`.
+        See :func:`xeval.metrics.drop.drop_increase` and :class:`~xeval.metrics.metric.Column`.
 
         Raises :class:`~xeval.errors.UsageError` for networks that are odd.
         """

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from tests.scenes import images
-from xeval.perturb import FILLS, image_keys
-from xeval.road import linear_imputation
+from xeval.perturb.draws import image_keys
+from xeval.perturb.fills import FILLS
+from xeval.perturb.imputation import linear_imputation
 
 
 def random_masks(n: int, side: int, share: float, seed: int = 0) -> torch.Tensor:

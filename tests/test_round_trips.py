@@ -12,7 +12,7 @@ import torch
 from tests.scenes import SIDE, live, scene_of, small_model
 from xeval.explainers import EXPLAINERS
 from xeval.metrics import METRICS
-from xeval.perturb import FILLS
+from xeval.perturb.fills import FILLS
 
 SURROGATES = {"lime", "kernel-shap"}  # captum fits their linear models on the host, image by image
 OFF_DEFAULT = [

@@ -8,15 +8,16 @@ import torch
 
 from tests import reference
 from tests.runs import make_run
-from xeval import scoring
 from xeval.checkpoints import load_model
 from xeval.data import normalize, open_dataset
 from xeval.errors import CheckpointError, DataError, UsageError
 from xeval.explainers import cam
-from xeval.options import ScoreOptions
-from xeval.plan import make_plan
-from xeval.scoring import Scorer, chunks, score
-from xeval.store import Store
+from xeval.scoring import run as scoring
+from xeval.scoring.options import ScoreOptions
+from xeval.scoring.plan import make_plan
+from xeval.scoring.run import score
+from xeval.scoring.scorer import Scorer, chunks
+from xeval.scoring.store import Store
 
 FAST = {"metrics": ("drop", "complexity"), "limit": 40}
 
@@ -333,7 +334,7 @@ def test_low_accuracy_is_flagged(run, tmp_path):
 
 
 def test_calibration_by_hand():
-    from xeval.summary import expected_calibration_error, reliability
+    from xeval.scoring.summary import expected_calibration_error, reliability
 
     confidence, correct = np.array([0.9, 0.9, 0.62, 0.62]), np.array([True, False, True, True])
     assert expected_calibration_error(confidence, correct, bins=10) == pytest.approx(0.5 * 0.4 + 0.5 * 0.38)

@@ -13,20 +13,9 @@ from scipy import integrate, special, stats
 
 from tests import simulated
 from tests.commands import ROOT
-from xeval.checks import (
-    benjamini_yekutieli,
-    family_limit,
-    games_howell,
-    holm,
-    largest_family,
-    permutation_check,
-    smallest_permutation_p,
-    smallest_sign_flip_p,
-    wilcoxon_check,
-)
-from xeval.effects import detectable_difference, hedges_g, image_share, superiority
 from xeval.errors import DataError
-from xeval.statistics import (
+from xeval.statistics.effects import detectable_difference, hedges_g, image_share, superiority
+from xeval.statistics.intervals import (
     IMAGES_ONLY,
     common_images,
     compare_checkpoints,
@@ -36,6 +25,17 @@ from xeval.statistics import (
     mean_interval,
     scalar_interval,
     seed_means,
+)
+from xeval.statistics.tests import (
+    benjamini_yekutieli,
+    family_limit,
+    games_howell,
+    holm,
+    largest_family,
+    permutation_check,
+    smallest_permutation_p,
+    smallest_sign_flip_p,
+    wilcoxon_check,
 )
 
 PAGE = (ROOT / "docs" / "statistics.md").read_text()

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from xeval.errors import DataError
-from xeval.scorer import joined, lost
-from xeval.store import Block, Cell, Store
+from xeval.scoring.scorer import joined, lost
+from xeval.scoring.store import Block, Cell, Store
 
 CELLS = [Cell("ckpt", "data", "grad-cam", "drop", name, "v1") for name in ("drop.mag@0.15", "drop.rate@0.15")]
 

@@ -1,6 +1,6 @@
 import pytest
 
-from xeval.terminal import markdown_table, score_table
+from xeval.cli.tables import markdown_table, score_table
 
 SUMMARY = {
     "checkpoint": {"name": "run"},

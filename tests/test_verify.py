@@ -7,11 +7,11 @@ import torch
 from tests.commands import ROOT, here
 from tests.runs import make_run
 from tests.scenes import images, scene_of, small_model
-from xeval import parity, verify
 from xeval.errors import DataError
 from xeval.explainers import EXPLAINERS
 from xeval.metrics.drop import drop_increase
-from xeval.parity import Check, Subject
+from xeval.verify import run as verify
+from xeval.verify.check import Check, Subject
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def constant(value):
 def test_every_comparison_is_equal(dataset, tmp_path):
     directory, _ = make_run(tmp_path / f"{dataset}-excon-s0", dataset=dataset, arch="resnet-small")
     rows = verify.verify(directory, n=5, batch_size=16, device="cpu")
-    assert len(rows) == len(parity.checks())
+    assert len(rows) == len(verify.checks())
     for row in rows:
         if dataset == "digits" and row.verdict == "no masks":
             assert row.name in ("pointing.hit", "relevance.mass", "topk.iou")
@@ -51,7 +51,7 @@ def test_every_comparison_is_equal(dataset, tmp_path):
 
 def test_both_sides_see_the_colours(subject):
     """On random RGB images with a tie at every border of the map, ranks and draws are still the same."""
-    for check in parity.checks():
+    for check in verify.checks():
         if not check.needs_masks:
             row = verify.compare(check, subject)
             assert row.verdict == "equal", row
@@ -63,7 +63,7 @@ def test_a_wrong_definition_is_found(subject, monkeypatch):
         return {**found, "drop.mag": found["drop.mag"] * p0}
 
     monkeypatch.setattr("xeval.metrics.drop.drop_increase", forgets_p0)
-    rows = [verify.compare(check, subject) for check in parity.checks() if check.name.startswith(("drop", "increase"))]
+    rows = [verify.compare(check, subject) for check in verify.checks() if check.name.startswith(("drop", "increase"))]
     wrong = {row.oracle for row in rows if row.verdict == "DIFFERS"}
     assert "a loop over pixels" in wrong
     assert "torch-cam average drop, top-k masks" in wrong
@@ -74,7 +74,7 @@ def test_a_wrong_definition_is_found(subject, monkeypatch):
 
 def test_networks_are_left_alone(subject):
     before = {name: value.clone() for name, value in subject.model.state_dict().items()}
-    for check in parity.checks():
+    for check in verify.checks():
         if check.package in ("captum", "pytorch_grad_cam", "torchcam"):
             verify.compare(check, subject)
     assert all(torch.equal(value, before[name]) for name, value in subject.model.state_dict().items())
@@ -107,7 +107,7 @@ def test_command_prints_the_table(run, capsys):
     status, shown, _ = here(capsys, "verify", str(run), "--n", "4", "--device", "cpu")
     assert status == 0
     assert "| drop.mag | a loop over pixels | 12 | " in shown
-    assert shown.count(" | equal | ") == len(parity.checks()) - 3
+    assert shown.count(" | equal | ") == len(verify.checks()) - 3
     assert "quantus 0.6" in shown
 
 
@@ -131,7 +131,7 @@ def test_what_is_not_installed_is_no_success(subject):
 
 def test_docs_show_every_comparison():
     text = (ROOT / "docs" / "parity.md").read_text()
-    for check in parity.checks():
+    for check in verify.checks():
         lines = [line for line in text.splitlines() if line.startswith(f"| {check.name} | {check.oracle} | ")]
         assert lines, check
         assert f" | {check.tolerance:.0e} | " in lines[0]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from .recipe import load_recipe, recipe_names
+from xeval.training.recipe import load_recipe, recipe_names
 
 
 def lines(kind: str) -> list[str]:
     """A name and what it is, for every method or every packaged recipe."""
     if kind == "recipes":
         return [f"{name:<30} {load_recipe(name).description}" for name in recipe_names()]
-    from .methods import METHODS
+    from xeval.training.methods import METHODS
 
     return [f"{name:<12} {about.description} (classifier: {about.head})" for name, about in METHODS.items()]

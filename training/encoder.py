@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from xeval.checkpoints import load_encoder, write_tensors
+from xeval.checkpoints import RunCard, Selection, load_encoder, run_name, write_card, write_tensors
 from xeval.data import DatasetInfo, Split, holdout, normalize, open_dataset
 from xeval.engine import pick_device
-from xeval.locks import locked
 from xeval.models import Classifier, ModelSpec, frozen_eval
-from xeval.runs import RunCard, Selection, digest, provenance, run_name, writable_directory, write_card
-
-from .pool import Pool
-from .probe import Probe, lbfgs
-from .state import saving
+from xeval.runtime.files import digest, writable_directory
+from xeval.runtime.locks import locked
+from xeval.runtime.provenance import provenance
+from xeval.training.batches import Pool
+from xeval.training.probe import Probe, lbfgs
+from xeval.training.state import saving
 
 HeadKind: TypeAlias = Literal["linear", "centroid", "knn"]
 HELD_OUT = 0.2

@@ -10,13 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xeval.errors import DataError
-from xeval.progress import Progress
-from xeval.ranks import Ranks
-
-from .learner import Learner, mode
-from .methods import Method
-from .pool import Batch, Pool
-from .schedule import learning_rate, set_rate
+from xeval.runtime.distributed import Ranks
+from xeval.runtime.progress import Progress
+from xeval.training.batches import Batch, Pool
+from xeval.training.learner import Learner, mode
+from xeval.training.methods import Method
+from xeval.training.schedule import learning_rate, set_rate
 
 EVALUATION_BATCH = 512
 

@@ -11,11 +11,10 @@ from torch.nn import functional as F
 
 from xeval.data import DatasetInfo, normalize
 from xeval.models import Classifier, ModelSpec, build
-from xeval.ranks import ALONE, Ranks
-
-from .pool import Batch
-from .settings import Recipe, Views
-from .views import Draws, random_view
+from xeval.runtime.distributed import ALONE, Ranks
+from xeval.training.batches import Batch
+from xeval.training.settings import Recipe, Views
+from xeval.training.views import Draws, random_view
 
 
 def model_spec(recipe: Recipe, info: DatasetInfo) -> ModelSpec:

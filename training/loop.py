@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from xeval.checkpoints import MANIFEST, read_card, run_name
 from xeval.data import open_dataset
 from xeval.engine import pick_device
 from xeval.errors import DataError
-from xeval.progress import Progress, Silent
-from xeval.ranks import ALONE, Ranks
-from xeval.runs import MANIFEST, digest, read_card, run_name, writable_directory
-
-from .recipe import Recipe, result_settings
-from .state import clear_state, require_same
-from .trainer import Trainer
+from xeval.runtime.distributed import ALONE, Ranks
+from xeval.runtime.files import digest, writable_directory
+from xeval.runtime.progress import Progress, Silent
+from xeval.training.recipe import Recipe, result_settings
+from xeval.training.state import clear_state, require_same
+from xeval.training.trainer import Trainer
 
 
 def train(
@@ -55,12 +55,12 @@ def train(
             dataset = open_dataset(recipe.dataset, data_root, recipe.image_size)
             trainer = Trainer(recipe, dataset, directory, seed=seed, limit=limit, device=where, ranks=ranks)
             trainer.resume(reporter.say)
-        _demand_one_start(trainer)
+        _require_one_start(trainer)
         _to_the_end(trainer, reporter)
     return directory
 
 
-def _demand_one_start(trainer: Trainer) -> None:
+def _require_one_start(trainer: Trainer) -> None:
     """Raise :class:`DataError` where the ranks do not see the same data and the same saved state."""
     ranks = trainer.ranks
     starts = ranks.exchange([trainer.epoch, digest(trainer.identity)])

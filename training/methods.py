@@ -16,12 +16,11 @@ from torch.nn import functional as F
 from xeval.explainers import EXPLAINERS
 from xeval.explainers.cam import closed_form, closed_form_applies
 from xeval.registry import Registry
-
-from .learner import Learner, mode
-from .losses import collapsed_value, nt_xent, supcon, triplet
-from .pool import Batch
-from .settings import Recipe
-from .views import masked_view
+from xeval.training.batches import Batch
+from xeval.training.learner import Learner, mode
+from xeval.training.losses import collapsed_value, nt_xent, supcon, triplet
+from xeval.training.settings import Recipe
+from xeval.training.views import masked_view
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from xeval.errors import UsageError, unknown
-
-from .settings import Recipe
+from xeval.training.settings import Recipe
 
 __all__ = ["Recipe", "json_schema", "load_recipe", "recipe_hash", "recipe_names", "result_settings"]
 
@@ -47,7 +46,7 @@ def load_recipe(name_or_path: str | Path, method: str | None = None, overrides: 
     if method is not None:
         content["method"] = method
     chosen = content.get("method")
-    _check_method(path.stem, chosen, serves)
+    _require_method(path.stem, chosen, serves)
     content = _merge(content, tables.get(chosen, {}))
     for override in overrides:
         content = _merge(content, _parse(override))
@@ -58,7 +57,7 @@ def load_recipe(name_or_path: str | Path, method: str | None = None, overrides: 
 
 def recipe_hash(recipe: Recipe) -> str:
     """SHA-256 of every setting that can change the result."""
-    from xeval.runs import digest
+    from xeval.runtime.files import digest
 
     return digest(result_settings(recipe.model_dump(mode="json")))
 
@@ -129,8 +128,8 @@ def _load(path: Path) -> dict[str, Any]:
     return content
 
 
-def _check_method(recipe: str, method: object, serves: list[str] | None) -> None:
-    from .methods import METHODS
+def _require_method(recipe: str, method: object, serves: list[str] | None) -> None:
+    from xeval.training.methods import METHODS
 
     if not isinstance(method, str):
         raise UsageError(f"recipe {recipe!r}: key 'method' is {method!r}", f"choose from: {', '.join(METHODS)}")

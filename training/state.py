@@ -18,7 +18,7 @@ from torch import Tensor
 
 from xeval.checkpoints import read_tensors, write_tensors
 from xeval.errors import CheckpointError, ResourceError, UsageError, XevalError
-from xeval.runs import digest, file_sha256, read_json, sync_directory, write_json
+from xeval.runtime.files import digest, file_sha256, read_json, sync_directory, write_json
 
 SCHEMA = "xeval.state/1"
 TENSORS, CONTENT = "state.safetensors", "state.json"

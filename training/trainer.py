@@ -11,24 +11,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xeval.checkpoints import read_tensors, write_tensors
+from xeval.checkpoints import RunCard, Selection, read_tensors, write_card, write_tensors
 from xeval.data import Dataset, holdout, stratified
 from xeval.errors import CheckpointError, UsageError
 from xeval.explainers import EXPLAINERS
-from xeval.explainers.cam import find_layer
-from xeval.progress import Progress
-from xeval.ranks import ALONE, Ranks
-from xeval.runs import RunCard, Selection, atomic_write, provenance, write_card
-
-from . import probe
-from .epochs import encoder_epoch, evaluate, head_epoch, require_finite, stored_features
-from .history import COLUMNS, Row, history, merit, summary
-from .learner import make_learner, model_spec
-from .methods import METHODS, head_epochs
-from .pool import Pool
-from .recipe import Recipe, recipe_hash, result_settings
-from .schedule import make_optimizer
-from .state import (
+from xeval.models import find_layer
+from xeval.runtime.distributed import ALONE, Ranks
+from xeval.runtime.files import atomic_write
+from xeval.runtime.progress import Progress
+from xeval.runtime.provenance import provenance
+from xeval.training import probe
+from xeval.training.batches import Pool
+from xeval.training.epochs import encoder_epoch, evaluate, head_epoch, require_finite, stored_features
+from xeval.training.history import COLUMNS, Row, history, merit, summary
+from xeval.training.learner import make_learner, model_spec
+from xeval.training.methods import METHODS, head_epochs
+from xeval.training.recipe import Recipe, recipe_hash, result_settings
+from xeval.training.schedule import make_optimizer
+from xeval.training.state import (
     State,
     clear_state,
     load_state,

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xeval.explainers.cam import upsample
-from xeval.perturb import cutoff_mask, uniform
-
-from .settings import Views
+from xeval.perturb.draws import uniform
+from xeval.perturb.masks import cutoff_mask
+from xeval.training.settings import Views
 
 TRIES = 10  # proposals for a crop before the fallback, as in torchvision
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601

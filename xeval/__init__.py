@@ -5,8 +5,9 @@ The functions below load nothing until they are called, so that ``import xeval``
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-__all__ = ["compare", "explain", "load", "results", "score"]
+from xeval._version import __version__
+
+__all__ = ["__version__", "compare", "explain", "load", "results", "score"]
 
 if TYPE_CHECKING:
     from xeval.api import compare, explain, load, results, score

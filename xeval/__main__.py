@@ -1,6 +1,6 @@
 """``python -m xeval``: the command line without an installed script."""
 
-from xeval.cli import main
+from xeval.cli.main import main
 
 if __name__ == "__main__":
     main()

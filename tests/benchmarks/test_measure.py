@@ -16,8 +16,8 @@ from benchmarks.pairs import agree, alternate, counted
 from benchmarks.rows import DisagreementError, Options, Target, parse, result
 from benchmarks.subjects import engine_of, network, pictures, scene_of
 from tests.commands import ROOT
-from xeval.metrics.base import Values
-from xeval.store import Series
+from xeval.metrics import Values
+from xeval.scoring.store import Series
 
 QUICK = Options(quick=True, device="cpu")
 ROW = {"claim", "unit", "value", "spread", "target", "passes", "checked", "note", "measurements", "met"}

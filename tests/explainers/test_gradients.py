@@ -17,7 +17,7 @@ from tests.scenes import images, small_model
 from xeval.errors import UsageError
 from xeval.explainers import EXPLAINERS, chunks, gradients
 from xeval.models import ModelSpec, build
-from xeval.perturb import normal
+from xeval.perturb.draws import normal
 
 TARGETS = torch.tensor([0, 1, 2, 3, 1])
 SUMMED = ("input-x-gradient", "integrated-gradients", "deep-lift")

@@ -29,14 +29,15 @@ from tests.data.makers import snapshot
 from tests.faults import hostile
 from tests.runs import make_run
 from tests.scenes import images, small_model
-from xeval import checkpoints, weightfiles
+from xeval.checkpoints import load as checkpoints
+from xeval.checkpoints import weightfiles
+from xeval.checkpoints.sandbox import CONTENT
 from xeval.data import open_dataset
 from xeval.errors import CheckpointError, DataError, XevalError
 from xeval.models import ModelSpec, build
-from xeval.progress import Silent
-from xeval.quarantine import CONTENT
-from xeval.runs import read_json
-from xeval.scoring import score
+from xeval.runtime.files import read_json
+from xeval.runtime.progress import Silent
+from xeval.scoring.run import score
 
 INFO = open_dataset("digits").info
 DIGITS = ("--dataset", "digits")
@@ -97,7 +98,7 @@ def test_no_payload_ever_runs(name: str, tmp_path: Path, monkeypatch: pytest.Mon
 
     Where a payload stands among the options of a training script, importing may also ignore it.
     """
-    from xeval import quarantine
+    from xeval.checkpoints import sandbox as quarantine
 
     marker = tmp_path / "marker"
     path = put(tmp_path / name, hostile.HOSTILE[name](marker))
@@ -187,9 +188,9 @@ def test_odd_files_neither_hang_nor_fill_the_memory(tmp_path: Path) -> None:
     program = f"""
 import signal
 from pathlib import Path
-from xeval.checkpoints import load_model
+from xeval.checkpoints.load import load_model
 from xeval.errors import XevalError
-from xeval.quarantine import open_foreign
+from xeval.checkpoints.sandbox import open_foreign
 for name in {names!r}:
     for opener in (load_model, open_foreign):
         signal.alarm(30 if name == "bomb.pt" and opener is open_foreign else 5)  # which starts a process

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reports.collect import collect
-from reports.compare import compare
 from tests.commands import ROOT
 from tests.reports.synthetic import scores, write_images, write_run, write_study
 from tests.reports.test_browser import CHROMIUM, QUIET
 from tests.reports.test_page import HOSTILE
 from xeval.errors import DataError
+from xeval.reports.collect import collect
+from xeval.reports.compare import compare
 
 KEY = "drop.mag@0.45"
 

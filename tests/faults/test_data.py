@@ -21,7 +21,6 @@ import torch
 from PIL import Image
 
 import xeval
-from reports.compare import compare
 from tests.commands import here
 from tests.data import makers
 from tests.data.makers import noise, png, write_tree
@@ -31,7 +30,7 @@ from tests.training.test_recipe import MINIMAL
 from xeval.data import READERS, open_dataset
 from xeval.data.images import decode
 from xeval.errors import DataError
-from xeval.rooms import part
+from xeval.reports.compare import compare
 
 IMAGES = noise(6, 16, seed=4)
 FILES = {f"{name}/{number}.png": png(IMAGES[3 * row + number]) for row, name in enumerate("ab") for number in range(3)}
@@ -314,7 +313,7 @@ def test_odd_places_through_train_score_and_compare(
 ) -> None:
     """Every path a user gives is odd; nothing is written where the data lie."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(part("reports.compare"), "figures", lambda *_: [])
+    monkeypatch.setattr("xeval.reports.compare.figures", lambda *_: [])
     data = write_tree(tmp_path / name / "data", {f"{s}/{k}": v for s in ("train", "test") for k, v in FILES.items()})
     recipe = tmp_path / name / "my recipe.toml"
     recipe.write_text(MINIMAL.replace('"digits"', json.dumps(f"folder:{name}/data")), encoding="utf-8")

@@ -13,11 +13,14 @@ import pytest
 
 from tests.commands import ROOT, here
 from tests.runs import make_run
-from xeval import cli, doctor, exits, runs
+from xeval.cli import doctor
+from xeval.cli import leave as exits
+from xeval.cli import main as cli
 from xeval.errors import BusyError, CheckpointError, DataError, PartialError, ResourceError, UsageError
-from xeval.interrupts import Kill
-from xeval.scoring import score
-from xeval.store import Store
+from xeval.runtime import files as runs
+from xeval.runtime.signals import Kill
+from xeval.scoring.run import score
+from xeval.scoring.store import Store
 
 OPTIONS = ("--metrics", "drop,complexity", "--limit", "40", "--batch-size", "64")
 
@@ -138,7 +141,7 @@ def test_a_reader_that_leaves(run, tmp_path):
     """``xeval … | head -1``: stdout is closed long before the last line."""
     code = (
         "import os, sys\nread, write = os.pipe()\nos.close(read)\nos.dup2(write, 1)\n"
-        "from xeval.cli import main\nsys.argv = ['xeval', *sys.argv[1:]]\nmain()"
+        "from xeval.cli.main import main\nsys.argv = ['xeval', *sys.argv[1:]]\nmain()"
     )
     for arguments in (("list", "metrics"), ("--help",), ("--version",)):
         child = subprocess.run(

@@ -20,15 +20,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from reports.collect import collect
 from tests.data.makers import cifar100_python, noise, tiny_imagenet, write_tree
 from tests.reports.synthetic import card, scores, write_run
-from training.recipe import FOLDER, load_recipe
+from xeval.checkpoints import read_card
 from xeval.data import archive, open_dataset
 from xeval.data.archive import MARKER, extract
 from xeval.data.unpickler import load_arrays
 from xeval.errors import CheckpointError, DataError, UsageError
-from xeval.runs import read_card
+from xeval.reports.collect import collect
+from xeval.training.recipe import FOLDER, load_recipe
 
 MEMORY = 64 * 2**20
 COMMON = {"deadline": None, "suppress_health_check": list(HealthCheck)}

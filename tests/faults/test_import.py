@@ -17,16 +17,16 @@ from torchvision.models import resnet18
 
 from tests.commands import ROOT, here, xeval
 from tests.faults import hostile
-from xeval import quarantine
-from xeval.checkpoints import load_encoder, load_model
+from xeval.checkpoints import load_encoder, load_model, read_card
+from xeval.checkpoints import sandbox as quarantine
+from xeval.checkpoints.convert import import_checkpoint
+from xeval.checkpoints.layouts import LAYOUTS
 from xeval.data import open_dataset
 from xeval.errors import CheckpointError, DataError, UsageError, XevalError
-from xeval.importing import import_checkpoint
-from xeval.layouts import LAYOUTS
 from xeval.models import Classifier, ModelSpec, build
-from xeval.progress import Silent
-from xeval.runs import read_card, read_json
-from xeval.scoring import score
+from xeval.runtime.files import read_json
+from xeval.runtime.progress import Silent
+from xeval.scoring.run import score
 
 INFO = open_dataset("digits").info
 

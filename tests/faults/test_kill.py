@@ -14,8 +14,8 @@ import torch
 
 from tests.commands import ROOT, here
 from tests.runs import make_run
-from xeval.scoring import score
-from xeval.store import Store
+from xeval.scoring.run import score
+from xeval.scoring.store import Store
 
 OPTIONS = ("--limit", "192", "--metrics", "drop,infidelity,sensitivity", "--batch-size", "128", "--device", "cpu")
 CHUNKS = 3
@@ -141,7 +141,7 @@ def test_a_second_interrupt_is_immediate(run, whole, tmp_path, capsys, monkeypat
 
 def test_training_terminated_is_143(tmp_path, capsys, monkeypatch):
     """No safe point inside an epoch: what is saved stays, and the exit code tells."""
-    from training.trainer import Trainer
+    from xeval.training.trainer import Trainer
 
     original = Trainer.advance
 
@@ -151,7 +151,7 @@ def test_training_terminated_is_143(tmp_path, capsys, monkeypatch):
         return original(self, progress)
 
     monkeypatch.setattr(Trainer, "advance", advance)
-    monkeypatch.setattr("xeval.cli.part", lambda name: __import__(name, fromlist=["_"]))
+    monkeypatch.setattr("xeval.cli.main.part", lambda name: __import__(name, fromlist=["_"]))
     few = ("--set", "epochs=3", "--set", "arch=cnn-tiny", "--set", "image_size=8", "--method", "ce")
     left, _, last = here(capsys, "train", "digits", "--out", str(tmp_path), *few)
     assert left == 143

@@ -21,11 +21,11 @@ from tests.commands import here, xeval
 from tests.faults.test_kill import committed, rows
 from tests.jobs import finished, pid_of, processes, torchrun
 from tests.runs import make_run
-from xeval.ranks import Ranks
-from xeval.scorer import Failure, failure_of
-from xeval.scoring import score
-from xeval.shards import collected, packed, unpacked
-from xeval.store import Block
+from xeval.runtime.distributed import Ranks
+from xeval.scoring.exchange import collected, packed, unpacked
+from xeval.scoring.run import score
+from xeval.scoring.scorer import Failure, failure_of
+from xeval.scoring.store import Block
 
 METRICS = ("drop", "infidelity", "sensitivity")
 OPTIONS = ("--limit", "320", "--metrics", ",".join(METRICS), "--batch-size", "128", "--device", "cpu")
@@ -37,7 +37,7 @@ import sys, time
 from datetime import timedelta
 from xeval import ranks
 from xeval.errors import DataError
-from xeval.exits import leave
+from xeval.cli.leave import leave
 ranks.STEP = timedelta(seconds=1)
 try:
     with ranks.joined("cpu") as job:
@@ -265,7 +265,11 @@ def test_without_torchrun_nothing_is_told_and_nothing_waits() -> None:
     assert (
         "torch"
         not in subprocess.run(
-            [sys.executable, "-c", "import sys, xeval.ranks; print([m for m in sys.modules if m == 'torch'])"],
+            [
+                sys.executable,
+                "-c",
+                "import sys, xeval.runtime.distributed; print([m for m in sys.modules if m == 'torch'])",
+            ],
             capture_output=True,
             text=True,
             check=True,

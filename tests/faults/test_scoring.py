@@ -13,20 +13,21 @@ import torch
 from torch import nn
 
 import xeval
-import xeval.scorer
+import xeval.scoring.scorer
 from tests.commands import here
 from tests.runs import make_run
-from xeval import runs, scoring
+from xeval.engine import Network
 from xeval.errors import BusyError, DataError, InternalError, PartialError, ResourceError, UsageError
-from xeval.gaps import gap
-from xeval.locks import locked
-from xeval.network import Network
-from xeval.options import ScoreOptions
-from xeval.plan import make_plan
-from xeval.rows import Rows
-from xeval.scorer import Chunk, Scorer
-from xeval.scoring import score
-from xeval.store import Series, Store
+from xeval.runtime import files as runs
+from xeval.runtime.locks import locked
+from xeval.scoring import run as scoring
+from xeval.scoring.completeness import gap
+from xeval.scoring.maps import Rows
+from xeval.scoring.options import ScoreOptions
+from xeval.scoring.plan import make_plan
+from xeval.scoring.run import score
+from xeval.scoring.scorer import Chunk, Scorer
+from xeval.scoring.store import Series, Store
 
 FAST = {"metrics": ("drop", "complexity"), "limit": 100, "device": "cpu", "batch_size": 64}
 SMALL = ("--metrics", "drop,complexity", "--limit", "100", "--device", "cpu", "--batch-size", "64")
@@ -166,7 +167,7 @@ def test_what_a_killed_writer_left_is_cleaned_at_the_next_start(run, tmp_path):
 
 @pytest.mark.fault("S4")
 def test_the_output_is_tried_before_the_model_is_loaded(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("xeval.plan.load_model", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr("xeval.scoring.plan.load_model", lambda *_, **__: pytest.fail("loaded"))
     (tmp_path / "file").write_text("x")
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(UsageError, match="cannot write to"):

@@ -15,16 +15,16 @@ import torch
 from tests.commands import here
 from tests.data.makers import image_folder, noise, png, snapshot, write_tree
 from tests.training.interrupting import Interrupt, Listen, Stop, assert_same_run, run
-from training import epochs
-from training.loop import train
-from training.methods import METHODS
-from training.recipe import Recipe, load_recipe
-from training.state import CONTENT, TENSORS
 from xeval.checkpoints import read_tensors
 from xeval.errors import BusyError, CheckpointError, DataError, ResourceError, UsageError
-from xeval.locks import LOCK, locked
-from xeval.ranks import Ranks
-from xeval.runs import TEMPORARY, digest, file_sha256, read_json, write_json
+from xeval.runtime.distributed import Ranks
+from xeval.runtime.files import TEMPORARY, digest, file_sha256, read_json, write_json
+from xeval.runtime.locks import LOCK, locked
+from xeval.training import epochs
+from xeval.training.loop import train
+from xeval.training.methods import METHODS
+from xeval.training.recipe import Recipe, load_recipe
+from xeval.training.state import CONTENT, TENSORS
 
 SMALL = ["image_size=8", "arch=cnn-tiny", "epochs=2", "batch_size=16", "excon.explain_from_epoch=0"]
 FILES = {"best.safetensors", "last.safetensors", "history.csv", "run.json"}

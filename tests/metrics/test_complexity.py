@@ -10,8 +10,8 @@ from hypothesis.extra import numpy as hnp
 from tests import reference
 from tests.scenes import SIDE, explained, images, scene_of, small_model
 from xeval.metrics import METRICS
-from xeval.metrics.base import EMPTY_MAP
 from xeval.metrics.complexity import entropy, gini
+from xeval.metrics.metric import EMPTY_MAP
 
 maps_of_any_kind = hnp.arrays(np.float32, (5, 6), elements=st.floats(0, 100, width=32)).filter(lambda a: a.sum() > 1e-3)
 

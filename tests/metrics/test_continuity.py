@@ -4,10 +4,10 @@ import torch
 
 from tests.scenes import SIDE, images, scene_of, small_model
 from xeval.explainers import cam
-from xeval.metrics import METRICS
-from xeval.metrics.base import EMPTY_MAP, Explained
+from xeval.metrics import METRICS, Explained
 from xeval.metrics.continuity import ssim
-from xeval.perturb import normal, uniform
+from xeval.metrics.metric import EMPTY_MAP
+from xeval.perturb.draws import normal, uniform
 
 
 def live(n: int, channels: int = 3) -> Explained:

@@ -6,9 +6,9 @@ import torch
 from tests.scenes import SIDE, control, explained, images, live, scene_of, small_model
 from xeval.explainers import CONTROLS, cam
 from xeval.metrics import METRICS
-from xeval.metrics.base import EMPTY_MAP, EMPTY_OTHER
 from xeval.metrics.contrastivity import random_other
-from xeval.perturb import image_keys
+from xeval.metrics.metric import EMPTY_MAP, EMPTY_OTHER
+from xeval.perturb.draws import image_keys
 
 METRIC = METRICS["contrast"]
 SETTINGS = METRIC.settings()

@@ -53,7 +53,7 @@ def test_pixel_flipping_of_quantus_is_the_same_curve_on_one_channel():
     """Same baseline, tie-free maps, one channel: Quantus's curve is the deletion curve without its clean point."""
     import quantus
 
-    from xeval.bridge import quantus_runtime
+    from xeval.quantus_bridge.runtime import quantus_runtime
 
     model, x, maps = small_model(1), images(5, 1), images(5, 1, seed=3)
     scene = scene_of(model, x)

@@ -9,7 +9,7 @@ from tests import reference
 from tests.scenes import SIDE, explained, images, scene_of, small_model
 from xeval.metrics import METRICS
 from xeval.metrics.drop import drop_increase
-from xeval.perturb import FILLS
+from xeval.perturb.fills import FILLS
 
 probability = st.floats(1e-6, 1 - 1e-6)
 

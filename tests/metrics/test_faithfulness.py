@@ -5,9 +5,10 @@ import torch
 from tests import reference
 from tests.scenes import SIDE, control, explained, images, scene_of, small_model
 from xeval.metrics import METRICS
-from xeval.metrics.base import CONSTANT_MAP
 from xeval.metrics.faithfulness import random_subsets
-from xeval.perturb import image_keys, kept
+from xeval.metrics.metric import CONSTANT_MAP
+from xeval.perturb.draws import image_keys
+from xeval.perturb.masks import kept
 
 METRIC = METRICS["faithcorr"]
 SETTINGS = METRIC.settings()

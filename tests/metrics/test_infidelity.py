@@ -4,8 +4,8 @@ import torch
 from tests import reference
 from tests.scenes import SIDE, control, explained, images, scene_of, small_model
 from xeval.metrics import METRICS
-from xeval.metrics.base import NO_CHANGE
 from xeval.metrics.infidelity import raw_infidelity, scaled_infidelity, skill, square_sums
+from xeval.metrics.metric import NO_CHANGE
 
 METRIC = METRICS["infidelity"]
 SETTINGS = METRIC.settings()

@@ -4,9 +4,9 @@ import torch
 
 from tests.scenes import SIDE, images, live, scene_of, small_model
 from xeval.explainers import cam
-from xeval.metrics import METRICS
-from xeval.metrics.base import EMPTY_MAP, Explained
+from xeval.metrics import METRICS, Explained
 from xeval.metrics.lipschitz import lipschitz
+from xeval.metrics.metric import EMPTY_MAP
 
 METRIC = METRICS["lipschitz"]
 SETTINGS = METRIC.settings()

@@ -6,10 +6,11 @@ import torch
 
 from tests import reference
 from tests.scenes import SIDE, explained, images, scene_of, small_model
-from xeval.metrics import METRICS
-from xeval.metrics.base import EMPTY_MAP, NO_MASK, Explained
+from xeval.metrics import METRICS, Explained
 from xeval.metrics.localisation import pointing_hit, relevance_mass, top_iou
-from xeval.perturb import image_keys, ranks, tie_break
+from xeval.metrics.metric import EMPTY_MAP, NO_MASK
+from xeval.perturb.draws import image_keys
+from xeval.perturb.masks import ranks, tie_break
 
 NAMES = ("pointing", "relevance", "topk")
 

@@ -9,9 +9,9 @@ import torch
 
 from tests.scenes import SIDE, MeanOfPixels, control, explained, images, live, region, scene_of, small_model
 from xeval.explainers import CONTROLS
-from xeval.metrics import METRICS
-from xeval.metrics.base import EXPECTED_REASONS, Explained
-from xeval.scorer import average
+from xeval.metrics import METRICS, Explained
+from xeval.metrics.metric import EXPECTED_REASONS
+from xeval.scoring.scorer import average
 
 NATIVE = [name for name in METRICS if not name.startswith("quantus:")]
 

@@ -7,8 +7,8 @@ import torch
 
 from tests.scenes import explained, images, live, scene_of, small_model
 from xeval.explainers import EXPLAINERS
-from xeval.metrics import METRICS
-from xeval.metrics.base import EXPECTED_REASONS, Explained
+from xeval.metrics import METRICS, Explained
+from xeval.metrics.metric import EXPECTED_REASONS
 
 CHEAP = {
     "drop": {"thresholds": (0.3,)},

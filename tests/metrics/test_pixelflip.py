@@ -6,9 +6,9 @@ import torch
 
 from tests import reference
 from tests.scenes import SIDE, explained, images, scene_of, small_model
-from xeval.bridge import quantus_runtime
 from xeval.metrics import METRICS
 from xeval.metrics.pixelflip import features, flipping_curve, mean_area
+from xeval.quantus_bridge.runtime import quantus_runtime
 
 METRIC = METRICS["pixelflip"]
 

@@ -7,7 +7,7 @@ from torch import nn
 from tests.scenes import SIDE, control, explained, images, live, scene_of, small_model
 from xeval.explainers import cam
 from xeval.metrics import METRICS
-from xeval.metrics.base import CONSTANT_MAP
+from xeval.metrics.metric import CONSTANT_MAP
 from xeval.metrics.randomisation import histogram_entropy, signed_ssim
 from xeval.models import reinitialized
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from reports.compare import Comparison, compare
 from tests.reports import synthetic
+from xeval.reports.compare import Comparison, compare
 
 
 @pytest.fixture(scope="session")

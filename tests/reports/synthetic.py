@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from xeval.store import Block, Cell, Store
+from xeval.scoring.store import Block, Cell, Store
 
 COST = {
     "seconds": 12.3,

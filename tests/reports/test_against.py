@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from reports.compare import Comparison, compare
 from tests.reports.synthetic import scores, write_run, write_study
 from xeval.errors import DataError
+from xeval.reports.compare import Comparison, compare
 
 KEY = "drop.mag@0.45"
 

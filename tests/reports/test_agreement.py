@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reports.agreement import kendall, over_checkpoints, over_images, over_methods
-from reports.collect import Group, collect
-from reports.figures import figures
-from reports.overview import ranks_of
-from reports.summary import column_measure
-from reports.verdict import verdict
 from tests.reports.synthetic import PRIMARY, scores, write_images, write_run, write_study
+from xeval.reports.agreement import over_checkpoints, over_images, over_methods
+from xeval.reports.collect import Group, collect
+from xeval.reports.figures import figures
+from xeval.reports.overview import ranks_of
+from xeval.reports.summary import column_measure
+from xeval.reports.verdict import verdict
+from xeval.statistics.agreement import kendall
 
 DROP, SKILL = "drop.mag@0.45", "infidelity.skill"
 

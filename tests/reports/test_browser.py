@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from reports.compare import Comparison
+from xeval.reports.compare import Comparison
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [

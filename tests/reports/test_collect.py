@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from reports.collect import collect
 from tests.reports.synthetic import scores, write_run, write_study
 from xeval.errors import DataError
+from xeval.reports.collect import collect
 
 
 def test_groups_by_data_set_and_recipe_then_method_then_seed(runs: Path) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from reports.compare import Comparison, compare
 from tests.reports.synthetic import scores, write_run, write_study
 from xeval.errors import DataError, ResourceError, UsageError
+from xeval.reports.compare import Comparison, compare
 
 TABLES = [
     "headline",

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reports.collect import collect
-from reports.compare import Comparison, compare
 from tests.reports.synthetic import scores, write_images, write_run, write_study
-from xeval.checks import holm
 from xeval.errors import UsageError
-from xeval.statistics import compare_explainers, compare_methods, mean_interval
+from xeval.reports.collect import collect
+from xeval.reports.compare import Comparison, compare
+from xeval.statistics.intervals import compare_explainers, compare_methods, mean_interval
+from xeval.statistics.tests import holm
 
 KEY = "drop.mag@0.45"
 PRIMARY = (KEY, "infidelity.skill", "deletion.gain")
@@ -215,6 +215,6 @@ def test_a_folder_that_cannot_be_written_is_compared_all_the_same(
         raise PermissionError(13, "Permission denied")
 
     study(runs, {"supcon": 0.0}, 1)
-    monkeypatch.setattr("reports.declaration.atomic_write", refuse)
+    monkeypatch.setattr("xeval.reports.declaration.atomic_write", refuse)
     assert "were not recorded" in compare(runs, tmp_path / "out").sections[0].verdict.threats[-1]
     assert len(collect(runs).runs) == 1

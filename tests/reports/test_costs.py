@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from reports.collect import collect
-from reports.compare import Comparison
-from reports.costs import costs
 from tests.reports.synthetic import COST, scores, write_run
+from xeval.reports.collect import collect
+from xeval.reports.compare import Comparison
+from xeval.reports.costs import costs
 
 
 def _rows(root: Path) -> tuple[tuple[str, str, str, str], ...] | None:

@@ -7,13 +7,13 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from reports.collect import collect
-from reports.compare import Comparison
-from reports.embedding import panels
-from reports.figures import figures
-from reports.svg import inline
 from tests.reports.synthetic import PRIMARY, scores, write_artifacts, write_run, write_study
 from xeval.errors import DataError
+from xeval.reports.collect import collect
+from xeval.reports.compare import Comparison
+from xeval.reports.embedding import panels
+from xeval.reports.figures import figures
+from xeval.reports.svg import inline
 
 NAMES = ["curves", "seeds", "forest", "ranks", "agreement", "convergence", "tsne", "reliability"]
 
@@ -150,7 +150,7 @@ def test_what_is_written_once_at_a_group_holds_for_the_same_shapes(
 ) -> None:
     figure = next(f for f in study.sections[0].figures if f.slug == "digits-tsne")
     short = inline(figure.svg, "fig", "Title", "What it shows")
-    monkeypatch.setattr("reports.svg._hoist", lambda _element: None)
+    monkeypatch.setattr("xeval.reports.svg._hoist", lambda _element: None)
     long = inline(figure.svg, "fig", "Title", "What it shows")
     assert effective(ET.fromstring(short)) == effective(ET.fromstring(long))
     assert len(short) < 0.8 * len(long)

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reports.compare import Comparison, compare
 from tests.reports.synthetic import scores, write_run
 from tests.reports.test_page import HOSTILE, Reader
 from xeval.errors import DataError, UsageError
-from xeval.pool import Pool, write_pool
+from xeval.reports.compare import Comparison, compare
+from xeval.scoring.gallery import Pool, write_pool
 
 CLASSES = ("cat", "dog")
 IMAGES = 20
@@ -297,7 +297,7 @@ def test_a_large_gallery_shrinks_and_says_so(runs: Path, tmp_path: Path, no_figu
 
 
 def test_where_nothing_fits_nothing_is_shown(two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reports.gallery.LIMIT", 1000)
+    monkeypatch.setattr("xeval.reports.gallery.LIMIT", 1000)
     made = compare(two, tmp_path / "out")
     text = Reader(made.page.read_text()).text
     assert pictures(made) == []

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from reports.compare import compare
 from tests.reports.synthetic import scores, write_run, write_study
+from xeval.reports.compare import compare
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 

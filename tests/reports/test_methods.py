@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from reports.compare import compare
-from reports.methods import FILE, keys_of, references
 from tests.reports.synthetic import scores, write_run, write_study
 from xeval.explainers import EXPLAINERS
 from xeval.metrics import METRICS
+from xeval.reports.compare import compare
+from xeval.reports.methods import FILE, keys_of, references
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 

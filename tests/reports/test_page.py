@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from reports.compare import Comparison, compare
-from reports.page import script_json
 from tests.reports.synthetic import scores, write_artifacts, write_run, write_study
+from xeval.reports.compare import Comparison, compare
+from xeval.reports.page import script_json
 
 HOSTILE = [
     "<img src=x onerror=alert(1)>",

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import sync_playwright
 
-from reports.compare import Comparison
 from tests.reports.test_browser import CHROMIUM
+from xeval.reports.compare import Comparison
 
 pytestmark = [
     pytest.mark.browser,

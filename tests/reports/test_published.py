@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from reports.compare import compare
-from reports.published import known
 from tests.reports.synthetic import scores, write_run
 from xeval.metrics import METRICS
 from xeval.models import MODELS
-from xeval.protocols import PROTOCOLS
+from xeval.reports.compare import compare
+from xeval.reports.published import known
+from xeval.scoring.protocols import PROTOCOLS
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 

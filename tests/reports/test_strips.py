@@ -11,8 +11,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from reports.explain import explain
-from reports.strips import Scale, Strip, picture, scale_of
 from tests.commands import here
 from tests.runs import make_run
 from xeval.checkpoints import write_tensors
@@ -20,7 +18,9 @@ from xeval.data import DatasetInfo, open_dataset
 from xeval.errors import DataError, UsageError, XevalError
 from xeval.explainers.cam import grad_cam, upsample
 from xeval.models import Classifier
-from xeval.perturb import kept
+from xeval.perturb.masks import kept
+from xeval.reports.explain import explain
+from xeval.reports.strips import Scale, Strip, picture, scale_of
 
 CLASSES = ("otter", "seal", "tug", "$x^2$")
 COLOUR = DatasetInfo("shapes-like", CLASSES, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), 3, 32)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from reports.compare import Comparison, compare
 from tests.reports.synthetic import scores, write_images, write_run
 from xeval.errors import DataError
+from xeval.reports.compare import Comparison, compare
 
 KEY = "drop.mag@0.45"
 #: Five images; supcon gets the last one wrong, excon the first: images 1, 2 and 3 remain.

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from reports.collect import Group, collect
-from reports.summary import (
+from tests.reports.synthetic import DROPS, score, scores, write_run, write_study
+from xeval.reports.collect import Group, collect
+from xeval.reports.summary import (
     Cell,
     best,
     cell,
@@ -18,7 +19,6 @@ from reports.summary import (
     loses_to_controls,
     stability,
 )
-from tests.reports.synthetic import DROPS, score, scores, write_run, write_study
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from reports.tables import Entry, Heading, Row, Table, to_csv, to_latex, to_markdown, to_terminal
+from xeval.reports.tables import Entry, Heading, Row, Table, to_csv, to_latex, to_markdown, to_terminal
 
 SMALL = Table(
     slug="toy-headline",

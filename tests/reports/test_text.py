@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reports.text import clean, latex, markdown, number, plot_label, slug, spreadsheet
+from xeval.reports.text import clean, latex, markdown, number, plot_label, slug, spreadsheet
 
 
 @pytest.mark.parametrize(

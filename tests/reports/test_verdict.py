@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from reports.collect import Group, collect
-from reports.verdict import verdict
 from tests.reports.synthetic import DROPS, PRIMARY, write_study
+from xeval.reports.collect import Group, collect
+from xeval.reports.verdict import verdict
 
 
 def group_of(runs: Path, drops: Any = DROPS, **more: Any) -> Group:

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.settings import Recipe
 from xeval.errors import UsageError
 from xeval.sweep.grid import Axis, combinations, divide, full_key, parse_seeds, split_values
+from xeval.training.settings import Recipe
 
 
 @pytest.mark.parametrize(

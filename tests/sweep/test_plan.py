@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from tests.commands import here
-from training.recipe import load_recipe
 from xeval.errors import UsageError
 from xeval.sweep.matrix import find_matrix, matrix_names
 from xeval.sweep.plan import Wish, make_plan
+from xeval.training.recipe import load_recipe
 
 TWO = """
 description = "two settings"
@@ -184,7 +184,7 @@ def test_the_papers_matrices():
 
 
 def test_matrices_are_listed_and_no_recipe_has_their_names(capsys):
-    from training.recipe import recipe_names
+    from xeval.training.recipe import recipe_names
 
     code, out, _ = here(capsys, "list", "matrices")
     assert code == 0

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from xeval.progress import Silent
+from xeval.runtime.progress import Silent
 from xeval.sweep import local
 from xeval.sweep.jobs import RunJob
 from xeval.sweep.plan import Wish, make_plan

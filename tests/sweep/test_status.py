@@ -10,7 +10,7 @@ from tests.commands import here
 from tests.runs import make_run
 from xeval.errors import UsageError
 from xeval.sweep.plan import Run, Wish, make_plan
-from xeval.sweep.records import change, demand_same, holding, is_complete, register
+from xeval.sweep.records import change, holding, is_complete, register, require_same
 from xeval.sweep.status import standings
 
 
@@ -79,7 +79,7 @@ def test_complete_for_one_score_is_not_for_another(tmp_path, runs):
     complete(tmp_path, runs[0])
     more = runs[0].model_copy(update={"score": {"metrics": ["drop"]}})
     assert not is_complete(tmp_path, more)
-    demand_same(tmp_path, [more])  # scoring more is no other training
+    require_same(tmp_path, [more])  # scoring more is no other training
 
 
 @pytest.mark.fault("T12")
@@ -87,7 +87,7 @@ def test_other_settings_are_refused_before_anything_starts(tmp_path, runs):
     complete(tmp_path, runs[0])
     other = make_plan(Wish("digits", seeds="0-1", methods=("ce",), overrides=("epochs=5",)))
     with pytest.raises(UsageError, match=r"digits-ce-s0 belongs to a sweep with other settings"):
-        demand_same(tmp_path, other.runs)
+        require_same(tmp_path, other.runs)
 
 
 # ---- the command

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from tests.runs import make_run
-from training.loop import open_dataset
-from training.recipe import Recipe
-from training.trainer import Trainer
+from xeval.checkpoints import read_card, write_card
 from xeval.errors import DataError
-from xeval.runs import read_card, write_card
 from xeval.sweep.plan import Plan, Wish, make_plan
 from xeval.sweep.records import read, register
 from xeval.sweep.tuning import choose, held_out_accuracy
 from xeval.sweep.work import work
+from xeval.training.loop import open_dataset
+from xeval.training.recipe import Recipe
+from xeval.training.trainer import Trainer
 
 SMALL = ("image_size=8", "epochs=1", "batch_size=16", "arch=cnn-tiny")
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from training.learner import Learner
-from training.pool import Batch, Pool
-from training.recipe import Recipe, load_recipe
 from xeval.data import open_dataset
+from xeval.training.batches import Batch, Pool
+from xeval.training.learner import Learner
+from xeval.training.recipe import Recipe, load_recipe
 
 SMALL = ["image_size=8", "epochs=2", "batch_size=16", "excon.explain_from_epoch=0", "head.epochs=2"]
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from training.loop import train
-from training.recipe import Recipe
 from xeval.checkpoints import read_tensors
-from xeval.progress import Silent
+from xeval.runtime.progress import Silent
+from xeval.training.loop import train
+from xeval.training.recipe import Recipe
 
 LIMIT = 60
 

@@ -18,18 +18,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.training.interrupting import Interrupt, Stop
-from training import methods
-from training.epochs import encoder_epoch, evaluate, head_epoch
-from training.learner import Learner, make_learner
-from training.loop import train
-from training.methods import METHODS
-from training.pool import Pool
-from training.recipe import Recipe, load_recipe
-from training.schedule import make_optimizer
 from xeval.checkpoints import write_tensors
 from xeval.data import open_dataset
-from xeval.progress import Silent
-from xeval.ranks import Ranks, joined
+from xeval.runtime.distributed import Ranks, joined
+from xeval.runtime.progress import Silent
+from xeval.training import methods
+from xeval.training.batches import Pool
+from xeval.training.epochs import encoder_epoch, evaluate, head_epoch
+from xeval.training.learner import Learner, make_learner
+from xeval.training.loop import train
+from xeval.training.methods import METHODS
+from xeval.training.recipe import Recipe, load_recipe
+from xeval.training.schedule import make_optimizer
 
 CPU = torch.device("cpu")
 SMALL = ("image_size=8", "epochs=2", "batch_size=16", "excon.explain_from_epoch=0", "head.epochs=2")
@@ -132,7 +132,7 @@ def trained(ranks: Ranks, make: Any, method: str) -> dict[str, Tensor]:
 
 def whole_runs(ranks: Ranks, out: Path) -> None:
     """Runs of several methods, and one that is interrupted after its second epoch and left for others to finish."""
-    with patch("training.trainer.make_learner", without_batch_norm):
+    with patch("xeval.training.trainer.make_learner", without_batch_norm):
         for method, overrides in RUNS.items():
             train(recipe(method, *overrides), seed=0, out=out / "runs", limit=60, ranks=ranks)
         with suppress(Stop):

@@ -10,12 +10,12 @@ import torch
 from torch.nn import functional as F
 
 from tests.runs import make_run
-from training.encoder import centroids, probe_encoder
 from xeval.checkpoints import load_model, write_tensors
 from xeval.data import normalize, open_dataset
 from xeval.errors import CheckpointError
 from xeval.models import NearestNeighbours
-from xeval.scoring import score
+from xeval.scoring.run import score
+from xeval.training.encoder import centroids, probe_encoder
 
 
 @pytest.fixture(scope="module")

@@ -12,16 +12,15 @@ import torch
 
 from tests.data.makers import snapshot
 from tests.training.interrupting import LIMIT, Interrupt, Listen, Stop, assert_same_run, rows, run, without_seconds
-from training import epochs, state
-from training.history import COLUMNS, collapsed, merit, summary
-from training.loop import train
-from training.methods import METHODS
-from training.recipe import Recipe
-from xeval.checkpoints import load_model
+from xeval.checkpoints import load_model, read_card
 from xeval.data import normalize, open_dataset
 from xeval.engine import pick_device
 from xeval.errors import CheckpointError, DataError, ResourceError, UsageError
-from xeval.runs import read_card
+from xeval.training import epochs, state
+from xeval.training.history import COLUMNS, collapsed, merit, summary
+from xeval.training.loop import train
+from xeval.training.methods import METHODS
+from xeval.training.recipe import Recipe
 
 Make = Callable[..., Recipe]
 

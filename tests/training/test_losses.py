@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.losses import collapsed_value, nt_xent, semi_hard_negatives, supcon, triplet
+from xeval.training.losses import collapsed_value, nt_xent, semi_hard_negatives, supcon, triplet
 
 
 def embeddings(rows: int, seed: int = 0, dim: int = 6) -> Tensor:

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from training import methods
-from training.learner import Learner
-from training.losses import supcon
-from training.methods import METHODS, explained_views
-from training.pool import Batch
-from training.views import masked_view
 from xeval.explainers.base import Explainer
 from xeval.explainers.cam import grad_cam
+from xeval.training import methods
+from xeval.training.batches import Batch
+from xeval.training.learner import Learner
+from xeval.training.losses import supcon
+from xeval.training.methods import METHODS, explained_views
+from xeval.training.views import masked_view
 
 Make = Callable[..., Learner]
 

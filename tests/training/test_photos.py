@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from training.loop import train
-from training.recipe import load_recipe
-from xeval.runs import read_card
+from xeval.checkpoints import read_card
+from xeval.training.loop import train
+from xeval.training.recipe import load_recipe
 
 
 @pytest.mark.photos

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from training import pool as module
-from training.pool import Pool
 from xeval.data import open_dataset
+from xeval.training import batches as module
+from xeval.training.batches import Pool
 
 CPU = torch.device("cpu")
 

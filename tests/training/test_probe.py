@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.probe import Probe, full_batch, lbfgs
+from xeval.training.probe import Probe, full_batch, lbfgs
 
 
 def blobs(rows: int = 120, dim: int = 5, classes: int = 3) -> tuple[Tensor, Tensor]:

@@ -14,12 +14,11 @@ from torch import Tensor
 from tests.jobs import processes
 from tests.training import ranked
 from tests.training.interrupting import rows
-from training.loop import train
-from training.methods import METHODS
-from training.pool import shared_out
-from xeval.checkpoints import read_tensors
-from xeval.ranks import ALONE
-from xeval.runs import read_card
+from xeval.checkpoints import read_card, read_tensors
+from xeval.runtime.distributed import ALONE
+from xeval.training.batches import shared_out
+from xeval.training.loop import train
+from xeval.training.methods import METHODS
 
 CLOSE = 1e-6
 
@@ -114,7 +113,7 @@ def test_whole_runs_without_batch_norm_are_those_of_one_process(method: str, job
 
 def test_a_run_goes_on_with_another_number_of_ranks(job: Job, tmp_path: Path) -> None:
     settings = ranked.recipe("exconb", *ranked.RESUMED)
-    with patch("training.trainer.make_learner", ranked.without_batch_norm):
+    with patch("xeval.training.trainer.make_learner", ranked.without_batch_norm):
         whole = train(settings, seed=0, out=tmp_path, limit=60)
         resumed = train(settings, seed=0, out=job.out / "halves", limit=60)
     assert_close_runs(resumed, whole)

@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.learner import model_spec
-from training.methods import METHODS
-from training.recipe import json_schema, load_recipe, recipe_hash, recipe_names
 from xeval.data import DatasetInfo
 from xeval.errors import UsageError
-from xeval.explainers.cam import find_layer
-from xeval.models import build
+from xeval.models import build, find_layer
+from xeval.training.learner import model_spec
+from xeval.training.methods import METHODS
+from xeval.training.recipe import json_schema, load_recipe, recipe_hash, recipe_names
 
 CLASSES = {"digits": 10, "photo10": 10, "shapes": 5, "tiny-imagenet": 200, "cifar10": 10, "cifar100": 100}
 MINIMAL = 'method = "supcon"\ndataset = "digits"\narch = "cnn-tiny"\nepochs = 2\nbatch_size = 8\n'
@@ -41,7 +40,7 @@ def test_every_packaged_recipe_validates_and_builds_its_model(name: str) -> None
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_packaged_recipe_says_where_it_comes_from(name: str) -> None:
-    from training.recipe import FOLDER
+    from xeval.training.recipe import FOLDER
 
     assert (FOLDER / f"{name}.toml").read_text(encoding="utf-8").startswith("#")
     assert load_recipe(name).description

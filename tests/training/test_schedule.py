@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from training.schedule import learning_rate, make_optimizer, set_rate
-from training.settings import Optimizer
+from xeval.training.schedule import learning_rate, make_optimizer, set_rate
+from xeval.training.settings import Optimizer
 
 
 def test_cosine_ends_at_a_thousandth() -> None:

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.settings import Views
-from training.views import (
+from xeval.perturb.draws import image_keys
+from xeval.training.settings import Views
+from xeval.training.views import (
     Draws,
     blur,
     brightness,
@@ -20,7 +21,6 @@ from training.views import (
     random_view,
     saturation,
 )
-from xeval.perturb import image_keys
 
 ALL = Views(
     crop=(0.2, 1.0),

@@ -10,7 +10,7 @@ from xeval.data import (  # noqa: F401  (they register themselves)
     tiny_imagenet,
 )
 from xeval.data.base import Dataset, DatasetInfo, Split, normalize, unreadable
-from xeval.data.manage import check, demand_sound, get, listing
+from xeval.data.manage import check, get, listing, require_sound
 from xeval.data.sources import READERS, Reader, Source, data_root, open_dataset
 from xeval.data.subsets import holdout, stratified
 
@@ -23,12 +23,12 @@ __all__ = [
     "Split",
     "check",
     "data_root",
-    "demand_sound",
     "get",
     "holdout",
     "listing",
     "normalize",
     "open_dataset",
+    "require_sound",
     "stratified",
     "unreadable",
 ]

@@ -104,7 +104,7 @@ class Member:
             return self.source.read(size)
 
 
-def check_name(name: str, path: Path) -> str:
+def require_name(name: str, path: Path) -> str:
     """The member name in normal form; CheckpointError for one that could leave the folder or harm a terminal."""
     parts = PurePosixPath(name).parts
     reasons = {
@@ -121,7 +121,7 @@ def check_name(name: str, path: Path) -> str:
     return "/".join(parts)
 
 
-def check_size(path: Path, count: int, total: int) -> None:
+def require_size(path: Path, count: int, total: int) -> None:
     """Refuse an archive with too many members or too much in them."""
     if count > MAX_MEMBERS:
         raise CheckpointError(f"{path} has more than {MAX_MEMBERS:,} members", "fetch the official archive")
@@ -134,9 +134,9 @@ def _tar_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
     with _Limited(path) as stream, tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as tar:
         for member in tar:
             tar.members.clear()  # type: ignore[attr-defined]  # the library would keep them all
-            name = check_name(member.name, path)
+            name = require_name(member.name, path)
             count, total = count + 1, total + abs(member.size)
-            check_size(path, count, total)
+            require_size(path, count, total)
             if member.isdir():
                 continue
             content = tar.extractfile(member) if member.isreg() else None
@@ -148,9 +148,9 @@ def _tar_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
 def _zip_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
     with Zip(path) as archive:
         entries = archive.infolist()
-        check_size(path, len(entries), sum(entry.file_size for entry in entries))
+        require_size(path, len(entries), sum(entry.file_size for entry in entries))
         for entry in entries:
-            name = check_name(entry.filename, path)
+            name = require_name(entry.filename, path)
             if (entry.external_attr >> 28) not in (0, 0o10, 0o04):  # Unix file type: unset, regular or directory
                 raise _refused(path, entry.filename, "a link or a device")
             if not entry.is_dir():

@@ -48,7 +48,7 @@ class Split(ABC):
         self.name = name
         self.labels = np.asarray(labels, dtype=np.int64)
         self.ids = tuple(ids)
-        _check_rows(self)
+        _require_rows(self)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -112,7 +112,7 @@ class Split(ABC):
         return positions
 
 
-def _check_rows(split: Split) -> None:
+def _require_rows(split: Split) -> None:
     where = f"{split.info.name}/{split.name}"
     if not len(split.labels):
         raise DataError(f"{where} has no images", "check the folder, or run `xeval data check`")

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from xeval.data.archive import DAMAGE, Zip, check_name
+from xeval.data.archive import DAMAGE, Zip, require_name
 from xeval.errors import CheckpointError, DataError
 
 MAX_FILE = 64 * 2**20
@@ -132,7 +132,7 @@ class ZipTree:
         for entry in self._zip.infolist():
             if entry.is_dir() or not entry.filename.startswith(self.prefix):
                 continue
-            name = check_name(entry.filename, self.path)[len(self.prefix) :]
+            name = require_name(entry.filename, self.path)[len(self.prefix) :]
             parents[name.rpartition("/")[0]].append(name)
         return dict(parents)
 

@@ -71,7 +71,7 @@ def check(name: str, root: Path | None = None) -> dict[str, Any]:
     }
 
 
-def demand_sound(report: dict[str, Any]) -> None:
+def require_sound(report: dict[str, Any]) -> None:
     """Raise a DataError where :func:`check` has found images that cannot be read."""
     damaged = [problem for split in report["splits"].values() for problem in split["damaged"]]
     if damaged:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from xeval.errors import UsageError
 from xeval.explainers.base import explainer
 from xeval.models import Classifier
+from xeval.models.layers import find_layer
 
 
 @dataclass
@@ -31,16 +32,6 @@ class Captured:
                 "the explained layer gives no N×K×h×w feature map", "name a convolutional layer with --layer"
             )
         return self.value
-
-
-def find_layer(model: nn.Module, layer: str) -> nn.Module:
-    """The module called ``layer``; raises :class:`UsageError` with the names that exist."""
-    modules: dict[str, nn.Module] = dict(model.named_modules())
-    if layer not in modules:
-        from xeval.errors import unknown
-
-        raise unknown("layer", layer, [name for name in modules if name])
-    return modules[layer]
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xeval.explainers.base import CONTROLS, Control, control
-from xeval.perturb import splitmix64, states, unit
+from xeval.perturb.draws import splitmix64, states, unit
 
 
 def _noise(keys: Tensor, draw: int, size: tuple[int, ...], stream: str) -> Tensor:

@@ -25,8 +25,8 @@ from torch.nn.modules.utils import _pair
 from xeval.errors import UsageError
 from xeval.explainers import chunks
 from xeval.explainers.base import explainer
-from xeval.explainers.graph import INSTEAD, check_calls, check_modules, check_used_once, trace
-from xeval.perturb import normal
+from xeval.explainers.graph import INSTEAD, require_calls, require_modules, require_used_once, trace
+from xeval.perturb.draws import normal
 
 INTEGRATION_STEPS = 50
 SMOOTHGRAD_DRAWS = 32
@@ -156,8 +156,8 @@ def guided_backprop(model: nn.Module, _layer: str, images: Tensor, targets: Tens
     from captum.attr import GuidedBackprop
 
     graph = trace(model, "guided-backprop")
-    check_modules(model, graph, "guided-backprop", RELUS)
-    check_calls(graph, "guided-backprop")
+    require_modules(model, graph, "guided-backprop", RELUS)
+    require_calls(graph, "guided-backprop")
     method = GuidedBackprop(model)
     return in_chunks(images, targets, lambda x, y: largest(method.attribute(x, y)))
 
@@ -190,9 +190,9 @@ def separated(model: nn.Module) -> fx.GraphModule:
     :func:`deep_lift` are made here.
     """
     graph = trace(model, "deep-lift")
-    check_modules(model, graph, "deep-lift", RESCALED)
-    check_calls(graph, "deep-lift")
-    check_used_once(model, graph, "deep-lift", RESCALED)
+    require_modules(model, graph, "deep-lift", RESCALED)
+    require_calls(graph, "deep-lift")
+    require_used_once(model, graph, "deep-lift", RESCALED)
     pools: dict[str, nn.MaxPool2d] = {}
     for node in [node for node in graph.nodes if node.op == "call_module"]:
         module = model.get_submodule(node.target)

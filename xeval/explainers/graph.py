@@ -38,7 +38,7 @@ def trace(model: nn.Module, method: str) -> fx.Graph:
         raise UsageError(f"{method} cannot follow the network's forward pass ({reason})", INSTEAD) from None
 
 
-def check_modules(model: nn.Module, graph: fx.Graph, method: str, nonlinear: Collection[type[nn.Module]]) -> None:
+def require_modules(model: nn.Module, graph: fx.Graph, method: str, nonlinear: Collection[type[nn.Module]]) -> None:
     """Raise :class:`UsageError` unless every module is linear or of one of the ``nonlinear`` types."""
     for node in graph.nodes:
         kind = type(model.get_submodule(node.target)) if node.op == "call_module" else nn.Identity
@@ -46,14 +46,14 @@ def check_modules(model: nn.Module, graph: fx.Graph, method: str, nonlinear: Col
             raise UsageError(f"{method} has no rule for {kind.__name__} ({node.target})", INSTEAD)
 
 
-def check_calls(graph: fx.Graph, method: str, known: Collection[str] = LINEAR_CALLS) -> None:
+def require_calls(graph: fx.Graph, method: str, known: Collection[str] = LINEAR_CALLS) -> None:
     """Raise :class:`UsageError` where something outside of modules is not among the ``known`` functions."""
     for node in graph.nodes:
         if node.op in ("call_function", "call_method") and called(node) not in known:
             raise UsageError(f"{method} has no rule for {called(node)!r}, computed outside of any module", INSTEAD)
 
 
-def check_used_once(model: nn.Module, graph: fx.Graph, method: str, nonlinear: Collection[type[nn.Module]]) -> None:
+def require_used_once(model: nn.Module, graph: fx.Graph, method: str, nonlinear: Collection[type[nn.Module]]) -> None:
     """Raise :class:`UsageError` where a non-linear module is called more than once in a forward pass."""
     uses = Counter(node.target for node in graph.nodes if node.op == "call_module")
     for name, count in uses.items():

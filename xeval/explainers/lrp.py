@@ -18,7 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from xeval.errors import UsageError
 from xeval.explainers.base import explainer
 from xeval.explainers.gradients import in_chunks, summed
-from xeval.explainers.graph import INSTEAD, SHAPES, called, check_calls, check_modules, trace
+from xeval.explainers.graph import INSTEAD, SHAPES, called, require_calls, require_modules, trace
 
 POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 SUMS, RELUS = frozenset({"add", "iadd", "add_"}), frozenset({"relu", "relu_"})
@@ -54,8 +54,8 @@ def lrp(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) -> Tenso
 def canonical(model: nn.Module) -> fx.GraphModule:
     """A copy in which BatchNorm is folded and every sum, pooling and activation is a module that is used once."""
     graph, root = trace(model, "lrp"), nn.Module()
-    check_modules(model, graph, "lrp", (nn.ReLU, nn.MaxPool2d))
-    check_calls(graph, "lrp", KNOWN)
+    require_modules(model, graph, "lrp", (nn.ReLU, nn.MaxPool2d))
+    require_calls(graph, "lrp", KNOWN)
     for node in list(graph.nodes):
         if node.op == "call_module":
             _own_module(node, model.get_submodule(node.target), root)

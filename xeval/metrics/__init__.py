@@ -14,7 +14,8 @@ from xeval.metrics import (
     pixelflip,
     randomisation,
 )
-from xeval.metrics.base import METRICS, Column, Explained, Metric, Scene, Values
+from xeval.metrics.metric import METRICS, Column, Metric, Values
+from xeval.metrics.scene import Explained, Scene
 
 __all__ = [
     "METRICS",

@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xeval.metrics.base import EMPTY_MAP, METRICS, Column, Explained, Metric, Scores, Settings, Values, nothing
+from xeval.metrics.metric import EMPTY_MAP, METRICS, Column, Metric, Scores, Settings, Values, nothing
+from xeval.metrics.scene import Explained
 
 
 class ComplexitySettings(Settings):

@@ -13,8 +13,10 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from xeval.metrics.base import EMPTY_MAP, METRICS, Column, Explained, Metric, Scene, Scores, Settings, Values
-from xeval.perturb import minmax, normal, uniform
+from xeval.metrics.metric import EMPTY_MAP, METRICS, Column, Metric, Scores, Settings, Values
+from xeval.metrics.scene import Explained, Scene
+from xeval.perturb.draws import normal, uniform
+from xeval.perturb.masks import minmax
 
 
 class NoiseSettings(Settings):

@@ -11,20 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xeval.metrics.base import (
-    EMPTY_MAP,
-    EMPTY_OTHER,
-    METRICS,
-    Column,
-    Explained,
-    Metric,
-    Scene,
-    Scores,
-    Settings,
-    Values,
-)
 from xeval.metrics.continuity import ssim
-from xeval.perturb import minmax, uniform
+from xeval.metrics.metric import EMPTY_MAP, EMPTY_OTHER, METRICS, Column, Metric, Scores, Settings, Values
+from xeval.metrics.scene import Explained, Scene
+from xeval.perturb.draws import uniform
+from xeval.perturb.masks import minmax
 
 
 class ContrastSettings(Settings):

@@ -11,7 +11,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from xeval.metrics.base import METRICS, Column, Explained, Metric, Scores, Settings, Values, nothing
+from xeval.metrics.metric import METRICS, Column, Metric, Scores, Settings, Values, nothing
+from xeval.metrics.scene import Explained
 
 
 class GridSettings(Settings):

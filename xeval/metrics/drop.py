@@ -12,9 +12,10 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from xeval.metrics.base import METRICS, Column, Explained, Metric, Scores, Settings, Values, nothing
-from xeval.options import Mask, check_thresholds
-from xeval.perturb import cut_ties, cutoff_mask, kept, minmax
+from xeval.metrics.metric import METRICS, Column, Metric, Scores, Settings, Values, nothing
+from xeval.metrics.scene import Explained
+from xeval.perturb.masks import cut_ties, cutoff_mask, kept, minmax
+from xeval.perturb.thresholds import Mask, require_thresholds
 
 TIE = 1e-6
 
@@ -22,7 +23,7 @@ TIE = 1e-6
 class DropSettings(Settings):
     """Which part of the image is kept, and what counts as a change."""
 
-    thresholds: Annotated[tuple[float, ...], AfterValidator(check_thresholds)] = Field(
+    thresholds: Annotated[tuple[float, ...], AfterValidator(require_thresholds)] = Field(
         default=(0.15, 0.3, 0.45), description="the q of the columns, each from 0 to 1"
     )
     mask: Mask = Field(

@@ -11,22 +11,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from xeval.metrics.base import (
-    CONSTANT_MAP,
-    METRICS,
-    NO_CHANGE,
-    Column,
-    Explained,
-    Metric,
-    Scene,
-    Scores,
-    Settings,
-    Values,
-    flat,
-    pearson,
-    unmoved,
-)
-from xeval.perturb import kept, splitmix64, states
+from xeval.metrics.correlation import flat, pearson, unmoved
+from xeval.metrics.metric import CONSTANT_MAP, METRICS, NO_CHANGE, Column, Metric, Scores, Settings, Values
+from xeval.metrics.scene import Explained, Scene
+from xeval.perturb.draws import splitmix64, states
+from xeval.perturb.masks import kept
 
 
 class SubsetSettings(Settings):

@@ -9,7 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from xeval.metrics.base import METRICS, Column, Explained, Metric, Scene, Scores, Settings, Values
+from xeval.metrics.metric import METRICS, Column, Metric, Scores, Settings, Values
+from xeval.metrics.scene import Explained, Scene
 
 
 class AttackSettings(Settings):

@@ -15,21 +15,10 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from xeval.metrics.base import (
-    METRICS,
-    NO_CHANGE,
-    Column,
-    Explained,
-    Metric,
-    Scene,
-    Scores,
-    Settings,
-    Values,
-    flat,
-    pearson,
-    unmoved,
-)
-from xeval.perturb import gaussian, splitmix64, states, uniform
+from xeval.metrics.correlation import flat, pearson, unmoved
+from xeval.metrics.metric import METRICS, NO_CHANGE, Column, Metric, Scores, Settings, Values
+from xeval.metrics.scene import Explained, Scene
+from xeval.perturb.draws import gaussian, splitmix64, states, uniform
 
 
 class InfidelitySettings(Settings):

@@ -8,8 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xeval.metrics.base import EMPTY_MAP, METRICS, Column, Explained, Metric, Scores, Values
 from xeval.metrics.continuity import BallSettings, ball
+from xeval.metrics.metric import EMPTY_MAP, METRICS, Column, Metric, Scores, Values
+from xeval.metrics.scene import Explained
 
 
 def lipschitz(clean: Tensor, perturbed: Tensor, step: Tensor) -> Tensor:

@@ -13,18 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xeval.metrics.base import (
-    EMPTY_MAP,
-    METRICS,
-    NO_MASK,
-    Column,
-    Explained,
-    Metric,
-    Scores,
-    Settings,
-    Values,
-    nothing,
-)
+from xeval.metrics.metric import EMPTY_MAP, METRICS, NO_MASK, Column, Metric, Scores, Settings, Values, nothing
+from xeval.metrics.scene import Explained
 
 
 class LocalisationSettings(Settings):

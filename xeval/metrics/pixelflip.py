@@ -14,8 +14,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from xeval.metrics.base import METRICS, Column, Explained, Metric, Scores, Settings, Values, nothing
-from xeval.perturb import legacy_ranks
+from xeval.metrics.metric import METRICS, Column, Metric, Scores, Settings, Values, nothing
+from xeval.metrics.scene import Explained
+from xeval.perturb.masks import legacy_ranks
 
 
 class FlipSettings(Settings):

@@ -10,9 +10,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from xeval.metrics.base import CONSTANT_MAP, METRICS, Column, Explained, Metric, Scene, Scores, Settings, Values
 from xeval.metrics.continuity import ssim
 from xeval.metrics.contrastivity import random_other
+from xeval.metrics.metric import CONSTANT_MAP, METRICS, Column, Metric, Scores, Settings, Values
+from xeval.metrics.scene import Explained, Scene
 from xeval.models import reinitialized
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import submitit
 
 from xeval.errors import XevalError
-from xeval.interrupts import terminable
+from xeval.runtime.signals import terminable
 
 
 class Resumable(ABC):

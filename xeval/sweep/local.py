@@ -12,7 +12,7 @@ from pathlib import Path
 
 import submitit
 
-from xeval.progress import Progress
+from xeval.runtime.progress import Progress
 from xeval.sweep.jobs import RunJob
 from xeval.sweep.plan import CONTROL, Run
 from xeval.sweep.records import Record, change, read

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from xeval import training
 from xeval.errors import UsageError
-from xeval.rooms import part
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 MAX_BYTES = 2**20
@@ -41,7 +41,7 @@ class Matrix(BaseModel):
 
 def folder() -> Path:
     """Where the matrices that come with the package lie."""
-    return Path(part("training").__file__).parent / "matrices"
+    return Path(training.__file__).parent / "matrices"
 
 
 def matrix_names() -> list[str]:

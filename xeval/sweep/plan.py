@@ -9,12 +9,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from xeval.checkpoints import run_name
 from xeval.data import open_dataset
 from xeval.errors import UsageError
-from xeval.rooms import part
-from xeval.runs import run_name, slug
+from xeval.runtime.files import slug
 from xeval.sweep.grid import Axis, combinations, divide, parse_seeds
 from xeval.sweep.matrix import Matrix, Part, find_matrix
+from xeval.training.recipe import Recipe, load_recipe, result_settings
 
 CONTROL = ".sweep"  # folder of records, logs and tuning runs; `compare` enters no hidden folder
 HELD_OUT = 0.2  # where a recipe holds nothing out, tuning needs it
@@ -52,7 +53,7 @@ class Run(Frozen):
     @property
     def training(self) -> dict[str, Any]:
         """What must be equal for a run to be continued."""
-        recipes = [part("training.recipe").result_settings(choice.recipe) for choice in self.choices]
+        recipes = [result_settings(choice.recipe) for choice in self.choices]
         return {"recipes": recipes, "seed": self.seed, "limit": self.limit}
 
 
@@ -136,13 +137,13 @@ def _selected(matrix: Matrix, wish: Wish) -> Matrix:
 
 
 def _own_method(recipe: str) -> str:
-    return str(part("training.recipe").load_recipe(recipe).method)
+    return load_recipe(recipe).method
 
 
 def _score_options(given: dict[str, Any]) -> dict[str, Any]:
     """The options of ``[score]``, checked; where the scores go is not one of them."""
-    from xeval.options import validated
-    from xeval.plan import protocol_of
+    from xeval.scoring.options import validated
+    from xeval.scoring.plan import protocol_of
 
     refused = {"out", "data", "device"} & given.keys()
     if refused:
@@ -151,7 +152,7 @@ def _score_options(given: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-def demand_data(plan: Plan) -> None:
+def require_data(plan: Plan) -> None:
     """Raise :class:`DataError` where the data of a run are not there, before any job starts."""
     wanted = {(run.choices[0].recipe["dataset"], run.data, run.choices[0].recipe["image_size"]) for run in plan.every}
     for name, root, size in sorted(wanted, key=str):
@@ -162,7 +163,7 @@ def _part_runs(
     one: Part, seeds: Sequence[int], overrides: Sequence[str], common: dict[str, Any]
 ) -> tuple[list[Run], list[Run]]:
     """The tuning runs and the runs of one part."""
-    fixed, axes = divide([*one.set, *overrides], part("training.settings").Recipe)
+    fixed, axes = divide([*one.set, *overrides], Recipe)
     tuning: list[Run] = []
     runs: list[Run] = []
     for recipe in one.recipes:
@@ -206,14 +207,16 @@ class _Maker:
 
     def _tried(self) -> list[list[str]]:
         """The combinations of values to choose from, of the keys that concern the method."""
-        explains = part("training.methods").METHODS[self._load([]).method].explains
+        from xeval.training.methods import METHODS
+
+        explains = METHODS[self._load([]).method].explains
         concerned = [axis for axis in self.axes if explains or not axis.key.startswith("excon.")]
         return combinations(concerned) if concerned else []
 
-    def _tuned_by(self, content: Any, values: Sequence[str]) -> tuple[str, ...]:
+    def _tuned_by(self, content: Recipe, values: Sequence[str]) -> tuple[str, ...]:
         return tuple(self._tuning_path(content, values, seed) for seed in self.seeds) if values else ()
 
-    def _tuning_path(self, content: Any, values: Sequence[str], seed: int) -> str:
+    def _tuning_path(self, content: Recipe, values: Sequence[str], seed: int) -> str:
         steps = [
             CONTROL,
             "tuning",
@@ -223,16 +226,18 @@ class _Maker:
         ]
         return "/".join(filter(None, steps))
 
-    def _load(self, extra: Sequence[str]) -> Any:
-        return part("training.recipe").load_recipe(self.recipe, self.method, [*self.fixed, *extra])
+    def _load(self, extra: Sequence[str]) -> Recipe:
+        return load_recipe(self.recipe, self.method, [*self.fixed, *extra])
 
     def _run(self, path: str, method: str, seed: int, choices: list[Choice], **changes: Any) -> Run:
         settings = {**self.common, **changes}
         return Run(path=path, folder=self.folder, method=method, seed=seed, choices=tuple(choices), **settings)
 
 
-def _choice(content: Any, values: Sequence[str], tuned_by: tuple[str, ...] = ()) -> Choice:
-    epochs = content.epochs + part("training.methods").head_epochs(content)
+def _choice(content: Recipe, values: Sequence[str], tuned_by: tuple[str, ...] = ()) -> Choice:
+    from xeval.training.methods import head_epochs
+
+    epochs = content.epochs + head_epochs(content)
     return Choice(label=", ".join(values), recipe=content.model_dump(mode="json"), epochs=epochs, tuned_by=tuned_by)
 
 

@@ -15,9 +15,10 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError
 
+from xeval.checkpoints import MANIFEST
 from xeval.errors import DataError, UsageError
-from xeval.runs import MANIFEST, digest, read_json, write_json
-from xeval.scoring import SCORES
+from xeval.runtime.files import digest, read_json, write_json
+from xeval.scoring.run import SCORES
 from xeval.sweep.plan import CONTROL, Choice, Frozen, Run
 
 SCHEMA = "xeval.sweep/1"
@@ -115,7 +116,7 @@ def register(out: Path, runs: Iterable[Run], executor: str) -> list[Run]:
     return left
 
 
-def demand_same(out: Path, runs: Sequence[Run]) -> None:
+def require_same(out: Path, runs: Sequence[Run]) -> None:
     """Raise :class:`UsageError` where a run was begun with other settings, before anything is submitted."""
     for run in runs:
         begun = record_file(out, run.path).is_file() and (out / run.path).is_dir()

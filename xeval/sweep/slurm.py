@@ -16,7 +16,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import SlurmInfoWatcher
 
 from xeval.errors import ResourceError, UsageError, unknown
-from xeval.runs import read_json, write_json
+from xeval.runtime.files import read_json, write_json
 from xeval.sweep.jobs import CompareJob, Resumable, RunJob
 from xeval.sweep.plan import CONTROL, Plan, Run
 
@@ -137,7 +137,7 @@ def scripts(out: Path, plan: Plan, todo: Sequence[Phase], options: Mapping[str, 
     return texts
 
 
-def demand_slurm() -> None:
+def require_slurm() -> None:
     """Raise :class:`ResourceError` where nothing can be submitted."""
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
         raise ResourceError(

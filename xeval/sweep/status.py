@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xeval.errors import BusyError, DataError
-from xeval.scoring import SCORES
+from xeval.scoring.run import SCORES
 from xeval.sweep.plan import CONTROL
 from xeval.sweep.records import Record, State, alive, files, read_all
 
@@ -148,7 +148,7 @@ def as_json(rows: Sequence[Standing]) -> list[dict[str, Any]]:
     return [asdict(row) for row in rows]
 
 
-def demand_complete(out: Path, rows: Sequence[Standing]) -> None:
+def require_complete(out: Path, rows: Sequence[Standing]) -> None:
     """Raise :class:`DataError` where a run has failed or will never start, :class:`BusyError` while others go on."""
     states = Counter(row.state for row in rows)
     if states["failed"]:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 
+from xeval.checkpoints import read_card
 from xeval.errors import DataError
-from xeval.runs import read_card
 from xeval.sweep.plan import Choice, Run
 
 Accuracy = Callable[[str], float]

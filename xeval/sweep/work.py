@@ -9,11 +9,12 @@ from typing import Any
 import torch
 
 from xeval.errors import DataError
-from xeval.progress import Lines
-from xeval.rooms import part
-from xeval.scoring import score
+from xeval.runtime.progress import Lines
+from xeval.scoring.run import score
 from xeval.sweep.records import read, read_all
 from xeval.sweep.tuning import choose, held_out_accuracy
+from xeval.training.loop import train
+from xeval.training.recipe import Recipe
 
 EVERY = 60.0  # seconds between two lines of a counter in a log
 
@@ -26,8 +27,8 @@ def work(out: Path, path: str, *, threads: int | None) -> dict[str, Any]:
     choice, means = choose(run, held_out_accuracy(out))
     if means:
         progress.say(f"chosen on held-out images: {choice.label} ({told(means)})")
-    directory = part("training.loop").train(
-        part("training.recipe").Recipe.model_validate(choice.recipe),
+    directory = train(
+        Recipe.model_validate(choice.recipe),
         seed=run.seed,
         out=(out / path).parent,
         data_root=_path(run.data),
@@ -62,5 +63,6 @@ def compare_folders(out: Path, folders: Sequence[str]) -> list[Path]:
 
 
 def _compared(runs: Path) -> Path:
-    page: Path = part("reports.compare").compare(runs, runs / "report").page
-    return page
+    from xeval.reports.compare import compare
+
+    return compare(runs, runs / "report").page

@@ -1,0 +1,1 @@
+"""The generated part of the documentation: ``python -m docs.generate docs``, or ``make docs``."""

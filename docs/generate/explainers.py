@@ -1,0 +1,81 @@
+"""A page for every registered explainer, and one for all controls."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+from docs.generate.shared import bibtex, footer, parity, tests
+from docs.generate.text import described, page, paragraphs, refusals, section
+from xeval.explainers import CONTROLS, EXPLAINERS, Explainer
+
+
+def explainers() -> dict[str, Explainer]:
+    """The explainers of this package."""
+    return {name: one for name, one in EXPLAINERS.items() if one.explain.__module__.startswith("xeval.")}
+
+
+def explainer_page(one: Explainer) -> str:
+    """The page of one explainer."""
+    return page(
+        f"`{one.name}`",
+        *described(one.explain),
+        section("Map", "\n".join(f"- {name}: {what}" for name, what in _facts(one))),
+        section("Refused", *_refused(one)),
+        section("Checked", f"Tests: {tests(one.explain)}.", parity({one.name})),
+        section("Citation", *bibtex(one.citation)),
+        footer(one.explain),
+    )
+
+
+def _parameters(one: Explainer) -> list[str]:
+    return list(inspect.signature(one.explain).parameters)
+
+
+def looks_at_layer(one: Explainer) -> bool:
+    """Whether the explainer reads the layer it is given: its code names what it ignores with an underscore."""
+    return not _parameters(one)[1].startswith("_")
+
+
+def _facts(one: Explainer) -> list[tuple[str, str]]:
+    layer, classes = looks_at_layer(one), not _parameters(one)[3].startswith("_")
+    meaning = {
+        "gradient": "`gradient`: change of the score per unit of input",
+        "location": "`location`: how much a place matters",
+    }
+    return [
+        ("unit", meaning[one.units]),
+        ("reads", "the activations of one layer (`--layer`)" if layer else "the image; `--layer` is ignored"),
+        ("grid", "the layer's own, upsampled for scoring" if layer else _grid(one)),
+        ("explains", "the class that is asked for" if classes else "the image: the map is the same for every class"),
+    ]
+
+
+def _grid(one: Explainer) -> str:
+    """The image's, unless the docstring gives the shape of the map in numbers."""
+    cells = re.search(r"N×1×(\d+×\d+)", inspect.getdoc(one.explain) or "")
+    return f"{cells[1]} cells, upsampled for scoring" if cells else "the image's"
+
+
+def _refused(one: Explainer) -> list[str]:
+    if looks_at_layer(one):
+        return ["Layers that give no feature map N×K×h×w (exit code 2): name a convolutional layer with `--layer`."]
+    found = [f"{text[0].upper()}{text[1:].rstrip('.')} (exit code 2)." for text in refusals(one.explain)]
+    return found or ["No network: the logits, or their gradient, are all it needs."]
+
+
+def controls_page() -> str:
+    """All controls on one page."""
+    blocks = []
+    for name, about in CONTROLS.items():
+        facts = [f"The scores of {about.draws} draws are averaged."] if about.draws > 1 else []
+        facts += ["One set of passes serves keep and deletion curves."] if about.symmetric else []
+        text = paragraphs(about.draw) if about.draw else [about.about]
+        blocks.append(section(f"`{name}`", *text, " ".join(facts)))
+    intro = (
+        "Grey rows of every table, never ranked: what a map that knows nothing, or the wrong thing, gets on the same "
+        "checkpoint with the same perturbations. A score means something where the explainer beats them. The reference "
+        "is the first explainer that is scored. Draws depend on the image and the number of the draw alone, and are "
+        "new for every perturbed version of an image."
+    )
+    return page("Controls", intro, *blocks)

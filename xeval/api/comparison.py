@@ -1,0 +1,17 @@
+"""All scored runs of a folder against each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    pass
+
+
+def compare(runs: Path | str, out: Path | str | None = None, **options: Any) -> Any:
+    """Compare all scored runs below ``runs``; the report goes to ``out``, by default ``runs/report``."""
+    folder = Path(runs)
+    from xeval.reports import compare as reports
+
+    return reports.compare(folder, Path(out) if out else folder / "report", **options)

@@ -1,0 +1,58 @@
+"""A checkpoint as a module, and maps of its predictions as a tensor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from xeval.checkpoints import LoadedModel, load_model
+from xeval.data import DatasetInfo, open_dataset
+from xeval.errors import UsageError
+from xeval.explainers import EXPLAINERS
+from xeval.models import frozen_eval, last_conv_stage
+
+if TYPE_CHECKING:
+    pass
+
+
+def load(
+    path: Path | str, *, weights: str = "best", arch: str | None = None, dataset: str | None = None
+) -> LoadedModel:
+    """Load a run directory, an exported file or a plain state dict (which needs ``dataset``).
+
+    Raises :class:`~xeval.errors.CheckpointError` for a refused or unfit file, :class:`~xeval.errors.UsageError` for a
+    missing description.
+    """
+    if weights not in ("best", "last"):
+        raise UsageError(f"unknown weights {weights!r}", "use best or last")
+
+    def described() -> DatasetInfo:
+        if dataset is None:
+            raise UsageError(f"{path} carries no description of its data set", "name one with dataset=")
+        return open_dataset(dataset).info
+
+    return load_model(Path(path), weights="last" if weights == "last" else "best", arch=arch, describe=described)
+
+
+def explain(
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor | None = None,
+    *,
+    explainer: str = "grad-cam",
+    layer: str | None = None,
+) -> Tensor:
+    """Signed maps N×1×h×w, on the explainer's own grid, of normalised ``images`` N×C×H×W.
+
+    ``targets`` (N,) are the explained classes, by default the predicted ones; ``layer`` is a module's name, by default
+    the last convolutional stage. The model is left as it was.
+    """
+    with frozen_eval(model):
+        where = layer or last_conv_stage(model, images[:1])
+        if targets is None:
+            with torch.no_grad():
+                targets = model(images).argmax(1)
+        return EXPLAINERS[explainer].explain(model, where, images, targets)

@@ -1,0 +1,168 @@
+"""``xeval import``: a checkpoint of another project becomes a run directory, or an encoder that wants a head.
+
+Tensors are written bit for bit. What the file does not say (class order, often the normalisation) is taken from the
+data set that the user names, and said so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from xeval.checkpoints.card import MANIFEST, RunCard, Selection, write_card
+from xeval.checkpoints.layouts import Recognised, classifier_of, recognise
+from xeval.checkpoints.load import encoder_from, require_head, spec_of
+from xeval.checkpoints.match import fit
+from xeval.checkpoints.sandbox import Foreign, open_foreign
+from xeval.checkpoints.weightfiles import weakness, write_tensors
+from xeval.data import DatasetInfo, open_dataset
+from xeval.errors import DataError, UsageError
+from xeval.models import ModelSpec
+from xeval.runtime.files import digest, file_sha256, slug, writable_directory
+from xeval.runtime.progress import Progress
+from xeval.runtime.provenance import provenance
+
+CLOSE = 1e-3  # means and deviations of a data set are published with three or four digits
+OF_ONE_RUN = ("seed", "trial", "folder", "path", "name", "rank")  # options that differ between seeds of one recipe
+WEIGHTS, ENCODER = "best.safetensors", "encoder.safetensors"
+
+
+def import_checkpoint(
+    path: Path,
+    out: Path,
+    dataset: str,
+    progress: Progress,
+    *,
+    data: Path | None = None,
+    arch: str | None = None,
+    method: str | None = None,
+    classifier: Path | None = None,
+) -> Path:
+    """Write the checkpoint to ``out``; returns the run directory, or the encoder's file where there is no head.
+
+    ``classifier`` is a file with the linear head alone. Raises :class:`~xeval.errors.CheckpointError` for a file that
+    is refused, of no known layout or without a fitting architecture, :class:`DataError` for another normalisation or
+    number of classes than the data set's.
+    """
+    if (out / MANIFEST).exists():
+        raise UsageError(f"{out} already holds a run", "choose another folder with --out")
+    info = open_dataset(dataset, data).info
+    foreign = open_foreign(path)
+    if classifier is not None:
+        head = classifier_of(classifier, open_foreign(classifier).containers)
+        foreign = replace(foreign, containers={**foreign.containers, "classifier": head})
+    found = recognise(path, foreign.containers)
+    _require_normalization(path, foreign, info)
+    for note in _notes(foreign, found, info):
+        progress.say(note)
+    if found.has_head:
+        return _write_run(path, writable_directory(out), info, foreign, found, arch, method)
+    encoder_from(path, found.tensors, info, arch=arch)
+    target = writable_directory(out) / ENCODER
+    write_tensors(target, found.tensors)
+    progress.say(f"no linear head; run: xeval probe {target} --dataset {dataset}")
+    return target
+
+
+def _write_run(
+    path: Path,
+    out: Path,
+    info: DatasetInfo,
+    foreign: Foreign,
+    found: Recognised,
+    arch: str | None,
+    method: str | None,
+) -> Path:
+    require_head(path, found.tensors, info)
+    spec = spec_of(path, found.tensors, info, arch)
+    fit(path, spec, found.tensors)
+    write_tensors(out / WEIGHTS, found.tensors)
+    write_card(out, _card(path, out.name, info, foreign, found, spec, method), [WEIGHTS])
+    return out
+
+
+def _card(
+    path: Path,
+    name: str,
+    info: DatasetInfo,
+    foreign: Foreign,
+    found: Recognised,
+    spec: ModelSpec,
+    method: str | None,
+) -> RunCard:
+    """What is known of the run; the recipe keeps the foreign options as text, the selection is unknown."""
+    shared = {key: text for key, text in foreign.fields.items() if key != "epoch" and not key.endswith(OF_ONE_RUN)}
+    return RunCard(
+        name=slug(name),
+        method=slug(method or foreign.fields.get("opt.method") or path.stem),
+        seed=_number(foreign.fields, "opt.seed", "opt.trial"),
+        recipe_name="import",
+        recipe=_record(path, foreign, found),
+        recipe_hash=digest({"layout": found.layout, "fields": shared}),
+        dataset=info,
+        train_manifest="unknown",
+        model=spec,
+        selection=Selection(
+            select_on="unknown", best_epoch=_number(foreign.fields, "epoch"), best_accuracy=None, last_accuracy=None
+        ),
+        provenance=provenance(),
+    )
+
+
+def _record(path: Path, foreign: Foreign, found: Recognised) -> dict[str, Any]:
+    return {
+        "file": path.name,
+        "sha256": file_sha256(path),
+        "layout": found.layout,
+        "fields": foreign.fields,
+        "dropped": [*foreign.dropped, *found.left],
+        "ignored": list(foreign.ignored),
+    }
+
+
+def _number(fields: dict[str, str], *names: str) -> int:
+    """The first of the named fields that is a whole number, else 0."""
+    return next((int(fields[name]) for name in names if fields.get(name, "").isdecimal()), 0)
+
+
+def _notes(foreign: Foreign, found: Recognised, info: DatasetInfo) -> Iterator[str]:
+    yield from weakness(torch.__version__)
+    yield f"recognised: {found.layout}"
+    yield from found.notes
+    for name in (*foreign.dropped, *found.left):
+        yield f"dropped {name}"
+    for name in foreign.ignored:
+        yield f"ignored object {name}"
+    yield f"class order and normalisation taken from {info.name}: mean {info.mean}, std {info.std}"
+
+
+def _require_normalization(path: Path, foreign: Foreign, info: DatasetInfo) -> None:
+    """Raise :class:`DataError` where the file names other constants than the data set's."""
+    for mean, std in (*foreign.normalizations, *_written(foreign.fields)):
+        if not _close(mean, info.mean) or not _close(std, info.std):
+            raise DataError(
+                f"{path} was trained with mean {mean} std {std}, {info.name} has mean {info.mean} std {info.std}",
+                "name the data set that it was trained on",
+            )
+
+
+def _written(fields: dict[str, str]) -> Iterator[tuple[tuple[float, ...], tuple[float, ...]]]:
+    """(mean, std) that the options spell as text, such as ``(0.4914, 0.4822, 0.4465)``."""
+    for key, text in fields.items():
+        if key.split(".")[-1] == "mean":
+            mean, std = _floats(text), _floats(fields.get(f"{key.removesuffix('mean')}std", ""))
+            if mean and std:
+                yield mean, std
+
+
+def _floats(text: str) -> tuple[float, ...]:
+    return tuple(float(number) for number in re.findall(r"-?\d*\.?\d+(?:[eE][-+]?\d+)?", text))
+
+
+def _close(found: tuple[float, ...], wanted: tuple[float, ...]) -> bool:
+    return len(found) == len(wanted) and all(abs(a - b) <= CLOSE for a, b in zip(found, wanted, strict=True))

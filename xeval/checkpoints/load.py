@@ -1,0 +1,247 @@
+"""From a weight file to a network: which file of a run, which architecture, and whether every tensor fits.
+
+Files are opened in :mod:`xeval.checkpoints.weightfiles`; what other projects wrote around their tensors is taken apart
+by :mod:`xeval.checkpoints.convert`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import torch
+from torch import Tensor, nn
+
+from xeval.checkpoints.card import MANIFEST, RunCard, Weights, read_card
+from xeval.checkpoints.match import canonical, fit, infer
+from xeval.checkpoints.weightfiles import plain_tensors, read_tensors, read_weights, regular, write_tensors
+from xeval.data import DatasetInfo
+from xeval.errors import CheckpointError, DataError, UsageError, unknown
+from xeval.models import MODELS, Classifier, ModelSpec, build
+from xeval.runtime.files import atomic_write, file_sha256
+
+__all__ = [
+    "LoadedModel",
+    "encoder_from",
+    "export",
+    "load_encoder",
+    "load_model",
+    "read_tensors",
+    "require_unchanged",
+    "tensors_sha256",
+    "write_tensors",
+]
+
+CARD_KEY = "xeval"
+STATE_KEY = "state_dict"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network ready to be scored, and what is known about it.
+
+    ``card`` is None for a bare state dict, ``spec`` and ``file_sha256`` for a module that was handed over in memory.
+    ``sha256`` hashes names, shapes and values of the tensors: the same weights in another file format have the same
+    hash. ``notes`` says what was assumed or adapted.
+    """
+
+    model: nn.Module
+    spec: ModelSpec | None
+    card: RunCard | None
+    weights: str
+    sha256: str
+    path: Path
+    notes: tuple[str, ...] = ()
+    file_sha256: str | None = None
+
+
+def tensors_sha256(tensors: dict[str, Tensor]) -> str:
+    """Hash of names, types, shapes and values, independent of the file format and of the order."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        total.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return total.hexdigest()
+
+
+def export(run: Path, target: Path, weights: Weights = "best") -> None:
+    """Write one run as one file: the tensors and the run's JSON as a string; loadable with ``weights_only=True``."""
+    card = read_card(run)
+    buffer = io.BytesIO()
+    torch.save(
+        {CARD_KEY: json.dumps(card.to_json()), STATE_KEY: _run_tensors(run, card, weights), "weights": weights}, buffer
+    )
+    atomic_write(target, buffer.getvalue())
+
+
+def load_model(
+    path: Path,
+    *,
+    weights: Weights = "best",
+    arch: str | None = None,
+    describe: Callable[[], DatasetInfo] | None = None,
+) -> LoadedModel:
+    """Load a run directory, a weight file inside one, an exported ``.pt`` or a plain state dict.
+
+    A plain state dict needs ``describe``, which is asked for the data set (classes, normalisation, image size), and
+    ``arch``, which is inferred where the shapes fit exactly one known architecture. Raises :class:`CheckpointError`,
+    :class:`DataError` or :class:`UsageError`.
+    """
+    if path.is_dir():
+        return _from_run(path, weights)
+    regular(path)
+    if (path.parent / MANIFEST).is_file() and path.suffix == ".safetensors":
+        return _from_run(path.parent, _weights_name(path))
+    sha256, file = file_sha256(path), read_weights(path)
+    content = file.content
+    if isinstance(content.get(CARD_KEY), str):
+        card = RunCard.from_json(_json_of(path, content[CARD_KEY]), str(path))
+        tensors = plain_tensors(path, content.get(STATE_KEY))
+        loaded = _assemble(path, tensors, card, str(content.get("weights", "best")))
+    else:
+        loaded = _bare(path, plain_tensors(path, content.get(STATE_KEY, content)), arch, describe)
+    return replace(loaded, notes=(*file.notes, *loaded.notes), file_sha256=sha256)
+
+
+def require_unchanged(loaded: LoadedModel) -> None:
+    """Raise :class:`DataError` where the weight file is no longer the one that was loaded."""
+    if loaded.file_sha256 is None:
+        return
+    now = file_sha256(loaded.path) if loaded.path.is_file() else "no file"
+    if now != loaded.file_sha256:
+        raise DataError(
+            f"{loaded.path} changed during run: SHA-256 {loaded.file_sha256} at the start, {now} at the end",
+            "score it again",
+        )
+
+
+def _weights_name(path: Path) -> Weights:
+    for name in get_args(Weights):
+        if path.stem == name:
+            return cast("Weights", name)
+    raise UsageError(f"{path.name} is not one of the run's weight files", "use best.safetensors or last.safetensors")
+
+
+def _json_of(path: Path, text: str) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} carries a damaged run description", "export the run again")
+    return content
+
+
+def _run_tensors(run: Path, card: RunCard, weights: Weights) -> dict[str, Tensor]:
+    """Tensors of a run's weight file after its size and hash have been compared with the manifest."""
+    name = f"{weights}.safetensors"
+    entry, path = card.files.get(name), run / name
+    if entry is None or not path.exists():
+        raise CheckpointError(f"{run} has no {name}", "train the run again or choose --weights")
+    size = regular(path)
+    if size < entry.bytes:
+        raise CheckpointError(
+            f"{path} is truncated: {size} bytes, expected {entry.bytes} bytes", "restore the run or train it again"
+        )
+    found = file_sha256(path)
+    if found != entry.sha256:
+        raise CheckpointError(
+            f"{path} has SHA-256 {found}, its manifest says {entry.sha256}", "restore the run or train it again"
+        )
+    return read_tensors(path)
+
+
+def _from_run(run: Path, weights: Weights) -> LoadedModel:
+    if not (run / MANIFEST).is_file():
+        raise CheckpointError(
+            f"{run} is not a regular file, and as a directory it holds no complete run (no {MANIFEST})",
+            "finish it with: xeval train … --resume",
+        )
+    card = read_card(run)
+    name = f"{weights}.safetensors"
+    loaded = _assemble(run / name, _run_tensors(run, card, weights), card, weights)
+    return replace(loaded, file_sha256=card.files[name].sha256)
+
+
+def _assemble(path: Path, tensors: dict[str, Tensor], card: RunCard, weights: str) -> LoadedModel:
+    if card.model.arch not in MODELS:
+        raise CheckpointError(f"{path} names the unknown model {card.model.arch!r}", "see: xeval list models")
+    model, tensors, notes = fit(path, card.model, tensors)
+    return LoadedModel(model, card.model, card, weights, tensors_sha256(tensors), path, notes)
+
+
+def _bare(
+    path: Path, tensors: dict[str, Tensor], arch: str | None, describe: Callable[[], DatasetInfo] | None
+) -> LoadedModel:
+    if describe is None:
+        raise UsageError(f"{path} carries no description of its data set", "name one with --dataset")
+    dataset = describe()
+    tensors, renamed = canonical(tensors)
+    spec = spec_of(path, tensors, dataset, arch)
+    require_head(path, tensors, dataset)
+    model, tensors, casts = fit(path, spec, tensors)
+    notes = (*renamed, *casts, f"class order and normalisation taken from {dataset.name}")
+    return LoadedModel(model, spec, None, "file", tensors_sha256(tensors), path, notes)
+
+
+def require_head(path: Path, tensors: dict[str, Tensor], dataset: DatasetInfo) -> None:
+    """A bare state dict has a linear head with as many outputs as the data set has classes."""
+    head = tensors.get("head.weight")
+    if head is None:
+        raise CheckpointError(f"{path} has no linear head", f"run: xeval probe {path} --dataset {dataset.name}")
+    if head.ndim == 2 and head.shape[0] != len(dataset.classes):
+        raise DataError(
+            f"the head has {head.shape[0]} outputs, {dataset.name} has {len(dataset.classes)} classes",
+            "check --dataset",
+        )
+
+
+def load_encoder(
+    path: Path, dataset: DatasetInfo, *, arch: str | None = None, normalize_features: bool = False, bank: int = 0
+) -> tuple[Classifier, ModelSpec]:
+    """The encoder of a state dict or of a run directory, with a head that is still to be fitted.
+
+    A head in the file is ignored. Raises as :func:`load_model`.
+    """
+    if path.is_dir():
+        path = path / "best.safetensors"
+    content = read_weights(path).content
+    tensors, _ = canonical(plain_tensors(path, content.get(STATE_KEY, content)))
+    return encoder_from(path, tensors, dataset, arch=arch, normalize_features=normalize_features, bank=bank)
+
+
+def encoder_from(
+    path: Path,
+    tensors: dict[str, Tensor],
+    dataset: DatasetInfo,
+    *,
+    arch: str | None = None,
+    normalize_features: bool = False,
+    bank: int = 0,
+) -> tuple[Classifier, ModelSpec]:
+    """The tensors below ``backbone.`` as an encoder with a fresh head; ``path`` is named where they do not fit."""
+    encoder = {name: tensor for name, tensor in tensors.items() if name.startswith("backbone.")}
+    spec = spec_of(path, encoder, dataset, arch).model_copy(
+        update={"normalize_features": normalize_features, "bank": bank}
+    )
+    with torch.random.fork_rng(devices=[]):
+        head = {f"head.{name}": tensor for name, tensor in build(spec).head.state_dict().items()}
+    return fit(path, spec, {**encoder, **head})[0], spec
+
+
+def spec_of(path: Path, tensors: dict[str, Tensor], dataset: DatasetInfo, arch: str | None) -> ModelSpec:
+    """What a bare state dict has to be built as on a data set."""
+    if arch is not None and arch not in MODELS:
+        raise unknown("model", arch, MODELS)
+    return ModelSpec(
+        arch=arch or infer(path, tensors, dataset.channels),
+        num_classes=len(dataset.classes),
+        in_channels=dataset.channels,
+        image_size=dataset.size,
+    )

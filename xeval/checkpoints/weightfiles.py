@@ -1,0 +1,269 @@
+"""How a weight file is opened: what it has to be before torch sees it, and the two formats that are read.
+
+Safetensors, and PyTorch's zip format with ``weights_only=True``. There is no fallback and no unsafe switch: a file that
+asks for anything but tensors and plain containers is refused with the names that it asks for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle  # noqa: TID251 - for the name of the exception only
+import re
+import stat
+import warnings
+import zipfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from torch import Tensor
+
+from xeval.checkpoints.pickles import objection
+from xeval.data.archive import CHUNK, DAMAGE, Zip, require_name
+from xeval.errors import CheckpointError, UsageError
+from xeval.runtime.files import atomic_write
+
+MAX_BYTES = 8 << 30
+MAX_MEMBERS = 100_000
+GROWTH, SLACK = 3, 1 << 20  # unpacked, a zip may have so many times its own size and so many bytes more
+MAX_PICKLE = 64 << 20  # names, shapes and containers; the tensors' bytes are members of their own
+MAX_HEADER = 16 << 20  # a safetensors header that is worth parsing to explain a refusal
+SAFE_TORCH = (2, 10)
+ZIP, PICKLE = b"PK\x03\x04", b"\x80"
+RESTORE = "restore it from its source"
+CONTAINERS = ("argparse.", "torchvision.", "numpy.", "omegaconf.", "lightning.", "pytorch_lightning.", "pathlib.")
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """The dictionary that a weight file holds, and what there is to say about the way it was read."""
+
+    content: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a safetensors file atomically."""
+    atomic_write(path, save_safetensors({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}))
+
+
+def read_weights(path: Path) -> WeightFile:
+    """Open a weight file of either format; raises :class:`CheckpointError` for everything that is refused."""
+    if path.suffix == ".safetensors":
+        return WeightFile(dict(read_tensors(path)))
+    require_zip(path)
+    if names := refused_globals(path):
+        raise _refusal(path, names)
+    return WeightFile(load_zip(path), weakness(torch.__version__))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file; raises :class:`CheckpointError` for anything else."""
+    size = regular(path)
+    try:
+        return dict(load_safetensors(path.read_bytes()))
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged header can raise anything in the library; its text is passed on
+        expected = _safetensors_bytes(path)
+        if isinstance(error, SafetensorError) and expected > size:
+            raise CheckpointError(f"{path} is truncated: {size} bytes, expected {expected} bytes", RESTORE) from None
+        raise CheckpointError(f"{path} is not a safetensors file ({_brief(error)})", RESTORE) from None
+
+
+def regular(path: Path) -> int:
+    """Size of a regular file in bytes; refuses everything else, and sizes beyond sense, before it is opened."""
+    try:
+        info = path.stat()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot open {path} ({getattr(error, 'strerror', error)})", "check the path") from None
+    if not os.access(path, os.R_OK):
+        raise UsageError(f"cannot open {path} (no permission)", "check the owner and the mode")
+    if not stat.S_ISREG(info.st_mode) or info.st_size == 0:
+        raise CheckpointError(f"{path} is not a regular file with content", "give a run directory or a weight file")
+    if info.st_size > MAX_BYTES:
+        raise CheckpointError(
+            f"{path} has {info.st_size >> 30} GiB", f"xeval opens weight files up to {MAX_BYTES >> 30} GiB"
+        )
+    return info.st_size
+
+
+def require_zip(path: Path) -> None:
+    """Names, sizes and checksums of a PyTorch file's members, which torch itself does not verify.
+
+    Raises :class:`CheckpointError` for what is no archive, is damaged, or unpacks to more than a weight file may.
+    """
+    size = regular(path)
+    with path.open("rb") as file:
+        head = file.read(len(ZIP))
+    if head != ZIP:
+        raise _not_a_zip(path, head)
+    try:
+        with Zip(path) as archive:
+            _require_members(path, size, archive.infolist())
+            for member in archive.infolist():
+                _read_through(archive, member)
+            for name in archive.namelist():
+                if name.lower().endswith("data.pkl"):  # torch's reader does not mind the case
+                    _require_pickle(path, archive, name)
+    except DAMAGE as error:
+        raise _damaged(path, size, error) from None
+
+
+def _not_a_zip(path: Path, head: bytes) -> CheckpointError:
+    if head.startswith(PICKLE):
+        return CheckpointError(
+            f"{path} is a bare pickle, the format before PyTorch 1.6, which is not opened",
+            "re-save it where it was made, with a current PyTorch",
+        )
+    return CheckpointError(f"{path} is neither a PyTorch file nor a safetensors file", "save model.state_dict()")
+
+
+def _require_members(path: Path, size: int, members: list[zipfile.ZipInfo]) -> None:
+    names = [member.filename for member in members]
+    if len(names) > MAX_MEMBERS:
+        raise CheckpointError(f"{path} has {len(names):,} members, at most {MAX_MEMBERS:,} are read", RESTORE)
+    if len(set(names)) < len(names):
+        twice = Counter(names).most_common(1)[0][0]
+        raise CheckpointError(f"{path} has two members of the name {twice[:200]!r}", RESTORE)
+    for name in names:
+        try:
+            require_name(name, path)
+        except CheckpointError as error:
+            raise CheckpointError(error.problem, RESTORE) from None
+    total = sum(member.file_size for member in members)
+    if total > GROWTH * size + SLACK:
+        raise CheckpointError(f"{path} declares {_bytes(total)} in a file of {_bytes(size)}", RESTORE)
+
+
+def _read_through(archive: Zip, member: zipfile.ZipInfo) -> None:
+    """Read a member to its end, where the library compares its CRC."""
+    with archive.open(member) as stream:
+        while stream.read(CHUNK):
+            pass
+
+
+def _require_pickle(path: Path, archive: Zip, name: str) -> None:
+    if archive.getinfo(name).file_size > MAX_PICKLE:
+        raise CheckpointError(f"{path} has a pickle of more than {MAX_PICKLE >> 20} MiB", "save model.state_dict()")
+    try:
+        found = objection(archive.read(name))
+    except (ValueError, IndexError, OverflowError) as error:
+        raise CheckpointError(f"{path} is not a weights-only file ({_brief(error)})", RESTORE) from None
+    if found:
+        raise CheckpointError(f"{path} is refused, {found}", "only tensors and plain containers are loaded")
+
+
+def _damaged(path: Path, size: int, error: BaseException) -> CheckpointError:
+    with path.open("rb") as file:
+        file.seek(max(0, size - 0x10100))
+        complete = b"PK\x05\x06" in file.read()  # the end of the directory, which is written last
+    if not complete:
+        return CheckpointError(f"{path} is truncated: it ends after {size} bytes without a directory", RESTORE)
+    return CheckpointError(f"{path} is not a complete PyTorch file ({_brief(error)})", RESTORE)
+
+
+def refused_globals(path: Path) -> list[str]:
+    """Names of all classes and functions in the pickle of a PyTorch file that ``weights_only`` does not admit.
+
+    Found by disassembly: nothing is imported or called. Raises :class:`CheckpointError` where that fails.
+    """
+    try:
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
+    except MemoryError:
+        raise
+    except Exception as error:  # the disassembler raises anything on damaged or foreign bytes
+        raise CheckpointError(f"{path} is not a weights-only file ({_brief(error)})", RESTORE) from None
+
+
+def _refusal(path: Path, names: list[str]) -> CheckpointError:
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    foreign = any(name.startswith(CONTAINERS) for name in names)
+    return CheckpointError(
+        f"{path} is refused, refused globals: {', '.join(name[:100] for name in names[:8])}{more}",
+        f"run: xeval import {path}" if foreign else "only tensors and plain containers are loaded",
+    )
+
+
+def load_zip(path: Path) -> dict[str, Any]:
+    """The dictionary in a checked PyTorch file, through the restricted unpickler."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # on odd pickles, which end in an error or in sound tensors
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=_stored(path))  # noqa: TID251
+    except MemoryError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} is refused ({_brief(error)})", "only tensors and plain containers are loaded"
+        ) from None
+    except Exception as error:  # the unpickler raises anything on hostile bytes
+        raise CheckpointError(f"{path} is not a complete PyTorch file ({_brief(error)})", RESTORE) from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict", "save model.state_dict()")
+    return content
+
+
+def _stored(path: Path) -> bool:
+    """Whether no member is compressed: only then are the bytes in the file those of the tensors."""
+    with Zip(path) as archive:
+        return all(member.compress_type == zipfile.ZIP_STORED for member in archive.infolist())
+
+
+def plain_tensors(path: Path, content: Any) -> dict[str, Tensor]:
+    """A state dict: names and dense tensors on the host; raises :class:`CheckpointError` for anything else."""
+    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise CheckpointError(
+            f"{path} is not a plain state dict of tensors", f"save model.state_dict(), or run: xeval import {path}"
+        )
+    for name, tensor in content.items():
+        if not is_plain(tensor):
+            raise CheckpointError(f"the tensor {str(name)[:100]} of {path} is not a dense array", RESTORE)
+    return {str(name): tensor.detach() for name, tensor in content.items()}
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Dense, on the host, and no larger than its storage (views can claim any size with strides of 0)."""
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+
+
+def weakness(version: str) -> tuple[str, ...]:
+    """A warning where this version of torch has a known hole in its restricted unpickler, else nothing."""
+    found = re.match(r"(\d+)\.(\d+)", version)
+    if found and (int(found[1]), int(found[2])) >= SAFE_TORCH:
+        return ()
+    return (f"warning: torch {version} is open to CVE-2026-24747 through foreign files; install torch 2.10 or newer",)
+
+
+def _safetensors_bytes(path: Path) -> int:
+    """How many bytes the header of a safetensors file asks for; 0 where it cannot be read."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = file.read(length) if length <= MAX_HEADER else b""
+    if header[:1] != b"{":
+        return 0
+    if len(header) < length:
+        return 8 + length
+    try:
+        ends = [entry["data_offsets"][1] for name, entry in json.loads(header).items() if name != "__metadata__"]
+        return 8 + length + max(int(end) for end in ends)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, OverflowError):
+        return 0
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:.0f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _brief(error: BaseException) -> str:
+    """The first line of an error's text; torch puts the reason behind a page of advice."""
+    reason = re.search(r"(?:WeightsUnpickler error: |(?=Trying to load))(.*)", str(error))
+    text = [reason[1]] if reason else str(error).strip().splitlines()
+    return text[0][:160].rstrip(".") if text else type(error).__name__

@@ -1,0 +1,327 @@
+"""The command line: parse, call, print. Heavy packages are imported by the commands that need them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import click
+
+import xeval
+from xeval.cli import sweep as cli_sweep
+from xeval.cli import tools as cli_tools
+from xeval.cli.leave import JSON_ERRORS, leave, split_flag
+from xeval.cli.options import options_of
+from xeval.errors import UsageError
+from xeval.runtime.distributed import ALONE, Ranks, joined, require_one
+from xeval.runtime.signals import graceful, terminable
+
+COMPLETION = "_XEVAL_COMPLETE"  # set by the completion scripts of click
+
+
+def main() -> NoReturn:
+    """Run a command; every error ends in one line on stderr and the exit code of its kind."""
+    if COMPLETION in os.environ:
+        cli.main(prog_name="xeval")
+    arguments, as_json = split_flag(sys.argv[1:])
+    try:
+        with terminable(), cli.make_context("xeval", arguments) as context:  # click's own main hides closed pipes
+            cli.invoke(context)
+            sys.stdout.flush()
+    except BaseException as error:
+        leave(error, as_json=as_json)
+    sys.exit(0)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(xeval.__version__, prog_name="xeval")
+@click.option(JSON_ERRORS, is_flag=True, expose_value=False, help="write an error as one JSON object")
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """How good are a vision model's explanations, and how sure may you be?
+
+    \b
+    xeval demo                          the whole chain on real digits, a few minutes
+    xeval train digits --method excon   train a checkpoint from a recipe
+    xeval score runs/* --limit 500      score checkpoints
+    xeval compare runs/                 tables, figures and one HTML page
+    xeval sweep digits --seeds 0-5      all of this for many runs, here or on a cluster
+    """
+    require_one(context.invoked_subcommand)
+
+
+@cli.command()
+@click.argument("recipe")
+@click.option("--method", help="ce, triplet, simclr, supcon-ori, supcon, excon or exconb [default: the recipe's]")
+@click.option("--seed", default=0, show_default=True, help="seed of everything random")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="replace a key of the recipe, such as epochs=5"
+)
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="folder of the data [default: $XEVAL_DATA, else the user cache]"
+)
+@click.option(
+    "--out", default=Path("runs"), show_default=True, type=click.Path(path_type=Path), help="folder of the runs"
+)
+@click.option("--limit", type=int, help="train on a seeded stratified sample of so many images")
+@click.option("--export", type=click.Path(path_type=Path), help="also write the best weights as one file")
+@click.option("--device", default="auto", show_default=True, help="torch device")
+def train(recipe: str, out: Path, export: Path | None, device: str, **options: Any) -> None:
+    """Train a checkpoint from RECIPE, a name (xeval list recipes) or a TOML file.
+
+    An interrupted run goes on where its last epoch ended: type the same command again.
+
+    Example: xeval train digits --method excon --seed 0 --export ckpt.pt
+    """
+    from xeval.runtime.progress import for_terminal
+
+    with joined(device) as ranks:
+        progress = ranks.progress(for_terminal())
+        run = train_recipe(recipe, out=out, device=ranks.device, progress=progress, ranks=ranks, **options)
+        with ranks.together():
+            if ranks.main:
+                _show_run(run, export)
+
+
+def _show_run(run: Path, export: Path | None) -> None:
+    """Print where a run is, and where its weights were exported to."""
+    if export is not None:
+        from xeval.checkpoints import load as checkpoints
+
+        checkpoints.export(run, export)
+        click.echo(str(export))
+    click.echo(str(run))
+
+
+def train_recipe(
+    recipe: str,
+    *,
+    method: str | None,
+    seed: int,
+    overrides: Sequence[str],
+    out: Path,
+    progress: Any,
+    data: Path | None = None,
+    limit: int | None = None,
+    device: str = "auto",
+    ranks: Ranks = ALONE,
+) -> Path:
+    """Train one run of a recipe below ``out``; returns its directory."""
+    from xeval.runtime.files import writable_directory
+    from xeval.training.loop import train as run_training
+    from xeval.training.recipe import load_recipe
+
+    with ranks.together():
+        wanted = load_recipe(recipe, method, overrides)
+        if ranks.main:
+            writable_directory(out)
+    return run_training(
+        wanted,
+        seed=seed,
+        out=out,
+        data_root=data,
+        limit=limit,
+        device=device,
+        progress=progress,
+        ranks=ranks,
+    )
+
+
+def train_digits(method: str, seed: int, out: Path, overrides: Sequence[str], progress: Any) -> Path:
+    """One run of the demo; at the top level of the module, so that another process can call it."""
+    return train_recipe("digits", method=method, seed=seed, overrides=overrides, out=out, progress=progress)
+
+
+@cli.command()
+@click.argument("encoder", type=click.Path(path_type=Path))
+@click.option("--dataset", required=True, help="data set whose training split the head is fitted on")
+@click.option("--data", "data_root", type=click.Path(path_type=Path), help="folder of the data")
+@click.option("--head", type=click.Choice(["linear", "centroid", "knn"]), default="linear", show_default=True)
+@click.option("--normalize", "normalize_features", is_flag=True, help="the head sees features of unit length")
+@click.option("--weight-decay", default=1e-4, show_default=True, help="of the linear head")
+@click.option("--arch", help="architecture of the encoder [default: the one whose shapes fit]")
+@click.option("--size", "image_size", type=int, help="side of the images in pixels [default: the data set's]")
+@click.option("--method", help="name in the tables [default: the file's]")
+@click.option("--seed", default=0, show_default=True, help="seed of the held-out images")
+@click.option(
+    "--out", default=Path("runs"), show_default=True, type=click.Path(path_type=Path), help="folder of the runs"
+)
+@click.option("--device", default="auto", show_default=True, help="torch device")
+def probe(encoder: Path, dataset: str, **options: Any) -> None:
+    """Fit a head on an encoder without one and write a run that can be scored.
+
+    Example: xeval probe encoder.safetensors --dataset cifar100 --method moco
+    """
+    from xeval.training.encoder import probe_encoder
+
+    click.echo(str(probe_encoder(encoder, dataset, **options)))
+
+
+@cli.command(name="import")
+@click.argument("foreign", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="run directory to write")
+@click.option("--dataset", required=True, help="data set of the classifier: its class order and normalisation")
+@click.option("--data", type=click.Path(path_type=Path), help="folder of the data")
+@click.option("--classifier", type=click.Path(path_type=Path), help="file with the linear head, where it is kept apart")
+@click.option("--arch", help="architecture [default: the one whose shapes fit]")
+@click.option("--method", help="name in the tables [default: the file's]")
+def import_(foreign: Path, out: Path, dataset: str, **options: Any) -> None:
+    """Turn a checkpoint of SupContrast, ExCon, MoCo, torchvision or timm into a run that can be scored.
+
+    Nothing of the other project is imported or run: objects in the file are ignored, tensors kept bit for bit.
+
+    Example: xeval import excon.pth --out runs/excon-s0 --dataset cifar100
+    """
+    from xeval.checkpoints.convert import import_checkpoint
+    from xeval.runtime.progress import for_terminal
+
+    click.echo(str(import_checkpoint(foreign, out, dataset, for_terminal(), **options)))
+
+
+@cli.command()
+@click.argument("checkpoints", metavar="CKPT...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@options_of("xeval.scoring.options:ScoreOptions")
+@click.option("--markdown", is_flag=True, help="print a Markdown table with a spread")
+@click.option(
+    "--spread",
+    type=click.Choice(["interval", "std"]),
+    default="interval",
+    show_default=True,
+    help="what --markdown puts behind ±: a 95 % interval over images, or their standard deviation",
+)
+@click.option("--json", "as_json", is_flag=True, help="print scores.json instead of the table")
+def score(checkpoints: Sequence[Path], as_json: bool, markdown: bool, spread: str, **given: Any) -> None:
+    """Score checkpoints: run directories, exported files or plain state dicts.
+
+    What is already scored is not scored again. Scores go beside each checkpoint, or to --out.
+
+    Example: xeval score ckpt.pt --dataset cifar100 --thresholds 0.15,0.3,0.45
+    """
+    from xeval.perturb.thresholds import parse_thresholds
+    from xeval.scoring.options import names, validated
+
+    if given["thresholds"] is not None:
+        given["thresholds"] = parse_thresholds(given["thresholds"])
+    for key in ("explainers", "metrics"):
+        if given[key] is not None:
+            given[key] = names(given[key])
+    options = validated(**given)
+    if options.out is not None and len(checkpoints) > 1:
+        raise UsageError("--out holds the scores of one checkpoint", "leave it out: scores go beside each checkpoint")
+    from xeval.runtime.progress import for_terminal
+    from xeval.scoring.run import SCORES, run
+
+    amiss = []
+    with joined(options.device) as ranks, graceful(tell=ranks.main) as stop:
+        options = options.model_copy(update={"device": ranks.device})
+        for checkpoint in checkpoints:
+            scored = run(checkpoint, options, ranks.progress(for_terminal()), stop, ranks)
+            amiss += [scored.shortfall] if scored.shortfall else []
+            if ranks.main:
+                text = (scored.folder / SCORES).read_text(encoding="utf-8")
+                shown = text.rstrip() if as_json else _score_table(json.loads(text), scored.folder, markdown and spread)
+                click.echo(shown)
+        with ranks.together():
+            if amiss:
+                raise amiss[0]
+
+
+def _score_table(summary: dict[str, Any], out: Path, spread: str | Literal[False]) -> str:
+    from xeval.cli.tables import markdown_table, score_table
+
+    return markdown_table(summary, spread) if spread else f"{score_table(summary)}\n\nscores in {out}"
+
+
+@cli.command()
+@click.argument("runs", type=click.Path(path_type=Path))
+@click.option("--reference", help="method the others are compared with [default: supcon, else the first]")
+@click.option("--primary", help="columns of the verdict [default: the protocol's]")
+@click.option("--rows", type=click.Choice(["methods", "explainers"]), default="methods", show_default=True)
+@click.option(
+    "--gallery",
+    type=click.Choice(["random", "median", "best", "worst", "failures", "none"]),
+    help="which images the gallery shows; none for data whose pictures must not be passed on [default: random, by the "
+    "protocol's seed]",
+)
+@click.option(
+    "--gallery-ids", help="ids of the images to show, separated by commas; the page says they are hand-picked"
+)
+@click.option("--against", type=click.Path(path_type=Path), help="an earlier results.json: mark what has changed")
+@click.option("--out", type=click.Path(path_type=Path), help="folder of the report [default: RUNS/report]")
+@click.option("--json", "as_json", is_flag=True, help="print results.json instead of the table")
+def compare(runs: Path, out: Path | None, as_json: bool, **options: Any) -> None:
+    """Compare all scored runs below RUNS: tables (tex, md, csv), figures and one HTML page.
+
+    Example: xeval compare runs/ --reference supcon
+    """
+    _compare(runs, out or runs / "report", as_json, **options)
+
+
+def _compare(runs: Path, out: Path, as_json: bool = False, **options: Any) -> None:
+    from xeval.scoring.options import names
+
+    lists = {key: names(options[key]) for key in ("primary", "gallery_ids") if options.get(key) is not None}
+    from xeval.reports import compare as reports
+
+    found = reports.compare(runs, out, **{**options, **lists})
+    if as_json:
+        click.echo((out / "results.json").read_text(encoding="utf-8"))
+        return
+    click.echo(f"{found.terminal_table}\n{found.verdict}\n\nreport: {out / 'report.html'}")
+
+
+@cli.command()
+@click.argument("checkpoint", metavar="CKPT", type=click.Path(path_type=Path))
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    default=Path("strip.png"),
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="file (.png, .svg, .pdf), or a folder for one file a picture",
+)
+@click.option("--explainer", default="grad-cam", show_default=True, help="attribution method (xeval list explainers)")
+@click.option("--layer", help="explained layer [default: the last convolutional stage]")
+@click.option("--keep", default=0.45, show_default=True, help="fraction of pixels that the mask keeps")
+@click.option("--dataset", help="data set of a file that does not describe itself")
+@click.option("--data", type=click.Path(path_type=Path), help="folder of the data")
+@click.option("--arch", help="architecture of a bare state dict [default: the one whose shapes fit]")
+@click.option("--weights", default="best", show_default=True, help="which weights of a run directory")
+@click.option("--device", default="auto", show_default=True, help="torch device")
+def explain(checkpoint: Path, images: Sequence[Path], out: Path, **options: Any) -> None:
+    """Explain your own pictures: map, masked picture, and the softmax of the predicted class before and after.
+
+    Pictures are cut to a square and resized to the size of the training images.
+
+    Example: xeval explain runs/digits-excon-s0 three.png --out strip.pdf
+    """
+    from xeval.reports import explain as strips
+
+    found = strips.explain(checkpoint, images, out, **options)
+    click.echo("\n".join([*found.lines, *map(str, found.files)]))
+
+
+@cli.command()
+@click.option("--quick", is_flag=True, help="one seed, six epochs, 100 images: under 90 s")
+@click.option("--out", default=Path("xeval-demo"), show_default=True, type=click.Path(path_type=Path), help="folder")
+@click.option("--open", "show", is_flag=True, help="open the report in the browser")
+def demo(quick: bool, out: Path, show: bool) -> None:
+    """Train ce, supcon, excon and exconb on real digits, score, compare and write a report.
+
+    Example: xeval demo --quick
+    """
+    from xeval.cli.demo import train_and_score
+    from xeval.runtime.progress import for_terminal
+
+    runs = train_and_score(out, train_digits, for_terminal(), quick=quick)
+    _compare(runs, out)
+    if show:
+        click.launch(str(out / "report.html"))
+
+
+for _command in (cli_sweep.sweep, cli_tools.verify, cli_tools.data_group, cli_tools.list_things, cli_tools.doctor):
+    cli.add_command(_command)

@@ -1,0 +1,37 @@
+"""A split without the images that cannot be decoded: left out for every checkpoint alike, and named."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from xeval.data.base import Index, Ints, Pixels, Split, unreadable
+
+
+class Readable(Split):
+    """The images of another split at ``places``, in their order and under their ids."""
+
+    def __init__(self, whole: Split, places: Ints) -> None:
+        super().__init__(whole.info, whole.name, whole.labels[places], [whole.ids[place] for place in places])
+        self._whole = whole
+        self._places = places
+
+    def _images(self, positions: Ints) -> Pixels:
+        pixels: Pixels = self._whole.read(self._places[positions]).numpy()
+        return pixels
+
+    def boxes(self, index: Index) -> torch.Tensor | None:
+        """Boxes of the whole split's images."""
+        return self._whole.boxes(self._places[self._positions(index)])
+
+    def masks(self, index: Index) -> torch.Tensor | None:
+        """Masks of the whole split's images."""
+        return self._whole.masks(self._places[self._positions(index)])
+
+
+def readable(split: Split) -> tuple[Split, dict[int, str]]:
+    """The images that can be read, the split itself where all or none can, and position → problem of the others."""
+    problems = unreadable(split, range(len(split)))
+    if not problems or len(problems) == len(split):
+        return split, {}
+    return Readable(split, np.setdiff1d(np.arange(len(split)), list(problems))), problems

@@ -1,0 +1,59 @@
+"""How many images go through a network at a time, and how fast."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor
+
+from xeval.engine.devices import synchronize
+from xeval.engine.folding import Forward
+from xeval.runtime.memory import is_out_of_memory
+
+
+def probe_batch_size(network: Forward, example: Tensor, *, largest: int = 1024) -> int:
+    """The smallest batch size within 5 % of the best throughput, found by doubling; ``example`` is 1×C×H×W."""
+    best_size, best_rate, size = 1, 0.0, 16
+    while size <= largest:
+        rate = _rate_if_it_fits(network, example, size)
+        if rate is None:
+            break
+        if rate > best_rate * 1.05:
+            best_size, best_rate = size, rate
+        elif size >= 4 * best_size:
+            break
+        size *= 2
+    return best_size
+
+
+def throughput(network: Forward, example: Tensor, size: int) -> float:
+    """Images a second in batches of ``size``."""
+    return size / _seconds(network, copies(example, size))
+
+
+def _rate_if_it_fits(network: Forward, example: Tensor, size: int) -> float | None:
+    try:
+        return throughput(network, example, size)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
+
+
+def copies(example: Tensor, size: int) -> Tensor:
+    """One image 1×C×H×W as a batch."""
+    return example.expand(size, -1, -1, -1).contiguous()
+
+
+def _seconds(network: Forward, images: Tensor) -> float:
+    """Shortest of two timed forward passes after one warm-up."""
+    times = []
+    with torch.no_grad():
+        for _ in range(3):
+            synchronize(images.device)
+            start = time.perf_counter()
+            network(images)
+            synchronize(images.device)
+            times.append(time.perf_counter() - start)
+    return min(times[1:])

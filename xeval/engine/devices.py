@@ -1,0 +1,30 @@
+"""Torch devices by name, and waiting for them."""
+
+from __future__ import annotations
+
+import torch
+
+from xeval.errors import UsageError
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device called ``name``; ``auto`` is the accelerator if there is one, else the CPU.
+
+    Raises :class:`UsageError` for a device that is not there.
+    """
+    if name == "auto":
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return found or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts where it was built without CUDA
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"the device {name!r} cannot be used ({reason})", "use --device auto") from None
+    return device
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,110 @@
+"""The network of the plain passes: the same numbers as the model that is explained, from fewer instructions.
+
+Every BatchNorm behind a convolution is folded into it (in evaluation mode both are linear), tensors lie channels last,
+and on request the whole is compiled. All of this happens to a copy: what is explained is the model itself, because a
+folded convolution has other activations (a map of them before BatchNorm would shift by 8 to 17 %).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from xeval.errors import UsageError
+from xeval.perturb.draws import normal
+from xeval.runtime.memory import first_line, is_out_of_memory
+
+TOLERANCE = 1e-5  # of logits, relative to the largest one where that exceeds 1
+IMAGES = 2
+
+Forward = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Network:
+    """How plain passes run: ``forward`` for any number of images, ``full`` for whole batches."""
+
+    forward: Forward
+    full: Forward
+    layout: torch.memory_format = torch.contiguous_format
+    folded: bool = False
+    compiled: bool = False
+
+    def __call__(self, images: Tensor, *, whole: bool = False) -> Tensor:
+        """Logits (N, classes) of N×C×H×W images; ``whole`` says that N is the batch size."""
+        return (self.full if whole else self.forward)(images.contiguous(memory_format=self.layout))
+
+    def describe(self) -> dict[str, str | bool]:
+        """What is written beside the scores."""
+        layout = "channels last" if self.layout == torch.channels_last else "contiguous"
+        return {"folded": self.folded, "compiled": self.compiled, "layout": layout}
+
+
+def plain(model: nn.Module) -> Network:
+    """The model as it is."""
+    return Network(model, model)
+
+
+def network_of(model: nn.Module, example: Tensor) -> Network:
+    """The fastest form of a frozen model whose logits stay within 1e-5; ``example`` is 1×C×H×W on its device.
+
+    A step that the model does not allow, or that would change its logits, is left out.
+    """
+    keys = torch.arange(IMAGES, device=example.device)
+    images = normal(0, "network", keys, 1, example.numel()).reshape(IMAGES, *example.shape[1:]).to(example)
+    with torch.no_grad():
+        logits = model(images)
+        copy = folded(model, images, logits)
+        forward = model if copy is None else copy
+        last = _agree(forward, images.contiguous(memory_format=torch.channels_last), logits)
+    if copy is not None and last:
+        copy.to(memory_format=torch.channels_last)
+    layout = torch.channels_last if last else torch.contiguous_format
+    return Network(forward, forward, layout, folded=copy is not None)
+
+
+def folded(model: nn.Module, images: Tensor, logits: Tensor) -> nn.Module | None:
+    """A copy with every BatchNorm folded into the convolution before it; None where its logits would differ.
+
+    w' = w · γ/√(σ² + ε),  b' = (b − μ) · γ/√(σ² + ε) + β.
+    """
+    from torch.fx.experimental.optimization import fuse
+
+    try:
+        copy = fuse(model)
+    except Exception:  # what a foreign forward does when it is traced is not known; it then stays as it is
+        return None
+    return copy if _agree(copy, images, logits) else None
+
+
+def _agree(network: Forward, images: Tensor, logits: Tensor) -> bool:
+    """Whether a form of the model takes these images and gives its logits; on the meta device they have no values."""
+    try:
+        found = network(images)
+    except RuntimeError:  # a view that needs contiguous memory
+        return False
+    if found.shape != logits.shape:
+        return False
+    scale = logits.abs().amax().clamp_min(1)
+    return found.is_meta or bool(((found - logits).abs() <= TOLERANCE * scale).all())
+
+
+def compiled(network: Network, batch: Tensor) -> Network:
+    """The same network with its whole batches, of the size of ``batch``, through TorchInductor with frozen weights.
+
+    Only whole batches, since each other size would be compiled for itself. The compilation takes place here. Raises
+    :class:`UsageError` where the compiler fails.
+    """
+    full: Forward = torch.compile(network.forward, dynamic=False, options={"freezing": True})
+    fast = replace(network, full=full, compiled=True)
+    try:
+        with torch.no_grad():
+            fast(batch, whole=True)
+    except Exception as error:  # failures of compilers are of many types
+        if is_out_of_memory(error):
+            raise
+        raise UsageError(f"the network cannot be compiled ({first_line(error)})", "leave out --compile on") from None
+    return fast

@@ -1,0 +1,134 @@
+"""Batched forward passes on the device: the only place where the metrics meet the network.
+
+The passes of many images × many perturbations are packed into batches of one size. Nothing is read back to the host in
+between; probabilities are the softmax in float64 of float32 logits, which removes spurious ties of saturated networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from xeval.engine.batch_size import copies, throughput
+from xeval.engine.folding import Network, plain
+from xeval.engine.precision import softmax64
+from xeval.explainers.base import Explainer
+from xeval.runtime.memory import is_out_of_memory, out_of_memory
+
+Compose = Callable[[Tensor, Tensor], Tensor]
+"""``(rows, columns) -> images``: the perturbed images of the pairs (image number, perturbation number)."""
+
+
+class Engine:
+    """Counted, batched passes through one frozen network.
+
+    ``model`` is what is explained, ``network`` the form of it that plain passes go through (the model itself unless
+    given). Where memory does not suffice for a batch, it is halved for good and the pass repeated; no number depends on
+    it.
+    """
+
+    def __init__(
+        self, model: nn.Module, *, network: Network | None = None, batch_size: int = 256, single: bool = False
+    ) -> None:
+        self.model = model
+        self.network = network or plain(model)
+        self.batch_size = batch_size
+        self.single = single
+        self.passes = 0
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits (N, classes) of N×C×H×W images, in batches."""
+        self.passes += len(images)
+        with torch.no_grad():
+            return torch.cat(self._batches(lambda start, stop: self._pass(images[start:stop]), len(images)))
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Softmax (N, classes) in float64."""
+        return softmax64(self.logits(images), single=self.single)
+
+    def class_probability(self, compose: Compose, columns: int, targets: Tensor) -> Tensor:
+        """Probability of each image's target class under ``columns`` perturbations of it: float64 (N, columns).
+
+        Perturbed images are made batch by batch, so memory does not grow with the number of perturbations.
+        """
+        total = len(targets) * columns
+        self.passes += total
+
+        def passed(start: int, stop: int) -> Tensor:
+            pair = torch.arange(start, stop, device=targets.device)
+            rows = pair.div(columns, rounding_mode="floor")
+            probability = softmax64(self._pass(compose(rows, pair % columns)), single=self.single)
+            return probability.gather(1, targets[rows, None].to(probability.device))[:, 0]
+
+        if not total:
+            return torch.zeros(len(targets), columns, dtype=torch.float64, device=targets.device)
+        with torch.no_grad():
+            return torch.cat(self._batches(passed, total)).reshape(len(targets), columns)
+
+    def explain(
+        self, explainer: Explainer, layer: str, images: Tensor, targets: Tensor, model: nn.Module | None = None
+    ) -> Tensor:
+        """Maps N×1×h×w on the explainer's own grid, in batches; of another network where ``model`` is given."""
+        explained = self.model if model is None else model
+
+        def maps(start: int, stop: int) -> Tensor:
+            return explainer.explain(explained, layer, images[start:stop], targets[start:stop])
+
+        with _counted(explained) as seen:
+            found = torch.cat(self._batches(maps, len(images)))
+        self.passes += max(sum(seen), len(images))
+        return found
+
+    def rate(self, example: Tensor) -> float:
+        """Images a second in the engine's batches, once it is known that they fit; ``example`` is 1×C×H×W."""
+        with torch.no_grad():
+            self._batches(lambda start, stop: self._pass(copies(example, stop - start)), self.batch_size)
+        return throughput(self._pass, example, self.batch_size)
+
+    def _pass(self, images: Tensor) -> Tensor:
+        return self.network(images, whole=len(images) == self.batch_size)
+
+    def _batches(self, run: Callable[[int, int], Tensor], total: int) -> list[Tensor]:
+        """``run(start, stop)`` over consecutive batches up to ``total``, going on from the batch that did not fit."""
+        parts: list[Tensor] = []
+        start = 0
+        while start < total or not parts:  # no image at all is one empty batch
+            stop = min(start + self.batch_size, total)
+            part = _if_it_fits(run, start, stop)
+            if part is None:  # here nothing holds the tensors of the failed pass any more
+                self._halve(stop - start)
+            else:
+                parts.append(part)
+                start = stop
+        return parts
+
+    def _halve(self, tried: int) -> None:
+        if tried == 1:
+            raise out_of_memory()
+        self.batch_size = tried // 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _if_it_fits(run: Callable[[int, int], Tensor], start: int, stop: int) -> Tensor | None:
+    """What ``run`` returns, or None where the memory does not suffice; leaving frees what the exception held."""
+    try:
+        return run(start, stop)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
+
+
+@contextmanager
+def _counted(model: nn.Module) -> Iterator[list[int]]:
+    """The sizes of the batches that go through the model, whoever sends them."""
+    seen: list[int] = []
+    handle = model.register_forward_pre_hook(lambda _module, inputs: seen.append(len(inputs[0])))
+    try:
+        yield seen
+    finally:
+        handle.remove()

@@ -1,0 +1,103 @@
+"""The classifier around a backbone, and the description from which it is built."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from xeval.errors import UsageError
+from xeval.models.architectures import MODELS
+
+
+class ModelSpec(BaseModel):
+    """All that is needed to build a classifier; it travels with the checkpoint. ``bank``: examples of a k-NN head."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    arch: str
+    num_classes: int = Field(ge=2)
+    in_channels: int = Field(default=3, ge=1, le=1024)
+    image_size: int = Field(ge=1)
+    normalize_features: bool = False
+    bank: int = Field(default=0, ge=0)
+
+
+class NearestNeighbours(nn.Module):
+    """A head that lets the k most similar stored examples vote (Z. Wu et al., "Unsupervised feature learning via
+    non-parametric instance discrimination", CVPR 2018).
+
+    logit_c = log Σ_j exp(cos_j / τ) over the examples j of class c among the k nearest by cosine, so that the softmax
+    is the share of the votes; a class without a vote gets log(ε).
+    """
+
+    def __init__(self, dim: int, num_classes: int, examples: int, *, k: int = 20, temperature: float = 0.07) -> None:
+        super().__init__()
+        self.register_buffer("bank", torch.zeros(examples, dim))
+        self.register_buffer("labels", torch.zeros(examples, dtype=torch.int64))
+        self.bank: Tensor
+        self.labels: Tensor
+        self.num_classes = num_classes
+        self.k = min(k, examples)
+        self.temperature = temperature
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Unit features N×dim → logits N×classes."""
+        similarity, nearest = (features @ self.bank.T).topk(self.k, dim=1)
+        votes = torch.exp((similarity - 1) / self.temperature)
+        total = torch.zeros(len(features), self.num_classes, dtype=votes.dtype, device=votes.device)
+        return torch.log(total.scatter_add(1, self.labels[nearest], votes) + 1e-12)
+
+
+class Classifier(nn.Module):
+    """A backbone, global average pooling and a head, which is linear unless another one is given.
+
+    With ``normalize_features`` the head sees features of unit length (the probes of the 2026 paper); the same switch
+    holds in training and in scoring because it is part of the :class:`ModelSpec`.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, num_classes: int, *, normalize_features: bool = False, bank: int = 0
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        dim = int(backbone.dim)  # type: ignore[arg-type]
+        self.head: nn.Module = NearestNeighbours(dim, num_classes, bank) if bank else nn.Linear(dim, num_classes)
+        self.normalize_features = normalize_features
+
+    @property
+    def linear(self) -> nn.Linear:
+        """The linear head; raises :class:`UsageError` where the head is of another kind."""
+        if not isinstance(self.head, nn.Linear):
+            raise UsageError("the classifier has no linear head", "use one that was trained with a linear head")
+        return self.head
+
+    @property
+    def pooled_layer(self) -> str:
+        """Name of the module whose output is the input of the global average pooling."""
+        return f"backbone.{self.backbone.last_stage}"
+
+    def stages(self, images: Tensor) -> Tensor:
+        """The last convolutional stage's output, N×K×h×w."""
+        return self.backbone(images)  # type: ignore[no-any-return]
+
+    def features(self, images: Tensor) -> Tensor:
+        """Pooled features without normalisation, N×K."""
+        return self.stages(images).mean((-2, -1))
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits N×classes of pooled features N×K."""
+        return self.head(F.normalize(features) if self.normalize_features else features)  # type: ignore[no-any-return]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits N×classes."""
+        return self.logits(self.features(images))
+
+
+def build(spec: ModelSpec) -> Classifier:
+    """A freshly initialised classifier; seed torch before the call for reproducible weights."""
+    backbone = MODELS[spec.arch](spec.in_channels)
+    return Classifier(
+        backbone, spec.num_classes, normalize_features=spec.normalize_features or spec.bank > 0, bank=spec.bank
+    )

@@ -1,0 +1,56 @@
+"""The mode in which a network is scored, and a copy of it with fresh weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from xeval.errors import XevalError
+
+
+@contextmanager
+def frozen_eval(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode with a guarantee: parameters' training flags come back, and no buffer changes by a byte.
+
+    Raises :class:`XevalError` when BatchNorm statistics (or any other buffer) changed inside.
+    """
+    modes = {module: module.training for module in model.modules()}
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    model.eval()
+    try:
+        yield
+        changed = [name for name, buffer in model.named_buffers() if not torch.equal(buffer, before[name])]
+        if changed:
+            raise XevalError(
+                f"scoring changed the model's buffer {changed[0]!r}", "use a model whose eval mode leaves buffers alone"
+            )
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def reinitialized(model: nn.Module, seed: int) -> nn.Module:
+    """A copy in evaluation mode whose layers have drawn their initial weights anew; the model itself stays as it is.
+
+    Drawn on the host, so every device gets the same weights; torch's random state is put back. Parameters that no layer
+    knows how to reset (class tokens, positions) are shuffled.
+    """
+    device = next(model.parameters()).device
+    fresh = copy.deepcopy(model)
+    if device.type != "meta":  # which has nothing to move
+        fresh = fresh.cpu()
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.default_generator.manual_seed(seed)
+        for module in fresh.modules():
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
+                continue
+            for parameter in module.parameters(recurse=False):
+                order = torch.randperm(parameter.numel(), device=parameter.device)
+                parameter.copy_(parameter.flatten()[order].reshape(parameter.shape))
+    return fresh.to(device).eval()

@@ -1,0 +1,66 @@
+"""From maps to masks: how many pixels are kept, in which order, and min-max scaling."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xeval.errors import UsageError
+from xeval.perturb.draws import bits
+
+
+def kept(fraction: float, pixels: int) -> int:
+    """⌊fraction · pixels⌋ in exact decimal arithmetic: 0.15 of 1024 pixels is 153, 0.29 of 100 is 29."""
+    if not 0 <= fraction <= 1:
+        raise UsageError(f"the keep fraction {fraction:g} lies outside [0, 1]", "use a fraction such as 0.15")
+    return int(Fraction(repr(fraction)) * pixels)
+
+
+def tie_break(seed: int, keys: Tensor, pixels: int) -> Tensor:
+    """A random order of the pixels of each image, int64 (N, pixels): it decides between equal map values."""
+    return bits(seed, "tie-break", keys, 1, pixels)[:, 0].argsort(dim=1)
+
+
+def ranks(maps: Tensor, order: Tensor) -> Tensor:
+    """The rank of each pixel, 0 = most relevant; equal values in the seeded ``order``.
+
+    ``maps`` N×1×H×W, ``order`` from :func:`tie_break`; returns int64 N×H×W. Deterministic and independent of the batch.
+    """
+    flat = maps.flatten(1).gather(1, order)
+    descending = order.gather(1, flat.argsort(dim=1, descending=True, stable=True))
+    places = torch.arange(flat.shape[1], device=maps.device).expand_as(descending)
+    return torch.empty_like(descending).scatter_(1, descending, places).reshape(maps.shape[0], *maps.shape[-2:])
+
+
+def legacy_ranks(maps: Tensor) -> Tensor:
+    """Ranks by numpy's default argsort of −A on the host: what published code does, with arbitrary order among ties."""
+    flat = maps.flatten(1)
+    order = torch.from_numpy(np.argsort(-flat.cpu().numpy(), axis=1)).to(maps.device)
+    places = torch.arange(flat.shape[1], device=maps.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, places).reshape(maps.shape[0], *maps.shape[-2:])
+
+
+def cut_ties(maps: Tensor, k: int) -> Tensor:
+    """Share of pixels equal to the last kept value where the cut at ``k`` runs through ties: float64 (N,)."""
+    flat = maps.flatten(1)
+    pixels = flat.shape[1]
+    if k in (0, pixels):
+        return torch.zeros(len(flat), dtype=torch.float64, device=maps.device)
+    ordered = flat.sort(dim=1, descending=True).values
+    tied = (flat == ordered[:, k - 1 : k]).sum(1).double() / pixels
+    return torch.where(ordered[:, k - 1] == ordered[:, k], tied, torch.zeros_like(tied))
+
+
+def minmax(maps: Tensor) -> Tensor:
+    """Each map scaled to [0, 1] on its own; a constant map becomes 0."""
+    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
+    span = high - low
+    return torch.where(span > 0, (maps - low) / span.clamp_min(torch.finfo(maps.dtype).tiny), torch.zeros_like(maps))
+
+
+def cutoff_mask(maps: Tensor, cutoff: float) -> Tensor:
+    """Boolean mask of the pixels whose min-max normalised value exceeds ``cutoff`` (ExCon's training mask)."""
+    return minmax(maps) > cutoff

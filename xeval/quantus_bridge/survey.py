@@ -1,0 +1,123 @@
+"""``xeval list quantus``: every metric of Quantus run on a few colour images, stock and through the bridge."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from xeval.data import normalize, open_dataset
+from xeval.engine import Engine, softmax64
+from xeval.explainers.cam import grad_cam
+from xeval.metrics import Explained, Scene
+from xeval.metrics.metric import ARROWS
+from xeval.models import ModelSpec, build
+from xeval.perturb.draws import image_keys
+from xeval.quantus_bridge.bridge import call, maps_for
+from xeval.quantus_bridge.runtime import QUIET, explainer, given, seeded
+from xeval.quantus_bridge.table import ENTRIES, Entry
+
+IMAGES, SIDE = 4, 16
+HEADER = ("metric", "family", "better", "stock Quantus", "through the bridge", "seconds")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    entry: Entry
+    stock: str
+    bridge: str
+    seconds: float | None
+
+    def cells(self) -> tuple[str, ...]:
+        """The texts of the line."""
+        seconds = "–" if self.seconds is None else f"{self.seconds:.2f}"
+        arrow = ARROWS[self.entry.direction].strip() or "–"
+        return f"`{self.entry.full_name}`", self.entry.group.lower(), arrow, self.stock, self.bridge, seconds
+
+
+def rehearsal() -> Explained:
+    """Four drawn shapes of 16 px with their masks before a small untrained network, explained by Grad-CAM."""
+    dataset = open_dataset("shapes", size=SIDE)
+    split, info = dataset.split("test"), dataset.info
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        spec = ModelSpec(arch="cnn-tiny", num_classes=len(info.classes), in_channels=3, image_size=SIDE)
+        model = build(spec).eval()
+    positions = list(range(IMAGES))
+    images = normalize(split.read(positions), info)
+    engine = Engine(model)
+    logits = engine.logits(images)
+    p0, targets = softmax64(logits).max(1)
+    scene = Scene(
+        engine=engine,
+        images=images,
+        logits=logits,
+        keys=image_keys([split.ids[i] for i in positions]),
+        targets=targets,
+        labels=torch.as_tensor(split.labels[positions]),
+        p0=p0,
+        fill=torch.zeros_like(images),
+        pixel=1 / torch.tensor(info.std).reshape(3, 1, 1),
+        mean=torch.tensor(info.mean).reshape(3, 1, 1),
+        masks=split.masks(positions),
+    )
+
+    def maps(
+        versions: Tensor, _number: int, *, targets: Tensor | None = None, model: nn.Module | None = None
+    ) -> Tensor:
+        network = engine.model if model is None else model
+        return grad_cam(network, "backbone.stage", versions, scene.targets if targets is None else targets)
+
+    return Explained(scene, maps(images, 0), maps)
+
+
+def stock(entry: Entry, explained: Explained) -> str:
+    """What the class does as it is installed: its own defaults, with the bridge's numbers of steps and samples."""
+    import quantus
+
+    what = given(explained, explained.maps)
+    masks = {"s_batch": what.s} if entry.masks and what.s is not None else {}
+    try:
+        with seeded(0), np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            getattr(quantus, entry.name)(**QUIET, **entry.cost(what))(
+                model=explained.scene.engine.model,
+                x_batch=what.x,
+                y_batch=what.y,
+                a_batch=what.a.astype(np.float32),
+                explain_func=explainer(explained),
+                device="cpu",
+                **masks,
+            )
+    except Exception as error:  # whatever stops a stock metric is what the table shows
+        return "; ".join(filter(None, [f"crashes: {type(error).__name__}", entry.fault]))
+    return f"runs; {entry.fault}" if entry.fault else "works"
+
+
+def bridged(entry: Entry, explained: Explained) -> tuple[str, float | None]:
+    """What the bridge gives, and in how many seconds."""
+    if entry.refused:
+        return f"refused: {entry.refused}", None
+    started = time.perf_counter()
+    value = call(entry, explained, maps_for(entry, explained))
+    seconds = time.perf_counter() - started
+    state = "works" if np.isfinite(value).all() else f"no number for {int(np.isnan(value).sum())} of {IMAGES} images"
+    return "; ".join(filter(None, [state, entry.repaired])), seconds
+
+
+def survey() -> list[Row]:
+    """Every class of Quantus, in the order of the table."""
+    explained = rehearsal()
+    return [Row(entry, stock(entry, explained), *bridged(entry, explained)) for entry in ENTRIES]
+
+
+def markdown(rows: list[Row]) -> list[str]:
+    """The table of the docs, line by line."""
+    lines = [HEADER, ("---",) * len(HEADER), *(row.cells() for row in rows)]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]

@@ -1,0 +1,296 @@
+"""One job in several processes: those that ``torchrun`` starts, and the few things they tell each other.
+
+Each process is a *rank* of the job's *world*. Rank 0, the main one, alone prints, holds locks and writes files. The
+others compute their share and hand it over; where nothing else was started, there is one rank and nothing to tell.
+
+Work between two exchanges happens in :meth:`Ranks.together`: an error on any rank is raised on all of them. A rank that
+dies closes its connections, which ends the exchange that the others wait in. Messages are JSON and raw bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from xeval.errors import (
+    BusyError,
+    CheckpointError,
+    DataError,
+    InternalError,
+    Interrupted,
+    PartialError,
+    ResourceError,
+    Terminated,
+    UsageError,
+    XevalError,
+)
+from xeval.runtime.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.distributed import ProcessGroup
+
+STEP = timedelta(minutes=10)  # for the tensors of a training step, which all ranks reach at about the same time
+MESSAGE = timedelta(days=1)  # for what one rank computes or writes while the others wait; a death is noticed at once
+GRACE = 60.0  # seconds that rank 0 has to print an error before the others leave
+OWN = "only this rank knows of this error"
+KINDS: dict[int, type[XevalError]] = {
+    kind.exit_code: kind
+    for kind in (
+        InternalError,
+        UsageError,
+        DataError,
+        CheckpointError,
+        ResourceError,
+        BusyError,
+        PartialError,
+        Interrupted,
+        Terminated,
+    )
+}
+
+
+class Ranks:
+    """This process among those of its job; without arguments, a job of one process."""
+
+    def __init__(
+        self, rank: int = 0, world: int = 1, *, device: str = "auto", messages: ProcessGroup | Any = None
+    ) -> None:
+        self.rank, self.world, self.device = rank, world, device
+        self.agreed: Exception | None = None
+        self._messages = messages
+
+    @property
+    def main(self) -> bool:
+        """Whether this rank prints and writes."""
+        return self.rank == 0
+
+    def progress(self, progress: Progress) -> Progress:
+        """``progress`` on the main rank, silence on the others."""
+        return progress if self.main else Silent()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Work of every rank without exchanges inside: where it fails on one, all raise the error of the first."""
+        if self.world == 1:
+            yield
+            return
+        error: Exception | None = None
+        try:
+            yield
+        except Exception as caught:
+            error = caught
+        found = [end for end in self.exchange(None if error is None else _told(error)) if end is not None]
+        if found:
+            status, problem, remedy = found[0]
+            self.agreed = KINDS.get(status, XevalError)(problem, remedy)
+            raise self.agreed from error
+
+    @contextmanager
+    def locked(self, directory: Path) -> Iterator[None]:
+        """The lock of a directory, held by the main rank for all."""
+        from xeval.runtime.locks import locked
+
+        with ExitStack() as held:
+            with self.together():
+                if self.main:
+                    held.enter_context(locked(directory))
+            yield
+
+    def exchange(self, content: Any) -> list[Any]:
+        """What every rank says, in their order; all call it at the same point with something that JSON can hold."""
+        if self.world == 1:
+            return [content]
+        return [json.loads(said) for said in self._sent(json.dumps(content).encode(), everywhere=True)]
+
+    def from_main(self, content: Any) -> Any:
+        """What the main rank says; the others' ``content`` is ignored."""
+        return self.exchange(content if self.main else None)[0]
+
+    def to_main(self, data: bytes) -> list[bytes]:
+        """The bytes of all ranks, in their order, on the main one; nothing on the others."""
+        return [data] if self.world == 1 else self._sent(data, everywhere=False)
+
+    def _sent(self, data: bytes, *, everywhere: bool) -> list[bytes]:
+        """Bytes of different lengths: first the lengths, then everything padded to the longest."""
+        import torch
+        import torch.distributed as dist
+
+        lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world)]
+        with _alive():
+            dist.all_gather(lengths, torch.tensor([len(data)]), group=self._messages)
+            longest = max(1, *(int(length) for length in lengths))
+            sent = torch.frombuffer(bytearray(data.ljust(longest, b"\0")), dtype=torch.uint8)
+            parts = [torch.empty_like(sent) for _ in lengths] if everywhere or self.main else []
+            if everywhere:
+                dist.all_gather(parts, sent, group=self._messages)
+            else:
+                dist.gather(sent, parts or None, dst=0, group=self._messages)
+        return [part.numpy().tobytes()[: int(length)] for part, length in zip(parts, lengths, strict=False)]
+
+    def counts(self, own: int) -> list[int]:
+        """A number of each rank."""
+        return [int(count) for count in self.exchange(own)]
+
+    def gather(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
+        """The first ``counts[r]`` rows of every rank r, one below the other; gradients reach this rank's own rows.
+
+        Every rank computes the whole loss from all rows and derives it by its own rows alone, so the gradient of the
+        loss is the plain sum over ranks (:meth:`add_gradients`), with no factor.
+        """
+        if self.world == 1:
+            return rows
+        import torch
+        import torch.distributed as dist
+
+        own = rows[: counts[self.rank]]
+        if not max(counts):
+            return own
+        padded = own.new_zeros(max(counts), *own.shape[1:])
+        padded[: len(own)] = own.detach()
+        parts = [torch.empty_like(padded) for _ in counts]
+        with _alive():
+            dist.all_gather(parts, padded)
+        parts = [part[:count] for part, count in zip(parts, counts, strict=True)]
+        return torch.cat([*parts[: self.rank], own, *parts[self.rank + 1 :]])
+
+    def add_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Replace each gradient by its sum over ranks, all in one message; parameters without one are left alone."""
+        if self.world == 1:
+            return
+        import torch.distributed as dist
+
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        _in_one(gradients, dist.all_reduce)
+
+    def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite tensors by the main rank's."""
+        if self.world == 1:
+            return
+        import torch.distributed as dist
+
+        of_kind: dict[Any, list[Tensor]] = {}
+        for tensor in tensors:
+            of_kind.setdefault(tensor.dtype, []).append(tensor)
+        for alike in of_kind.values():
+            _in_one(alike, lambda flat: dist.broadcast(flat, src=0))
+
+
+ALONE = Ranks()
+
+
+def _in_one(tensors: list[Tensor], run: Callable[[Tensor], object]) -> None:
+    """Run a collective on one vector that holds all ``tensors``, and write what it makes of them back."""
+    import torch
+
+    flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
+    with _alive(), torch.no_grad():
+        run(flat)
+        for tensor, part in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(part.view(tensor.shape))
+
+
+@contextmanager
+def joined(device: str = "auto") -> Iterator[Ranks]:
+    """This process among those that torchrun started, each with a GPU of its own; alone where it was started without.
+
+    Raises :class:`UsageError` where a machine has fewer GPUs than ranks.
+    """
+    if world() == 1:
+        yield Ranks(device=device)
+        return
+    import torch
+    import torch.distributed as dist
+
+    where = own_device(device)
+    on_gpu = where.startswith("cuda") and torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(where)
+    with _alive():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=STEP)
+        messages = dist.new_group(backend="gloo", timeout=MESSAGE)
+    ranks = Ranks(dist.get_rank(), dist.get_world_size(), device=where, messages=messages)
+    try:
+        yield ranks
+    except Exception as error:
+        if error is not ranks.agreed:
+            error.add_note(OWN)
+        raise
+    dist.destroy_process_group()  # not after an error: see end()
+
+
+def world() -> int:
+    """How many ranks the job has: torchrun says so in the environment."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+
+
+def own_device(asked: str) -> str:
+    """The device of this rank: where GPUs are meant and their number is not given, the one of its local number."""
+    import torch
+
+    if asked not in ("auto", "cuda"):
+        return asked
+    if not torch.cuda.is_available():
+        return "cpu" if asked == "auto" else asked
+    here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if here > gpus:
+        raise UsageError(f"{here} ranks on a machine with {gpus} GPUs", f"use --nproc-per-node={gpus} or --device cpu")
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+
+
+def require_one(command: str | None) -> None:
+    """Raise :class:`UsageError` for a command that every rank would run on its own."""
+    if world() > 1 and command not in ("score", "train"):
+        raise UsageError(f"{command} runs in one process", "torchrun is for score and train: leave it out")
+
+
+def stay_silent(error: BaseException, status: int) -> None:
+    """Leave where rank 0 prints this error for all; return where this rank has to print it.
+
+    torchrun ends every rank once one has left with an error. So the others let rank 0 go first.
+    """
+    if world() == 1 or os.environ.get("RANK") == "0" or OWN in getattr(error, "__notes__", ()):
+        return
+    if isinstance(error, Exception):  # and not a signal, which every rank gets
+        signal.signal(signal.SIGTERM, lambda _number, _frame: end(status))
+        time.sleep(GRACE)
+    end(status)
+
+
+def end(status: int) -> NoReturn:
+    """Leave with a status; a rank takes nothing down, for threads that wait for others that are gone abort or hang."""
+    if world() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+def _told(error: Exception) -> list[Any]:
+    """Exit status, problem and remedy of an error; a defect leaves its traceback in a file."""
+    from xeval.runtime.endings import ending
+
+    end = ending(error)
+    return [end.status, end.problem, end.remedy]
+
+
+@contextmanager
+def _alive() -> Iterator[None]:
+    """A connection that broke means that another rank is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        from xeval.runtime.memory import first_line
+
+        raise ResourceError(
+            f"another of the {world()} ranks has ended ({first_line(error)})",
+            "its own message says why; run the same command again to go on",
+        ) from None

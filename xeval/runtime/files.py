@@ -1,0 +1,169 @@
+"""Files: atomic writes, strict JSON, hashes, safe names and folders that can be written."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from xeval.errors import DataError, ResourceError, UsageError, XevalError
+
+TEMPORARY = ".xeval-"  # how the names of unfinished files begin
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def atomic_write(path: Path, data: bytes) -> None:
+    """Write ``data`` so that ``path`` holds either its old or its new content, whatever happens in between.
+
+    The temporary file stands beside the target, so the rename never crosses file systems. Raises
+    :class:`ResourceError` where the disk is full, OSError for anything else.
+    """
+    try:
+        _replace(path, data)
+    except OSError as error:
+        if error.errno in FULL:
+            raise disk_full(path, len(data)) from None
+        raise
+
+
+def disk_full(path: Path, needed: int) -> ResourceError:
+    """The error for ``needed`` bytes that found no room beside ``path``."""
+    there = next(place for place in path.absolute().parents if place.exists())
+    free = shutil.disk_usage(there).free
+    return ResourceError(
+        f"the disk is full: {path} needs {needed:,} bytes, {free:,} are free",
+        "make room and run the same command again; what was saved is kept",
+    )
+
+
+def _replace(path: Path, data: bytes) -> None:
+    descriptor, name = tempfile.mkstemp(prefix=f"{TEMPORARY}{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)  # noqa: PTH101 - mkstemp made it private
+        Path(name).replace(path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            Path(name).unlink()
+        raise
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Flush a directory entry to disk, so that a rename survives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Strict JSON (no NaN literals), atomically."""
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    atomic_write(path, text.encode())
+
+
+def read_json(path: Path, schema: str | None = None) -> Any:
+    """Parse strict JSON; with ``schema`` also require that value under the key ``schema``.
+
+    Raises :class:`DataError` for a missing, damaged or foreign file.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist", "check the path") from None
+    except (ValueError, UnicodeDecodeError, RecursionError) as error:
+        raise DataError(
+            f"{path} is not valid JSON ({error})", "restore it or run the command that writes it again"
+        ) from None
+    if schema is not None and (not isinstance(content, dict) or content.get("schema") != schema):
+        found = content.get("schema") if isinstance(content, dict) else None
+        raise DataError(f"{path} has schema {found!r}, not {schema!r}", "write it again with this version of xeval")
+    return content
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"the literal {name}")
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(content: Any) -> str:
+    """SHA-256 of the canonical JSON of ``content``."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def slug(text: str) -> str:
+    """A safe file name: letters, digits, ``._-``; a short hash is added where anything had to be replaced."""
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip(".-")[:80]
+    if safe == text and safe:
+        return safe
+    return f"{safe or 'run'}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+
+
+def writable_directory(path: Path) -> Path:
+    """Create ``path`` and prove that it can be written, before any long work; raises :class:`UsageError`."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        _probe(path)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    return path
+
+
+def require_writable(path: Path) -> None:
+    """Prove that ``path`` can be written or created, without creating anything; raises :class:`UsageError`."""
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    try:
+        _probe(there)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def _probe(directory: Path) -> None:
+    with tempfile.TemporaryFile(dir=directory) as file:
+        file.write(b"probe")
+        file.flush()
+
+
+def _unwritable(path: Path, error: OSError) -> XevalError:
+    if error.errno in FULL:
+        return disk_full(path, 1)
+    return UsageError(f"cannot write to {path} ({error.strerror})", "choose another folder with --out")
+
+
+def sweep(directory: Path) -> None:
+    """Remove the unfinished files that a killed process left in a directory that this process holds the lock of."""
+    for path in directory.glob(f"{TEMPORARY}*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def set_aside(path: Path, suffix: str) -> Path:
+    """Rename a file to the first free name of ``<name>.<suffix>``, ``<name>.<suffix>2``, …; returns the new name."""
+    target = free_name(path, suffix)
+    path.rename(target)
+    return target
+
+
+def free_name(path: Path, suffix: str) -> Path:
+    """The first name of ``<name>.<suffix>``, ``<name>.<suffix>2``, … that nothing has."""
+    numbers = ("" if number == 1 else str(number) for number in count(1))
+    return next(name for n in numbers if not (name := path.with_name(f"{path.name}.{suffix}{n}")).exists())

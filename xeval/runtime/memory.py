@@ -1,0 +1,88 @@
+"""Memory and devices: what ran out or failed, told apart from defects, and the peak of what was used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from xeval.errors import ResourceError
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: on the device, in Python or in PyTorch's allocator of the host."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
+def out_of_memory() -> ResourceError:
+    """The error for memory that does not suffice even for one image."""
+    return ResourceError(
+        "out of memory with one image a batch",
+        "use --device cpu, fewer metrics or smaller images (--batch-size is already 1); what was saved is kept",
+    )
+
+
+def is_device_failure(error: BaseException) -> bool:
+    """Whether the device itself failed: lost, reset or in an error state that only a new process leaves."""
+    lost = isinstance(error, torch.AcceleratorError)
+    return lost or (isinstance(error, RuntimeError) and str(error).startswith(("CUDA error", "HIP error")))
+
+
+@contextmanager
+def resources() -> Iterator[None]:
+    """Memory that ran out outside a batch and a device that failed, as :class:`ResourceError`."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise ResourceError(
+                f"out of memory ({first_line(error)})",
+                "use a smaller --batch-size, --device cpu or fewer metrics; what was saved is kept",
+            ) from None
+        if is_device_failure(error):
+            raise ResourceError(
+                f"the device failed ({first_line(error)})", "run the same command again; what was saved is kept"
+            ) from None
+        raise
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says in one line, or its type where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+PROCESS = Path("/proc/self")
+RESET_PEAK = "5"  # proc(5): writing 5 to clear_refs sets the peak of the resident memory back to its present size
+
+
+def memory_kind(device: torch.device) -> str | None:
+    """What the peaks are peaks of: the allocator of the device, the process, or None where neither can be asked."""
+    if device.type == "cuda":
+        return "allocated on the device"
+    return "resident in the process" if (PROCESS / "clear_refs").exists() else None
+
+
+def reset_peak(device: torch.device) -> None:
+    """Let the peak begin anew."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        try:
+            (PROCESS / "clear_refs").write_text(RESET_PEAK)
+        except OSError:  # not Linux, or not allowed: peak_memory then tells the peak since the start, or nothing
+            return
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """The peak since :func:`reset_peak` in bytes; None where the system does not tell it."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        lines = (PROCESS / "status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), None)

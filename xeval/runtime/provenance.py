@@ -1,0 +1,47 @@
+"""Where a number comes from: versions, platform and commit."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import xeval
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, platform and commit, for every file that claims a number."""
+    import numpy
+    import torch
+
+    return {
+        "xeval": xeval.__version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "command": " ".join(["xeval", *sys.argv[1:]]),
+    }
+
+
+def _commit() -> str:
+    """The commit of the source tree that runs, with ``+dirty`` where it has changes; ``unknown`` outside a checkout."""
+    here = Path(__file__).resolve().parent.parent
+    if not (here / ".git").exists():
+        return "unknown"
+    try:
+        run = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+dirty", "--abbrev=12"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return run.stdout.strip() or "unknown"

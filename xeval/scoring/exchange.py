@@ -1,0 +1,89 @@
+"""Scoring shared among ranks: the list of work from rank 0 to all, the values of a chunk from each back to rank 0."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from xeval.errors import DataError
+from xeval.runtime.distributed import Ranks
+from xeval.scoring.plan import Plan, Task
+from xeval.scoring.scorer import Blocks, Chunk, Failure, Scorer, chunks
+from xeval.scoring.store import Block
+
+Work: TypeAlias = list[tuple[Chunk, list[Task]]]
+
+
+def shared_work(ranks: Ranks, plan: Plan, todo: Work | None) -> Work | None:
+    """Rank 0's list of what is to do, on every rank; None where everything is done.
+
+    Raises :class:`DataError` where a rank has planned something else from files of the same name.
+    """
+    if ranks.world == 1:
+        return todo
+    identity = [plan.loaded.sha256, plan.data_key, plan.protocol.hash(), plan.layer]
+    message = None
+    if ranks.main:
+        work = [[chunk.first, [plan.tasks.index(task) for task in tasks]] for chunk, tasks in todo or []]
+        message = {"identity": identity, "work": None if todo is None else work}
+    said = ranks.from_main(message)
+    with ranks.together():
+        if said["identity"] != identity:
+            raise DataError(
+                f"rank {ranks.rank} finds another checkpoint or other data than rank 0",
+                "put them where all machines see the same files",
+            )
+    if said["work"] is None:
+        return None
+    known = {chunk.first: chunk for chunk in chunks(plan)}
+    return [(known[first], [plan.tasks[number] for number in numbers]) for first, numbers in said["work"]]
+
+
+def collected(ranks: Ranks, scorer: Scorer, blocks: Blocks) -> list[Blocks]:
+    """The blocks that the ranks have computed, in their order, on rank 0, whose scorer also learns what else they saw.
+
+    Nothing on the others.
+    """
+    if ranks.world == 1:
+        return [blocks]
+    parts = [unpacked(part) for part in ranks.to_main(packed(blocks, {} if ranks.main else _news(scorer)))]
+    for _, news in parts[1:]:
+        scorer.failures += [Failure(**failure) for failure in news["failures"]]
+        scorer.engine.passes += news["passes"]
+    return [blocks for blocks, _ in parts]
+
+
+def _news(scorer: Scorer) -> dict[str, Any]:
+    """What has failed and how many passes were made since the last time."""
+    news = {"failures": [asdict(failure) for failure in scorer.failures], "passes": scorer.engine.passes}
+    scorer.failures.clear()
+    scorer.engine.passes = 0
+    return news
+
+
+def packed(blocks: Blocks, news: dict[str, Any]) -> bytes:
+    """Blocks and what else is to be told as bytes: the length of a JSON header, the header, values and masks."""
+    about = [[key, block.values.shape, list(block.reasons)] for key, block in blocks.items()]
+    header = json.dumps({"blocks": about, "news": news}).encode()
+    arrays = [array for block in blocks.values() for array in (block.values, *block.reasons.values())]
+    return b"".join([len(header).to_bytes(8, "little"), header, *(array.tobytes() for array in arrays)])
+
+
+def unpacked(data: bytes) -> tuple[Blocks, dict[str, Any]]:
+    """The inverse of :func:`packed`."""
+    place = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:place])
+    blocks: Blocks = {}
+    for key, shape, reasons in header["blocks"]:
+        values = np.frombuffer(data, np.float64, math.prod(shape), place).reshape(shape)
+        place += values.nbytes
+        masks = {}
+        for kind, text in reasons:
+            masks[kind, text] = np.frombuffer(data, np.bool_, shape[0], place)
+            place += shape[0]
+        blocks[key if isinstance(key, str) else tuple(key)] = Block(values, masks)
+    return blocks, header["news"]

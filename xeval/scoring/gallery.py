@@ -1,0 +1,201 @@
+"""The images a report's gallery may show: the same ones for every checkpoint, with what the checkpoint makes of them.
+
+At most 64 images and two million pixels, in an order that a hash of (seed, image id) gives: which images are kept
+depends on nothing that a checkpoint does. Beside each stand its map, the masks of drop/increase and the probabilities
+before and after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from xeval.errors import DataError
+from xeval.explainers import EXPLAINERS
+from xeval.metrics import Explained, Scene
+from xeval.metrics.drop import DropSettings
+from xeval.perturb.draws import word
+from xeval.perturb.masks import cutoff_mask, kept, minmax
+from xeval.runtime.files import atomic_write, read_json, write_json
+from xeval.scoring.protocols import Protocol
+
+if TYPE_CHECKING:
+    from xeval.scoring.scorer import Scorer
+
+SCHEMA = "xeval.gallery/1"
+ABOUT, ARRAYS = "gallery.json", "gallery.safetensors"
+IMAGES, PIXELS = 64, 2_000_000
+SHOWN = 0.45
+CHUNK = 16
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Images as one checkpoint sees them; J masks, one a threshold of drop/increase, of which one is ``shown``."""
+
+    about: dict[str, Any]  # checkpoint, data, protocol, seed, explainer, fill, mask, image_ids, thresholds, shown
+    pixels: NDArray[np.uint8]  # (N, C, H, W)
+    masked: NDArray[np.uint8]  # (N, C, H, W), what the network is given under the mask shown
+    keep: NDArray[np.uint8]  # (N, J, H, W), 255 = kept; weights in between for the mask ``soft``
+    maps: NDArray[np.float32]  # (N, 1, h, w), signed, on the explainer's own grid
+    label: NDArray[np.int64]  # (N,)
+    predicted: NDArray[np.int64]  # (N,)
+    explained: NDArray[np.int64]  # (N,), the class that map and probabilities are about
+    p0: NDArray[np.float64]  # (N,)
+    p1: NDArray[np.float64]  # (N, J)
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of the images, in the pool's order."""
+        return list(self.about["image_ids"])
+
+    @property
+    def shown(self) -> int:
+        """The number of the threshold shown."""
+        return int(self.about["shown"])
+
+    @property
+    def after(self) -> NDArray[np.float64]:
+        """Probability of the explained class under the mask shown (N,)."""
+        return self.p1[:, self.shown]
+
+
+def choose(ids: Sequence[str], seed: int, pixels: int) -> list[int]:
+    """Numbers of the images kept, in the order of a hash of seed and id; ``pixels`` of one image."""
+    room = max(1, min(IMAGES, PIXELS // pixels))
+    return sorted(range(len(ids)), key=lambda i: (word(f"{seed}:gallery:{ids[i]}"), ids[i]))[:room]
+
+
+def pool_of(scorer: Scorer) -> Pool:
+    """The pool of a plan's images, explained by the protocol's first explainer."""
+    plan = scorer.plan
+    ids = [plan.split.ids[i] for i in plan.chosen]
+    numbers = choose(ids, plan.protocol.seed, plan.info.size**2)
+    return explained_pool(scorer, [int(plan.chosen[i]) for i in numbers])
+
+
+def explained_pool(scorer: Scorer, positions: list[int]) -> Pool:
+    """The images at ``positions`` of the split, explained and masked."""
+    plan, protocol = scorer.plan, scorer.plan.protocol
+    drop = _drop(protocol)
+    thresholds = list(drop.names)
+    shown = thresholds.index(f"{SHOWN:g}") if f"{SHOWN:g}" in thresholds else len(thresholds) - 1
+    parts = [_explained(scorer, positions[i : i + CHUNK], drop, shown) for i in range(0, len(positions), CHUNK)]
+    about = {
+        "schema": SCHEMA,
+        "checkpoint": plan.loaded.sha256,
+        "data": plan.data_key,
+        "protocol": protocol.hash(),
+        "seed": protocol.seed,
+        "explainer": protocol.explainers[0],
+        "fill": protocol.fill,
+        "mask": drop.mask,
+        "image_ids": [plan.split.ids[i] for i in positions],
+        "thresholds": thresholds,
+        "shown": shown,
+    }
+    return Pool(about, **{name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]})
+
+
+def _drop(protocol: Protocol) -> DropSettings:
+    """How the protocol masks; 45 % of the pixels where it has no drop."""
+    if "drop" not in protocol.metrics:
+        return DropSettings(thresholds=(SHOWN,))
+    settings: DropSettings = protocol.metric_settings("drop")
+    return settings
+
+
+def _explained(scorer: Scorer, positions: list[int], drop: DropSettings, shown: int) -> dict[str, Tensor]:
+    scene, blocks = scorer.scene(positions)
+    explained = scorer.rows.explain(scene, EXPLAINERS[scorer.plan.protocol.explainers[0]])
+    keep = _kept(explained, drop)
+    rows = torch.arange(len(positions), device=keep.device)
+    return {
+        "pixels": _bytes(scene, scene.images),
+        "masked": _bytes(scene, scene.masked(rows, keep[:, shown : shown + 1])),
+        "keep": (keep * 255).round().to(torch.uint8),
+        "maps": explained.native.float(),
+        "label": scene.labels,
+        "predicted": torch.from_numpy(blocks["predicted"].values).nan_to_num(-1).long(),
+        "explained": scene.targets,
+        "p0": scene.p0.cpu().double(),
+        "p1": explained.under(keep).cpu().double(),
+    }
+
+
+def _kept(explained: Explained, drop: DropSettings) -> Tensor:
+    """The masks of drop/increase, N×J×H×W: bool, or weights for the mask ``soft``."""
+    if drop.mask == "topk":
+        counts = [kept(q, explained.scene.pixels) for q in drop.thresholds]
+        return torch.stack([explained.ranks < k for k in counts], 1)
+    if drop.mask == "cutoff":
+        return torch.cat([cutoff_mask(explained.maps, q) for q in drop.thresholds], 1)
+    return minmax(explained.maps)
+
+
+def _bytes(scene: Scene, images: Tensor) -> Tensor:
+    """Normalised images as uint8."""
+    return ((images / scene.pixel + scene.mean).clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def write_pool(out: Path, pool: Pool) -> None:
+    """Write ``gallery.safetensors``, then ``gallery.json``."""
+    from safetensors.numpy import save
+
+    atomic_write(out / ARRAYS, save({name: np.ascontiguousarray(getattr(pool, name)) for name in _arrays()}))
+    write_json(out / ABOUT, pool.about)
+
+
+def read_pool(folder: Path) -> Pool | None:
+    """The pool in a folder, None where there is none; raises :class:`DataError` for a damaged one."""
+    if not (folder / ABOUT).is_file():
+        return None
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    about = read_json(folder / ABOUT, SCHEMA)
+    try:
+        arrays = load_file(folder / ARRAYS)
+        pool = Pool(about, **{name: arrays[name] for name in _arrays()})
+        sound = _sound(pool)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(folder, f"({type(error).__name__}: {error})") from None
+    if not sound:
+        raise _damaged(folder, f"and {ABOUT} do not fit each other")
+    return pool
+
+
+def _damaged(folder: Path, why: str) -> DataError:
+    return DataError(f"{folder / ARRAYS} {why} cannot be shown", f"run: xeval score {folder} --recompute")
+
+
+def _arrays() -> list[str]:
+    return [field.name for field in fields(Pool)][1:]
+
+
+def _sound(pool: Pool) -> bool:
+    """Whether shapes, types and numbers are those of a pool."""
+    (n, _, height, width), about = pool.pixels.shape, pool.about
+    thresholds = about["thresholds"]
+    shapes = {
+        "masked": pool.pixels.shape,
+        "keep": (n, len(thresholds), height, width),
+        "maps": (n, 1, *pool.maps.shape[2:]),
+        "p1": (n, len(thresholds)),
+        **dict.fromkeys(("label", "predicted", "explained", "p0"), (n,)),
+    }
+    fits = all(getattr(pool, name).shape == shape for name, shape in shapes.items())
+    kinds = {"pixels": np.uint8, "masked": np.uint8, "maps": np.float32, "p0": np.float64, "p1": np.float64}
+    typed = all(getattr(pool, name).dtype == kind for name, kind in kinds.items()) and pool.label.dtype == np.int64
+    texts = [*about["image_ids"], *thresholds, about["explainer"], about["fill"], about["mask"]]
+    named = all(isinstance(text, str) for text in texts)
+    single = len(about["image_ids"]) == len(set(about["image_ids"])) == n
+    some = pool.maps.ndim == 4 and min(*pool.pixels.shape, *pool.maps.shape) > 0
+    return fits and typed and named and single and some and 0 <= pool.shown < len(thresholds)

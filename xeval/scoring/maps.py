@@ -1,0 +1,105 @@
+"""The rows of a score table: every explainer's maps of a scene, then the controls on the same checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+
+from torch import Tensor, nn
+
+from xeval.data import normalize
+from xeval.engine import Engine
+from xeval.errors import UsageError
+from xeval.explainers import CONTROLS, EXPLAINERS
+from xeval.explainers.base import Control, Draw, Explainer
+from xeval.metrics import Explained, Scene
+from xeval.models import reinitialized
+from xeval.perturb.draws import word
+from xeval.perturb.masks import minmax
+from xeval.scoring.plan import Plan
+
+
+class Rows:
+    """Explains scenes as a plan asks for; the first explainer is the reference of the controls."""
+
+    def __init__(self, plan: Plan, engine: Engine) -> None:
+        self.plan = plan
+        self.engine = engine
+
+    def of(self, scene: Scene, positions: Sequence[int]) -> Iterator[tuple[str, list[Explained]]]:
+        """Name and maps of each row (several draws for random controls); ``positions`` of the images in the split."""
+        protocol = self.plan.protocol
+        reference: Explained | None = None
+        for name in protocol.explainers:
+            one = self.explain(scene, EXPLAINERS[name])
+            reference = reference or one
+            yield name, [one]
+        if reference is None:
+            raise UsageError("no explainer was named", "name one with --explainers")
+        derived: dict[str, Callable[[], Explained]] = {
+            "inverse": reference.inverted,
+            "shuffled": lambda: self._shuffled(scene, positions),
+            "untrained": lambda: self._untrained(scene),
+        }
+        for name in protocol.controls:
+            control = CONTROLS[name]
+            if control.draw is None:
+                yield name, [derived[name]()]
+            else:
+                yield name, [_drawn(scene, control, control.draw, reference, number) for number in range(control.draws)]
+
+    def explain(self, scene: Scene, explainer: Explainer) -> Explained:
+        """One explainer's maps of the scene."""
+
+        def maps(
+            images: Tensor, _number: int, *, targets: Tensor | None = None, model: nn.Module | None = None
+        ) -> Tensor:
+            classes = scene.targets_of(images) if targets is None else targets
+            return self._shown(self.engine.explain(explainer, self.plan.layer, images, classes, model))
+
+        return Explained(scene, maps(scene.images, 0), maps, units=explainer.units, packed=True)
+
+    def _shown(self, maps: Tensor) -> Tensor:
+        """The map as the protocol scores it: signed as it is, or the min-max of its ReLU."""
+        return maps if self.plan.protocol.map == "signed" else minmax(maps.clamp_min(0))
+
+    @property
+    def _reference(self) -> Explainer:
+        return EXPLAINERS[self.plan.protocol.explainers[0]]
+
+    def _shuffled(self, scene: Scene, positions: Sequence[int]) -> Explained:
+        """The reference's map of another image, chosen by the image's id; perturbations do not change it."""
+        split = self.plan.split
+        partners = [_partner(split.ids[position], position, len(split)) for position in positions]
+        others = normalize(split.read(partners).to(scene.images.device), self.plan.info)
+        classes = self.engine.logits(others).argmax(1)
+        maps = self._shown(self.engine.explain(self._reference, self.plan.layer, others, classes))
+        return Explained(scene, maps, lambda *_, **__: maps, units=self._reference.units)
+
+    def _untrained(self, scene: Scene) -> Explained:
+        def maps(
+            images: Tensor, _number: int, *, targets: Tensor | None = None, model: nn.Module | None = None
+        ) -> Tensor:
+            del model  # this row is about the network with fresh weights
+            classes = scene.targets_of(images) if targets is None else targets
+            maps = self.engine.explain(self._reference, self.plan.layer, images, classes, self._fresh_network)
+            return self._shown(maps)
+
+        return Explained(scene, maps(scene.images, 0), maps, units=self._reference.units, packed=True)
+
+    @cached_property
+    def _fresh_network(self) -> nn.Module:
+        return reinitialized(self.engine.model, self.plan.protocol.seed)
+
+
+def _drawn(scene: Scene, control: Control, draw: Draw, reference: Explained, number: int) -> Explained:
+    def maps(images: Tensor, version: int, *, targets: Tensor | None = None, model: nn.Module | None = None) -> Tensor:
+        del targets, model  # a drawn control knows neither the class nor the network
+        return draw(images, reference.native, scene.keys, number + control.draws * version)
+
+    return Explained(scene, maps(scene.images, 0), maps, symmetric=control.symmetric)
+
+
+def _partner(name: str, position: int, images: int) -> int:
+    """Another image of the split, drawn by the image's id."""
+    return (position + 1 + word(f"shuffled:{name}") % (images - 1)) % images if images > 1 else position

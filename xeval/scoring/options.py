@@ -1,0 +1,77 @@
+"""The options of scoring with their defaults: one list for the Python API, the command line and the docs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from xeval.checkpoints.card import Weights
+from xeval.errors import UsageError
+from xeval.perturb.thresholds import Mask, require_thresholds
+
+Target: TypeAlias = Literal["pred", "label"]
+EngineName: TypeAlias = Literal["native", "quantus"]
+Switch: TypeAlias = Literal["on", "off"]
+
+
+class ScoreOptions(BaseModel):
+    """Every option of ``xeval score``; None means: what the checkpoint or the protocol says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str | None = Field(None, description="data set to score on [default: the checkpoint's own]")
+    data: Path | None = Field(None, description="folder of the data [default: $XEVAL_DATA, else the user cache]")
+    split: str = Field("test", description="split to score on")
+    normalize_from_ckpt: bool = Field(
+        False, description="normalise with the constants of training where the data set has others"
+    )
+    protocol: str = Field("xeval", description="named set of definitions (xeval list protocols)")
+    explainers: tuple[str, ...] | None = Field(
+        None, description="explainers and controls, separated by commas [default: grad-cam and all controls]"
+    )
+    metrics: tuple[str, ...] | None = Field(None, description="metrics, separated by commas [default: the protocol's]")
+    thresholds: tuple[float, ...] | None = Field(
+        None, description="fractions of pixels kept by drop/increase [default: 0.15,0.3,0.45]"
+    )
+    engine: EngineName = Field("native", description="compute here, or five metrics through Quantus itself")
+    arch: str | None = Field(None, description="architecture of a bare state dict [default: the one whose shapes fit]")
+    weights: Weights = Field("best", description="which weights of a run directory")
+    layer: str | None = Field(None, description="explained layer [default: the last convolutional stage]")
+    target: Target | None = Field(None, description="explained class: predicted or labelled [default: pred]")
+    fill: str | None = Field(
+        None, description="what removed pixels become: mean, black, blur, noise or road [default: mean]"
+    )
+    mask: Mask | None = Field(None, description="what drop/increase keep: topk, soft or cutoff [default: topk]")
+    limit: int | None = Field(None, ge=1, description="score a seeded stratified sample of so many images")
+    seed: int = Field(0, description="seed of the sample and of every draw")
+    batch_size: int | None = Field(None, ge=1, description="images a forward pass [default: found by probing]")
+    device: str = Field("auto", description="torch device, such as cpu or cuda:1")
+    compile: Switch = Field("off", description="compile the network for the batch size (TorchInductor); scores to 1e-5")
+    out: Path | None = Field(None, description="folder of the scores [default: beside the checkpoint]")
+    save_maps: bool = Field(False, description="also keep every map on its native grid")
+    allow_partial: bool = Field(False, description="leave out unreadable images, accept gaps in the numbers (exit 7)")
+    recompute: bool = Field(False, description="score everything again; old scores are kept under another name")
+
+    @field_validator("thresholds")
+    @classmethod
+    def _fractions(cls, values: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        return None if values is None else require_thresholds(values)
+
+
+def names(text: str) -> tuple[str, ...]:
+    """``a,b`` → ("a", "b")."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def validated(**given: Any) -> ScoreOptions:
+    """Options from keywords; raises :class:`UsageError` naming the option that is wrong."""
+    from pydantic import ValidationError
+
+    try:
+        return ScoreOptions(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = str(first["loc"][0]).replace("_", "-")
+        raise UsageError(f"--{option}: {first['msg']}", "see: xeval score --help") from None

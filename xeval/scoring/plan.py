@@ -1,0 +1,253 @@
+"""What a scoring run has to do: which images, which explainers and metrics, which columns of which definition."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from xeval.checkpoints import LoadedModel, load_model
+from xeval.data import DatasetInfo, Split, open_dataset, stratified
+from xeval.data.damaged import readable
+from xeval.errors import DataError, UsageError
+from xeval.explainers import CONTROLS
+from xeval.metrics import Column, Metric
+from xeval.models import excon_layer, find_layer, last_conv_stage
+from xeval.perturb.masks import kept
+from xeval.runtime.files import digest
+from xeval.scoring.options import ScoreOptions
+from xeval.scoring.protocols import GENERAL, Protocol, metric_list, resolve
+from xeval.scoring.store import Cell
+
+MODEL_COLUMNS = ("label", "predicted", "correct", "p0", "confidence")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One metric with its settings, columns and definition hash."""
+
+    metric: Metric
+    settings: Any
+    columns: tuple[Column, ...]
+    definition: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all columns and curves."""
+        return tuple(column.name for column in self.columns) + self.metric.curves
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything about a scoring run that is known before the first pass."""
+
+    loaded: LoadedModel
+    info: DatasetInfo
+    split: Split
+    chosen: NDArray[np.int64]
+    selection: str
+    layer: str
+    protocol: Protocol
+    tasks: tuple[Task, ...]
+    data_key: str
+    notes: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """Explainers, then controls; the first one is the controls' reference."""
+        return (*self.protocol.explainers, *self.protocol.controls)
+
+    def cells(self, task: Task) -> dict[tuple[str, str], Cell]:
+        """(explainer, column) → cell of one task."""
+        return {
+            (row, name): Cell(self.loaded.sha256, self.data_key, row, task.metric.name, name, task.definition)
+            for row in self.rows
+            for name in task.names
+        }
+
+    def model_cells(self) -> dict[str, Cell]:
+        """Cells of what is known of each image before any explanation."""
+        return {
+            name: Cell(self.loaded.sha256, self.data_key, "", "model", name, self.protocol.target)
+            for name in MODEL_COLUMNS
+        }
+
+
+def make_plan(checkpoint: Path, options: ScoreOptions) -> Plan:
+    """Load the checkpoint and the data, check that they fit each other, and lay out the work."""
+    return plan_for(*_open(checkpoint, options), options)
+
+
+def plan_for(loaded: LoadedModel, info: DatasetInfo, split: Split, options: ScoreOptions) -> Plan:
+    """Lay out the work for a model and a split that are already there."""
+    protocol = protocol_of(options)
+    _require_fit(loaded, info)
+    _require_thresholds(protocol, info)
+    split, damaged = readable(split) if options.allow_partial else (split, {})
+    protocol, left_out = _what_the_data_allow(protocol, split, asked=options.metrics is not None)
+    chosen, selection = _choose(split, options)
+    layer = options.layer or _default_layer(loaded.model, info, protocol)
+    find_layer(loaded.model, layer)
+    data_key = digest({"manifest": split.manifest(), "split": split.name, "images": [split.ids[i] for i in chosen]})
+    tasks = tuple(_task(protocol, metric, settings, layer) for metric, settings in metric_list(protocol))
+    return Plan(
+        loaded,
+        info,
+        split,
+        chosen,
+        selection,
+        layer,
+        protocol,
+        tasks,
+        data_key,
+        notes=(*loaded.notes, *left_out),
+        unreadable=tuple(damaged.values()),
+    )
+
+
+def protocol_of(options: ScoreOptions) -> Protocol:
+    """The definitions that are asked for; raises :class:`UsageError` for names that nothing has."""
+    metrics = options.metrics
+    if options.engine == "quantus":
+        from xeval.quantus_bridge.bridge import FACETS
+
+        if metrics is not None:
+            raise UsageError("--engine quantus computes its own five metrics", "leave out --metrics")
+        metrics = FACETS
+    explainers, controls = options.explainers, None
+    if explainers is not None:
+        controls = tuple(name for name in explainers if name in CONTROLS) or None
+        explainers = tuple(name for name in explainers if name not in CONTROLS)
+        if not explainers:
+            raise UsageError("only control explainers were named", "add the explainer they control, e.g. grad-cam")
+    return resolve(
+        options.protocol,
+        explainers=explainers,
+        controls=controls,
+        metrics=metrics,
+        thresholds=options.thresholds,
+        target=options.target,
+        fill=options.fill,
+        mask=options.mask,
+        layer=options.layer,
+        seed=options.seed,
+    )
+
+
+def _open(checkpoint: Path, options: ScoreOptions) -> tuple[LoadedModel, DatasetInfo, Split]:
+    """A checkpoint that describes itself names its data set and image size; a bare one takes both from --dataset."""
+
+    def described() -> DatasetInfo:
+        if options.dataset is None:
+            raise UsageError(f"{checkpoint} carries no description of its data set", "name one with --dataset")
+        return open_dataset(options.dataset, options.data).info
+
+    loaded = load_model(checkpoint, weights=options.weights, arch=options.arch, describe=described)
+    known = loaded.card.dataset if loaded.card else None
+    name = options.dataset or (known.name if known else described().name)
+    dataset = open_dataset(name, options.data, known.size if known else None)
+    info = dataset.info
+    if options.normalize_from_ckpt:
+        if known is None:
+            raise UsageError(f"{checkpoint} carries no constants of training", "leave out --normalize-from-ckpt")
+        info = replace(info, mean=known.mean, std=known.std)
+    return loaded, info, dataset.split(options.split)
+
+
+def _require_fit(loaded: LoadedModel, info: DatasetInfo) -> None:
+    """Refuse a pair of checkpoint and data set whose numbers would look normal and mean nothing."""
+    if loaded.spec is None:
+        return
+    trained = loaded.card.dataset if loaded.card else info
+    if loaded.spec.num_classes != len(info.classes):
+        raise DataError(
+            f"the head has {loaded.spec.num_classes} outputs, {info.name} has {len(info.classes)} classes"
+            f"{_class_difference(trained.classes, info.classes)}",
+            "check --dataset",
+        )
+    if loaded.spec.in_channels != info.channels:
+        raise DataError(
+            f"the network takes {loaded.spec.in_channels} channels, {info.name} has {info.channels}", "check --dataset"
+        )
+    if trained.classes != info.classes:
+        raise DataError(
+            f"{info.name} has other classes, or another order, than the training data"
+            f"{_class_difference(trained.classes, info.classes)}",
+            "check --data",
+        )
+    files = (trained.native or info.native, info.native or trained.native)  # equal where one of them is not known
+    for expected, found in ((loaded.spec.image_size, info.size), files):
+        if expected != found:
+            raise DataError(
+                f"trained on images of {expected}×{expected} pixels, {info.name} has {found}×{found}",
+                "give images of the size of the training images",
+            )
+    if (trained.mean, trained.std) != (info.mean, info.std):
+        raise DataError(
+            f"trained with mean {trained.mean} std {trained.std}, {info.name} has {info.mean} {info.std}",
+            "check --data, or keep the constants of training with --normalize-from-ckpt",
+        )
+
+
+def _class_difference(trained: tuple[str, ...], found: tuple[str, ...]) -> str:
+    """What the data set lacks and what training did not know, five names of each."""
+    lists = {
+        "missing": [name for name in trained if name not in found],
+        "not in training": [name for name in found if name not in trained],
+    }
+    shown = [f"{kind}: {', '.join(name[:40] for name in names[:5])}" for kind, names in lists.items() if names]
+    return f" ({'; '.join(shown)})" if shown else ""
+
+
+def _require_thresholds(protocol: Protocol, info: DatasetInfo) -> None:
+    """A threshold above 0 keeps at least one pixel; this can only be known together with the image size."""
+    drop = protocol.metric_settings("drop")
+    for q in drop.thresholds if "drop" in protocol.metrics and drop.mask == "topk" else ():
+        if q > 0 and kept(q, info.size**2) == 0:
+            raise UsageError(f"the threshold {q:g} keeps no pixel of {info.size}×{info.size}", "give a larger fraction")
+
+
+def _what_the_data_allow(protocol: Protocol, split: Split, *, asked: bool) -> tuple[Protocol, list[str]]:
+    """Leave out metrics that need object masks where there are none; refuse where they were asked for by name."""
+    if split.masks([0]) is not None or split.boxes([0]) is not None:
+        return protocol, []
+    lacking = [metric.name for metric, _ in metric_list(protocol) if "masks" in metric.needs]
+    if lacking and asked:
+        raise UsageError(f"{lacking[0]} needs object masks or boxes, {split.info.name} has none", "leave it out")
+    kept_names = tuple(name for name in protocol.metrics if name not in lacking)
+    return protocol.model_copy(update={"metrics": kept_names}), []
+
+
+def _default_layer(model: nn.Module, info: DatasetInfo, protocol: Protocol) -> str:
+    """The last convolutional stage; the whole model where there is none, which methods without a layer ignore."""
+    if protocol.layer_rule == "excon-2022":
+        return excon_layer(model, info.size)
+    parameter = next(model.parameters())
+    example = torch.zeros(1, info.channels, info.size, info.size, device=parameter.device)
+    try:
+        return last_conv_stage(model, example)
+    except UsageError:
+        return ""
+
+
+def _choose(split: Split, options: ScoreOptions) -> tuple[NDArray[np.int64], str]:
+    if options.limit is None or options.limit >= len(split):
+        return np.arange(len(split), dtype=np.int64), "all"
+    return stratified(split.labels, options.limit, options.seed), f"stratified sample, seed {options.seed}"
+
+
+def _task(protocol: Protocol, metric: Metric, settings: Any, layer: str) -> Task:
+    columns = metric.columns(settings)
+    definition = {
+        "metric": protocol.metric_definition(metric.name),
+        "layer": layer,
+        "reference": protocol.explainers[0],
+        **{key: getattr(protocol, key) for key in GENERAL if key not in ("layer", "layer_rule")},
+    }
+    return Task(metric, settings, columns, digest(definition))

@@ -1,0 +1,233 @@
+"""Protocols: named, versioned, immutable sets of definitions.
+
+A protocol fixes everything that changes a number: explainers, controls, metrics and their settings, target rule, fill
+and seed. Changing a field renames the protocol (``xeval+fill=blur``), and its hash goes into every row.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from xeval.errors import UsageError, unknown
+from xeval.explainers import CONTROLS, EXPLAINERS
+from xeval.metrics import METRICS, Metric
+from xeval.metrics.metric import Family
+from xeval.perturb.fills import FILLS
+from xeval.registry import Registry
+from xeval.runtime.files import digest
+from xeval.scoring.options import Target
+
+GENERAL = ("target", "fill", "layer", "layer_rule", "map", "softmax", "order", "seed")
+PRIMARY = ("drop.mag@0.45", "infidelity.skill", "deletion.gain")
+
+
+class Protocol(BaseModel):
+    """One set of definitions; ``settings`` overrides the metrics' own defaults, metric by metric.
+
+    ``subset`` and ``primary`` are for comparisons: which images count, and which columns are declared before looking.
+    ``about`` and ``primary`` change no number and are not hashed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(description="the name on the command line")
+    about: str = Field(default="", description="what it is for")
+    version: int = Field(default=1, description="raised when a definition changes")
+    explainers: tuple[str, ...] = Field(default=("grad-cam",), description="explainers that are scored")
+    controls: tuple[str, ...] = Field(default=tuple(CONTROLS), description="controls beside them")
+    metrics: tuple[str, ...] = Field(description="metrics that are computed")
+    target: Target = Field(
+        default="pred", description="explained class: pred, predicted on the clean image; label, the true one"
+    )
+    fill: str = Field(default="mean", description="what removed pixels become")
+    layer: str | None = Field(default=None, description="explained layer; none: found by the layer rule")
+    layer_rule: Literal["last-stage", "excon-2022"] = Field(
+        default="last-stage",
+        description="last-stage: the last convolutional stage; excon-2022: the convolution the ExCon paper explains",
+    )
+    map: Literal["signed", "relu-minmax"] = Field(
+        default="signed", description="maps are scored as they are, or as the min-max of their ReLU"
+    )
+    softmax: Literal["float64", "float32"] = Field(
+        default="float64", description="float32, as published code, lets the probabilities of saturated networks tie"
+    )
+    order: Literal["seeded", "argsort"] = Field(
+        default="seeded", description="order of equal map values: by the seed, or as numpy's unstable argsort leaves it"
+    )
+    seed: int = Field(default=0, description="seed of every random draw")
+    subset: Literal["all", "correct-under-all"] = Field(
+        default="all",
+        description="images that a comparison counts: all, or those that every checkpoint classifies correctly",
+    )
+    primary: tuple[str, ...] = Field(
+        default=PRIMARY, description="columns of a comparison's verdict, declared before looking"
+    )
+    settings: dict[str, dict[str, Any]] = Field(
+        default={}, description="settings of metrics that differ from their defaults"
+    )
+
+    def metric_settings(self, name: str) -> Any:
+        """The validated settings of one metric; raises :class:`UsageError` naming the key."""
+        metric = METRICS[name]
+        try:
+            return metric.settings(**self.settings.get(name, {}))
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join([name, *(str(part) for part in first["loc"])])
+            raise UsageError(f"{key}: {first['msg']}", "see: xeval list metrics") from None
+
+    def definition(self) -> dict[str, Any]:
+        """Everything that changes a number, spelled out with all defaults."""
+        return {
+            "explainers": list(self.explainers),
+            "controls": list(self.controls),
+            "metrics": {name: self.metric_definition(name) for name in self.metrics},
+            **{field: getattr(self, field) for field in (*GENERAL, "subset")},
+        }
+
+    def metric_definition(self, name: str) -> dict[str, Any]:
+        """Version and settings of one metric."""
+        return {"version": METRICS[name].version, **self.metric_settings(name).model_dump(mode="json")}
+
+    def hash(self) -> str:
+        """SHA-256 of the definition."""
+        return digest(self.definition())
+
+    def conventions(self) -> list[str]:
+        """The sentences a table needs beside it."""
+        rule = "predicted class on the clean image" if self.target == "pred" else "true class"
+        lines = [
+            f"protocol {self.name}, version {self.version}; explained class: {rule}; fill {self.fill}; "
+            f"seed {self.seed}; {self.map} map; {self.softmax} softmax; {self.order} order of ties"
+        ]
+        if self.subset == "correct-under-all":
+            lines.append("comparisons count the images that every compared checkpoint classifies correctly")
+        return lines + [METRICS[name].convention(self.metric_settings(name)) for name in self.metrics]
+
+
+PROTOCOLS: Registry[Protocol] = Registry("protocol")
+
+
+def default_metrics() -> tuple[str, ...]:
+    """Every registered metric that belongs to the default protocol, family by family."""
+    families = get_args(Family)
+    ordered = sorted(METRICS.items(), key=lambda item: families.index(item[1].family))
+    return tuple(name for name, metric in ordered if metric.default)
+
+
+PROTOCOLS.add(
+    "xeval",
+    Protocol(
+        name="xeval",
+        about="the default of xeval score",
+        metrics=default_metrics(),
+    ),
+    __file__,
+)
+PROTOCOLS.add(
+    "excon-2022",
+    Protocol(
+        name="excon-2022",
+        about="what the ExCon paper reports, computed as its code does: float32 softmax, numpy's order of ties",
+        metrics=("drop", "infidelity"),
+        layer_rule="excon-2022",
+        primary=("drop.mag@0.15", "drop.mag@0.3", "drop.mag@0.45"),
+        softmax="float32",
+        order="argsort",
+        settings={
+            "drop": {"tie": 0.0},
+            "infidelity": {"perturbation": "noisy_baseline", "sigma": 0.2, "n": 1000},
+        },
+    ),
+    __file__,
+)
+for _name, _semantics in (("clxai-2026", "0.5"), ("clxai-2026-quantus-0.6", "0.6")):
+    # Quantus 0.6 flips channel values instead of positions; which one made the published table is unknown.
+    PROTOCOLS.add(
+        _name,
+        Protocol(
+            name=_name,
+            about="what the 2026 paper on contrastive learning and explanations reports, computed as its code does, "
+            f"with pixel flipping as Quantus {_semantics} defines it",
+            explainers=("grad-cam", "eigen-cam"),
+            metrics=("pixelflip", "complexity", "ssim", "contrast", "pointing", "relevance"),
+            map="relu-minmax",
+            subset="correct-under-all",
+            primary=("pixelflip.auc", "complexity.gini", "ssim.value", "contrast.other"),
+            settings={
+                "pixelflip": {"semantics": _semantics, "step": 32, "legacy_order": True},
+                "ssim": {"legacy_clip_normalised": True},
+            },
+        ),
+        __file__,
+    )
+
+
+def resolve(name: str, **changes: Any) -> Protocol:
+    """The protocol ``name`` with ``changes`` (None = unchanged); its name says what was changed.
+
+    ``thresholds`` and ``mask`` are short for settings of the metric ``drop``. Unknown names raise :class:`UsageError`.
+    """
+    base = PROTOCOLS[name]
+    drop = {key: changes.pop(key, None) for key in ("thresholds", "mask")}
+    if changes.get("metrics") is not None:
+        changes["metrics"] = expand(changes["metrics"])
+    update = {key: value for key, value in changes.items() if value is not None and value != getattr(base, key)}
+    changed = [_change(key, value) for key, value in update.items()]
+    of_drop = {
+        key: value
+        for key, value in drop.items()
+        if value is not None and value != getattr(base.metric_settings("drop"), key)
+    }
+    if of_drop:
+        update["settings"] = {**base.settings, "drop": {**base.settings.get("drop", {}), **of_drop}}
+        update["primary"] = _still_there(base.primary, base.model_copy(update=update))
+        changed += [_change(key, value) for key, value in of_drop.items()]
+    protocol = base.model_copy(update=update)
+    _require_names(protocol)
+    return protocol.model_copy(update={"name": "+".join([base.name, *changed])})
+
+
+def expand(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of metrics, with the names of groups (``sanity``) replaced by their members."""
+    if any(name.startswith("quantus:") for name in names):
+        from xeval.quantus_bridge import bridge  # registers what runs through Quantus and knows what does not
+
+        bridge.check(names)
+    groups: dict[str, list[str]] = {}
+    for name, metric in METRICS.items():
+        if metric.group is not None:
+            groups.setdefault(metric.group, []).append(name)
+    return tuple(dict.fromkeys(member for name in names for member in groups.get(name, [name])))
+
+
+def _still_there(primary: tuple[str, ...], protocol: Protocol) -> tuple[str, ...]:
+    """The declared columns; a drop that other settings have renamed becomes their last one."""
+    names = [column.name for column in METRICS["drop"].columns(protocol.metric_settings("drop"))]
+    last = [name for name in names if name.startswith("drop.mag@")][-1:]
+    kept = (name if not name.startswith("drop.mag@") or name in names else "".join(last) for name in primary)
+    return tuple(dict.fromkeys(name for name in kept if name))
+
+
+def _change(key: str, value: Any) -> str:
+    if isinstance(value, tuple):
+        value = ",".join(f"{part:g}" if isinstance(part, float) else part for part in value)
+    return f"{key}={value}"
+
+
+def _require_names(protocol: Protocol) -> None:
+    for name in protocol.explainers:
+        if name not in EXPLAINERS:
+            raise unknown("explainer", name, [*EXPLAINERS, *CONTROLS])
+    for name in protocol.controls:
+        CONTROLS[name]
+    for name in protocol.metrics:
+        protocol.metric_settings(name)
+    FILLS[protocol.fill]
+
+
+def metric_list(protocol: Protocol) -> list[tuple[Metric, Any]]:
+    """The protocol's metrics with their settings."""
+    return [(METRICS[name], protocol.metric_settings(name)) for name in protocol.metrics]

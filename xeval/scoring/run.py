@@ -1,0 +1,310 @@
+"""Scoring: a plan chunk by chunk into the store, and the summary at the end.
+
+Everything the user asked for is checked and tried on two images before the long loop starts. A chunk is committed as a
+whole; a second run of the same command does what is missing or failed and nothing else.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xeval.checkpoints import MANIFEST
+from xeval.checkpoints.load import require_unchanged
+from xeval.engine import deterministic
+from xeval.errors import DataError, InternalError, PartialError, ResourceError, UsageError, XevalError
+from xeval.models import frozen_eval
+from xeval.runtime.distributed import ALONE, Ranks
+from xeval.runtime.files import atomic_write, read_json, require_writable, slug, writable_directory, write_json
+from xeval.runtime.locks import locked
+from xeval.runtime.progress import Progress, Silent
+from xeval.runtime.signals import Stop, never
+from xeval.scoring.completeness import shortfall
+from xeval.scoring.embedding import write_artifacts
+from xeval.scoring.exchange import Work, collected, shared_work
+from xeval.scoring.options import ScoreOptions, validated
+from xeval.scoring.plan import Plan, Task, make_plan
+from xeval.scoring.prefetch import ahead
+from xeval.scoring.scorer import Blocks, Chunk, Failure, Scorer, chunks
+from xeval.scoring.store import Cell, Store, start_afresh
+from xeval.scoring.summary import SCHEMA, summarize
+
+STORE, SCORES = "scores.sqlite", "scores.json"
+PREFLIGHT = 2
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Where the scores are, and what keeps them from being complete."""
+
+    folder: Path
+    shortfall: XevalError | None
+
+    def accepted(self) -> Path:
+        """The folder; raises what is amiss unless it was allowed."""
+        if self.shortfall is not None and not isinstance(self.shortfall, PartialError):
+            raise self.shortfall
+        return self.folder
+
+
+def score(checkpoint: Path | str, progress: Progress | None = None, **options: Any) -> Path:
+    """Score a checkpoint and return the folder with ``scores.sqlite`` and ``scores.json``.
+
+    ``options`` are the fields of :class:`ScoreOptions`. Raises an :class:`~xeval.errors.XevalError` kind; where only
+    some numbers are missing, everything else has been written before.
+    """
+    return run(Path(checkpoint), validated(**options), progress or Silent()).accepted()
+
+
+def output_directory(checkpoint: Path, options: ScoreOptions) -> Path:
+    """``--out``, else the run directory itself, else ``<stem>.xeval`` beside a bare file."""
+    if options.out is not None:
+        return options.out
+    if checkpoint.is_dir():
+        return checkpoint
+    beside = checkpoint.parent
+    return beside if (beside / MANIFEST).is_file() else beside / f"{checkpoint.stem}.xeval"
+
+
+def run(
+    checkpoint: Path, options: ScoreOptions, progress: Progress, stop: Stop = never, ranks: Ranks = ALONE
+) -> Scored:
+    """Check, try on two images, score what is missing, summarise."""
+    with ranks.together():
+        if not checkpoint.exists():
+            raise UsageError(f"{checkpoint} does not exist", "give a run directory or a weight file")
+        folder = output_directory(checkpoint, options)
+        if ranks.main:
+            require_writable(folder)
+        plan = make_plan(checkpoint, options)
+    return execute(plan, options, folder, progress, stop, ranks)
+
+
+def execute(
+    plan: Plan, options: ScoreOptions, folder: Path, progress: Progress, stop: Stop = never, ranks: Ranks = ALONE
+) -> Scored:
+    """Score what is missing of a plan, summarise, and write everything to ``folder``; rank 0 does the writing."""
+    with ExitStack() as held:
+        with ranks.together():
+            store = held.enter_context(_opened(plan, options, folder, progress)) if ranks.main else None
+        with deterministic():
+            return _scored(store, plan, options, folder, progress, stop, ranks)
+
+
+@contextmanager
+def _opened(plan: Plan, options: ScoreOptions, folder: Path, progress: Progress) -> Iterator[Store]:
+    """The locked store that the scores of a plan belong into."""
+    out = writable_directory(folder)
+    for note in plan.notes:
+        progress.say(f"note: {note}")
+    if options.limit is not None and options.limit > len(plan.split):
+        progress.say(f"note: --limit {options.limit:,} is more than the {len(plan.split):,} images there are")
+    with locked(out):
+        old = start_afresh(out / STORE) if options.recompute else None
+        if old is not None:
+            progress.say(f"starting afresh; the old scores are kept as {old}")
+        with Store(out / STORE, check=True) as store:
+            yield store
+
+
+def _scored(
+    store: Store | None, plan: Plan, options: ScoreOptions, out: Path, progress: Progress, stop: Stop, ranks: Ranks
+) -> Scored:
+    """Only rank 0 has a store, and tells the others what is missing in it."""
+    todo, finished = None, None
+    with ranks.together():
+        if store is not None:
+            store.name_images(plan.data_key, [plan.split.ids[i] for i in plan.chosen])
+            missing = _missing(store, plan)
+            finished = None if missing else _finished(out / SCORES, plan)
+            todo = missing if finished is None else None
+    todo = shared_work(ranks, plan, todo)
+    if todo is None:
+        progress.say("nothing to do: every requested number is already there")
+        return Scored(out, shortfall(finished, allowed=options.allow_partial) if finished else None)
+    started = time.perf_counter()
+    with ranks.together():
+        scorer = Scorer(plan, options)
+    with frozen_eval(scorer.engine.model):
+        compute(scorer, store, todo, progress, stop, ranks)
+        with ranks.together():
+            return Scored(out, None if store is None else _finish(store, scorer, options, out, progress, started))
+
+
+def _finish(
+    store: Store, scorer: Scorer, options: ScoreOptions, out: Path, progress: Progress, started: float
+) -> XevalError | None:
+    """Everything that is derived from the store; returns what keeps the scores from being complete."""
+    plan = scorer.plan
+    cost = {
+        "seconds": round(time.perf_counter() - started, 1),
+        "passes": scorer.engine.passes,
+        "batch_size": scorer.engine.batch_size,
+        "device": scorer.device.type,
+        "network": scorer.engine.network.describe(),
+        **scorer.meter.record(),
+    }
+    summary = summarize(store, plan, scorer.cam_size, cost)
+    progress.say("features and t-SNE")
+    summary["embedding"] = write_artifacts(out, scorer)
+    if options.save_maps:
+        scorer.save_maps(out)
+    require_unchanged(plan.loaded)
+    write_json(out / SCORES, summary)
+    return _defect(out, scorer.failures) or shortfall(summary, allowed=options.allow_partial)
+
+
+def _missing(store: Store, plan: Plan) -> Work:
+    """For each chunk the tasks that lack a cell or hold an error; the model's own cells belong to every task."""
+    parts: list[tuple[Task | None, list[Cell]]] = [(None, list(plan.model_cells().values()))]
+    parts += [(task, list(plan.cells(task).values())) for task in plan.tasks]
+    ids = store.ids([cell for _, cells in parts for cell in cells])
+    done = store.done(ids.values())
+    finished = [(task, set.intersection(*(done[ids[cell]] for cell in cells))) for task, cells in parts]
+    work: Work = []
+    for chunk in chunks(plan):
+        lacking = [task for task, firsts in finished if chunk.first not in firsts]
+        if lacking:
+            work.append((chunk, [task for task in lacking if task is not None]))
+    return work
+
+
+def _finished(path: Path, plan: Plan) -> Any:
+    """The content of ``scores.json`` if it summarises exactly this plan, else None."""
+    try:
+        found = read_json(path, SCHEMA)
+        keys = (
+            found["checkpoint"]["sha256"],
+            found["dataset"]["key"],
+            found["protocol"]["hash"],
+            found["explained"]["layer"],
+            found["status"] == ("partial" if found["problems"] else "complete"),
+        )
+    except (DataError, KeyError, TypeError):  # it is derived from the store and can be written again
+        return None
+    return found if keys == (plan.loaded.sha256, plan.data_key, plan.protocol.hash(), plan.layer, True) else None
+
+
+def compute(
+    scorer: Scorer,
+    store: Store | None,
+    todo: Work,
+    progress: Progress,
+    stop: Stop = never,
+    ranks: Ranks = ALONE,
+) -> None:
+    """Score the chunks, one a rank at a time, and commit each; two images go ahead as a rehearsal of everything."""
+    total = len(scorer.plan.chosen)
+    left = images_of(todo)
+    if left < total:
+        progress.say(f"resuming: {total - left:,} of {total:,} images done")
+    with ranks.together():
+        _halt(stop, total - left, total)
+        _rehearse(scorer, store, todo, progress, ranks)
+        _halt(stop, total - left, total)
+        put = _putting(store, scorer.plan) if store is not None else None
+    turns = [todo[start : start + ranks.world] for start in range(0, len(todo), ranks.world)]
+    pixels = ahead(todo[ranks.rank :: ranks.world], lambda work: scorer.read(work[0].positions))
+    for turn in progress.track(turns, len(turns), "scoring, blocks of images"):
+        with ranks.together():
+            blocks = scorer.score_chunk(*turn[ranks.rank], next(pixels)) if ranks.rank < len(turn) else {}
+        found = collected(ranks, scorer, blocks)
+        left -= images_of(turn)
+        with ranks.together():
+            if put is not None:
+                for (chunk, _), part in zip(turn, found, strict=False):  # the last turn may leave ranks without one
+                    put(chunk, part)
+            _tell_batch(scorer, progress)
+            if left:
+                _halt(stop, total - left, total)
+
+
+def _putting(store: Store, plan: Plan) -> Callable[[Chunk, Blocks], None]:
+    """The function that commits a chunk."""
+    cells: dict[Any, Cell] = dict(plan.model_cells())
+    cells.update((key, cell) for task in plan.tasks for key, cell in plan.cells(task).items())
+    ids = store.ids(list(cells.values()))
+    return lambda chunk, blocks: store.put(chunk.first, {ids[cells[key]]: block for key, block in blocks.items()})
+
+
+def images_of(todo: Work) -> int:
+    """How many images a list of work has."""
+    return sum(len(chunk.positions) for chunk, _ in todo)
+
+
+def _halt(stop: Stop, saved: int, total: int) -> None:
+    """Raise what a signal asked for, now that everything is saved."""
+    kind = stop()
+    if kind is not None:
+        raise kind(f"saved {saved:,} of {total:,} images", "run the same command again to go on")
+
+
+def _rehearse(scorer: Scorer, store: Store | None, todo: Work, progress: Progress, ranks: Ranks) -> None:
+    """Run everything on two images, so that a mistake shows now; say how much work there is and about how long."""
+    plan, engine = scorer.plan, scorer.engine
+    first, tasks = todo[0] if todo else (chunks(plan)[0], [])
+    small = Chunk(first.first, first.positions[:PREFLIGHT])
+    engine.passes = 0
+    blocks = scorer.score_chunk(small, tasks)
+    passes = engine.passes / len(small.positions)
+    for name, failure in {failure.metric: failure for failure in scorer.failures}.items():
+        progress.say(f"warning: {name} fails ({_told(failure)}); the other metrics go on")
+    _tell_batch(scorer, progress)
+    engine.passes = 0
+    scorer.meter.clear()
+    scorer.failures.clear()
+    images = images_of(todo)
+    if store is not None:
+        _require_space(store.path, images * _bytes_of(blocks) // len(small.positions))
+    left = images * passes / scorer.rate / ranks.world
+    duration = f"{left / 60:.0f} min" if left >= 90 else f"{max(1, left):.0f} s"
+    name = plan.loaded.card.name if plan.loaded.card else plan.loaded.path.name
+    progress.say(
+        f"{name}: {images} images × {passes:.0f} passes, about {duration}, batches of {engine.batch_size} "
+        f"on {scorer.device.type}{f', {ranks.world} ranks' if ranks.world > 1 else ''}"
+    )
+
+
+def _bytes_of(blocks: Blocks) -> int:
+    """About what blocks take in the store: values, status bytes and a row's key."""
+    return sum(block.values.nbytes + len(block.values) + 32 for block in blocks.values())
+
+
+def _require_space(path: Path, estimate: int) -> None:
+    """Raise where the disk has less than twice the estimate."""
+    free = shutil.disk_usage(path.parent).free
+    if free < 2 * estimate:
+        raise ResourceError(
+            f"the disk of {path.parent} is too full: {2 * estimate:,} bytes needed, {free:,} are free",
+            "make room, choose another folder with --out, or use a smaller --limit",
+        )
+
+
+def _tell_batch(scorer: Scorer, progress: Progress) -> None:
+    """Say once that memory did not suffice for the batch size."""
+    if scorer.engine.batch_size != scorer.asked:
+        progress.say(f"not enough memory: batch {scorer.asked}→{scorer.engine.batch_size}")
+        scorer.asked = scorer.engine.batch_size
+
+
+def _told(failure: Failure) -> str:
+    return f"{failure.kind}: {failure.message}".splitlines()[0][:120]
+
+
+def _defect(out: Path, failures: Sequence[Failure]) -> InternalError | None:
+    """The error for metrics that failed; the traceback of the first is kept beside the scores."""
+    if not failures:
+        return None
+    first = failures[0]
+    path = out / f"traceback-{slug(first.metric)}.txt"
+    atomic_write(path, first.trace.encode())
+    names = ", ".join(dict.fromkeys(failure.metric for failure in failures))
+    return InternalError(
+        f"{names} failed on {len(failures):,} images, first {first.metric} on {first.image} ({_told(first)})",
+        f"everything else is scored; please report {path}",
+    )

@@ -1,0 +1,302 @@
+"""A plan on a device: images → maps, once per explainer → metrics → blocks of values."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from xeval.data import normalize
+from xeval.engine import Engine, compiled, copies, network_of, pick_device, probe_batch_size, softmax64
+from xeval.errors import XevalError
+from xeval.explainers import EXPLAINERS
+from xeval.metrics import Explained, Scene, Values
+from xeval.metrics.metric import Scores
+from xeval.models import frozen_eval
+from xeval.perturb.draws import image_keys
+from xeval.perturb.fills import FILLS
+from xeval.runtime.memory import is_device_failure, is_out_of_memory, resources
+from xeval.scoring.cost import Meter
+from xeval.scoring.maps import Rows
+from xeval.scoring.options import ScoreOptions
+from xeval.scoring.plan import Plan, Task
+from xeval.scoring.store import Block
+
+NETWORK, MAP, VALUE = "network output not finite", "map not finite", "not finite"
+
+Named: TypeAlias = list[tuple[str, list[Explained]]]
+Blocks: TypeAlias = dict[Any, Block]
+Errors: TypeAlias = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive chosen images: the number of the first, their positions in the split."""
+
+    first: int
+    positions: list[int]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A metric that raised an error on one image: the error's type, message and traceback."""
+
+    metric: str
+    image: str
+    kind: str
+    message: str
+    trace: str
+
+
+def failure_of(metric: str, image: str, error: Exception) -> Failure:
+    """What is kept of an error."""
+    return Failure(metric, image, type(error).__name__, str(error), "".join(traceback.format_exception(error)))
+
+
+def chunks(plan: Plan) -> list[Chunk]:
+    """The chosen images in blocks of 64, fewer where images are large; the same for every run of a plan."""
+    size = max(16, 64 * 64**2 // max(plan.info.size, 64) ** 2)
+    positions = [int(i) for i in plan.chosen]
+    return [Chunk(first, positions[first : first + size]) for first in range(0, len(positions), size)]
+
+
+class Scorer:
+    """A plan on a device; ``failures`` collects what metrics raised."""
+
+    def __init__(self, plan: Plan, options: ScoreOptions) -> None:
+        self.plan = plan
+        self.device = pick_device(options.device)
+        model = plan.loaded.model.to(self.device)
+        info = plan.info
+        shape = (info.channels, 1, 1)
+        self.mean = torch.tensor(info.mean, device=self.device).reshape(shape)
+        self.pixel = 1 / torch.tensor(info.std, device=self.device).reshape(shape)
+        with frozen_eval(model), resources():
+            example = torch.zeros(1, info.channels, info.size, info.size, device=self.device)
+            network = network_of(model, example)
+            self.asked = options.batch_size or probe_batch_size(network, example)
+            if options.compile == "on":
+                network = compiled(network, copies(example, self.asked))
+            single = plan.protocol.softmax == "float32"
+            self.engine = Engine(model, network=network, batch_size=self.asked, single=single)
+            self.rate = self.engine.rate(example)
+        self.rows = Rows(plan, self.engine)
+        self.meter = Meter(self.engine, self.device)
+        self.cam_size: tuple[int, int] = (0, 0)
+        self.failures: list[Failure] = []
+
+    def read(self, positions: list[int]) -> Tensor:
+        """The pixels of some images on the host, uint8; in pinned memory where the device can fetch them from there."""
+        pixels = self.plan.split.read(positions)
+        return pixels.pin_memory() if self.device.type == "cuda" else pixels
+
+    def score_chunk(self, chunk: Chunk, tasks: list[Task], pixels: Tensor | None = None) -> Blocks:
+        """All values of one chunk: model columns under their name, others under (explainer, column).
+
+        ``pixels`` are the chunk's images where they have been read before.
+        """
+        with resources():
+            scene, blocks = self.scene(chunk.positions, pixels)
+            rows = self._explained(scene, chunk.positions)
+            self.meter.images += len(chunk.positions)
+            self.cam_size = (rows[0][1][0].native.shape[-2], rows[0][1][0].native.shape[-1])
+            for task in tasks:
+                blocks.update(self._blocks(task, chunk.positions, scene, rows))
+        return blocks
+
+    def _explained(self, scene: Scene, positions: list[int]) -> Named:
+        """The maps of every row, each measured."""
+        source, found = self.rows.of(scene, positions), []
+        for name in self.plan.rows:
+            with self.meter.part(name):
+                found.append(next(source))
+        return found
+
+    def _blocks(self, task: Task, positions: list[int], scene: Scene, rows: Named) -> Blocks:
+        """One task's values; where the metric fails, half by half, so that only the images it fails on are lost."""
+        found = self._attempt(task, positions, scene, rows)
+        if found is not None:
+            return found
+        if len(positions) == 1:
+            return dict.fromkeys(self.plan.cells(task), lost(self.failures[-1].kind))
+        halves = [
+            self._blocks(task, part, again, self._explained(again, part))
+            for part in (positions[: len(positions) // 2], positions[len(positions) // 2 :])
+            for again in [self.scene(part)[0]]
+        ]
+        return {key: joined(halves[0][key], halves[1][key]) for key in halves[0]}
+
+    def _attempt(self, task: Task, positions: list[int], scene: Scene, rows: Named) -> Blocks | None:
+        """The values, or None where the metric has a defect; memory, devices and users' mistakes are not defects."""
+        try:
+            return task_blocks(task, scene, rows, self.meter)
+        except Exception as error:
+            if isinstance(error, XevalError) or is_out_of_memory(error) or is_device_failure(error):
+                raise
+            if len(positions) == 1:
+                self.failures.append(failure_of(task.metric.name, self.plan.split.ids[positions[0]], error))
+            return None
+
+    def scene(self, positions: list[int], pixels: Tensor | None = None) -> tuple[Scene, Blocks]:
+        """The scene of some images, and the model's own columns."""
+        split = self.plan.split
+        pixels = self.read(positions) if pixels is None else pixels
+        images = normalize(pixels.to(self.device, non_blocking=True), self.plan.info)
+        labels = torch.as_tensor(split.labels[positions], device=self.device)
+        logits = self.engine.logits(images)
+        probabilities = softmax64(logits, single=self.engine.single).to(self.device)
+        confidence, predicted = probabilities.max(1)
+        targets = labels if self.plan.protocol.target == "label" else predicted
+        p0 = probabilities.gather(1, targets[:, None])[:, 0]
+        keys = image_keys([split.ids[i] for i in positions]).to(self.device)
+        fill, seed = FILLS[self.plan.protocol.fill], self.plan.protocol.seed
+        scene = Scene(
+            engine=self.engine,
+            images=images,
+            logits=logits,
+            keys=keys,
+            targets=targets,
+            labels=labels,
+            p0=p0,
+            fill=fill.make(images, self.mean, self.pixel, keys, seed),
+            pixel=self.pixel,
+            mean=self.mean,
+            masks=self._masks(positions),
+            seed=seed,
+            legacy_order=self.plan.protocol.order == "argsort",
+            compose=fill.compose,
+        )
+        columns = {
+            "label": labels,
+            "predicted": predicted,
+            "correct": labels == predicted,
+            "p0": p0,
+            "confidence": confidence,
+        }
+        broken = {NETWORK: ~probabilities.isfinite().all(1)}
+        return scene, {
+            name: to_block(Values(value.double()), {} if name == "label" else broken) for name, value in columns.items()
+        }
+
+    def _masks(self, positions: list[int]) -> Tensor | None:
+        """Where the objects are: exact masks, else boxes drawn as masks, else None."""
+        split = self.plan.split
+        masks = split.masks(positions)
+        if masks is not None:
+            return masks.to(self.device)
+        boxes = split.boxes(positions)
+        return None if boxes is None else box_masks(boxes.to(self.device), self.plan.info.size)
+
+    def save_maps(self, out: Path) -> None:
+        """Write every explainer's signed maps on their own grid to ``maps.safetensors``."""
+        from xeval.checkpoints import write_tensors
+
+        kept: dict[str, list[Tensor]] = {name: [] for name in self.plan.protocol.explainers}
+        for chunk in chunks(self.plan):
+            scene, _ = self.scene(chunk.positions)
+            for name, maps in kept.items():
+                maps.append(self.rows.explain(scene, EXPLAINERS[name]).native)
+        write_tensors(out / "maps.safetensors", {name: torch.cat(maps) for name, maps in kept.items()})
+
+
+def box_masks(boxes: Tensor, side: int) -> Tensor:
+    """Boxes (N, 4) x0, y0, x1, y1, inclusive, as masks: bool N×1×side×side."""
+    place = torch.arange(side, device=boxes.device)
+    across = (place >= boxes[:, 0:1]) & (place <= boxes[:, 2:3])
+    down = (place >= boxes[:, 1:2]) & (place <= boxes[:, 3:4])
+    return (down[:, :, None] & across[:, None, :]).unsqueeze(1)
+
+
+def task_blocks(task: Task, scene: Scene, rows: Named, meter: Meter) -> Blocks:
+    """The values of one metric for every row of the table."""
+    metric, settings = task.metric, task.settings
+    with meter.part(metric=metric.name):
+        shared = metric.prepare(scene, settings)
+    scores: dict[str, Scores] = {}
+    for name, draws in rows:
+        with meter.part(name, metric.name):
+            scores[name] = average([metric.score(one, settings, shared) for one in draws])
+    _fill_gains(task, scores)
+    errors = {name: _broken(scene, draws) for name, draws in rows}
+    return {
+        (name, column): to_block(values, errors[name])
+        for name, columns in scores.items()
+        for column, values in columns.items()
+    }
+
+
+def _broken(scene: Scene, draws: list[Explained]) -> Errors:
+    """Images whose score would be a number without a meaning: ranks exist for NaN maps too."""
+    maps = torch.stack([one.native.flatten(1).isfinite().all(1) for one in draws]).all(0)
+    return {NETWORK: ~scene.p0.isfinite(), MAP: ~maps}
+
+
+def average(draws: list[Scores]) -> Scores:
+    """The mean of several draws' values; undefined where any draw is."""
+    if len(draws) == 1:
+        return draws[0]
+    merged: Scores = {}
+    for column in draws[0]:
+        values = torch.stack([draw[column].value for draw in draws]).mean(0)
+        merged[column] = Values(values, _any_undefined([draw[column] for draw in draws]))
+    return merged
+
+
+def _any_undefined(several: list[Values]) -> dict[str, Tensor]:
+    reasons = sorted({reason for values in several for reason in values.undefined})
+    return {
+        reason: torch.stack([values.undefined[reason] for values in several if reason in values.undefined]).any(0)
+        for reason in reasons
+    }
+
+
+def _fill_gains(task: Task, scores: dict[str, Scores]) -> None:
+    """Gain columns: the random control's value of the same image minus the row's own."""
+    for gain, source in task.metric.gain_of.items():
+        baseline = scores["random"][source]
+        for columns in scores.values():
+            own = columns[source]
+            columns[gain] = Values(baseline.value - own.value, _any_undefined([baseline, own]))
+
+
+def to_block(values: Values, errors: Errors | None = None) -> Block:
+    """Host copy of a column: NaN and a reason where undefined, an error where it is broken or not finite."""
+    array = values.value.detach().cpu().numpy().astype(np.float64)
+    finite = np.isfinite(array) if array.ndim == 1 else np.isfinite(array).all(1)
+    reasons: dict[tuple[str, str], NDArray[np.bool_]] = {
+        ("error", text): where.cpu().numpy() for text, where in (errors or {}).items()
+    }
+    bad = np.zeros(len(array), bool)
+    for mask in reasons.values():
+        bad |= mask
+    for reason, where in values.undefined.items():
+        reasons["undefined", reason] = where.cpu().numpy() & ~bad
+    for mask in reasons.values():
+        bad |= mask
+    reasons["error", VALUE] = ~finite & ~bad
+    array = array.copy()
+    array[bad | ~finite] = np.nan
+    return Block(array, reasons)
+
+
+def lost(reason: str) -> Block:
+    """One image for which there is an error and no value."""
+    return Block(np.full(1, np.nan), {("error", reason): np.ones(1, bool)})
+
+
+def joined(left: Block, right: Block) -> Block:
+    """Two blocks of neighbouring images; where one is a curve, NaN fills the other up to its width."""
+    width = max(left.values[0].size, right.values[0].size)
+    parts = [np.broadcast_to(b.values.reshape(len(b.values), -1), (len(b.values), width)) for b in (left, right)]
+    values = np.concatenate(parts)
+    none = [np.zeros(len(b.values), bool) for b in (left, right)]
+    keys = dict.fromkeys([*left.reasons, *right.reasons])
+    reasons = {key: np.concatenate([left.reasons.get(key, none[0]), right.reasons.get(key, none[1])]) for key in keys}
+    return Block(values[:, 0] if width == 1 else values, reasons)

@@ -1,0 +1,295 @@
+"""``scores.sqlite``: every per-image value, in chunks, one transaction a batch.
+
+A *cell* is one column of one explainer on one checkpoint and image set under one definition (its hash); a *chunk* holds
+a run of images of a cell: float64 values, one status byte an image, how many of them are errors, and a checksum. What
+was committed survives a kill; what does not match its checksum is never read as a number.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import shutil
+import sqlite3
+import struct
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xeval.errors import BusyError, DataError, UsageError, XevalError
+from xeval.runtime.files import disk_full, free_name, set_aside
+
+Floats = NDArray[np.float64]
+Codes = NDArray[np.uint8]
+
+OK = 0
+VERSION = 2
+COMPANIONS = ("-wal", "-shm", "-journal")
+RECOMPUTE = "score again with --recompute: the old file is kept"
+_SCHEMA = f"""
+PRAGMA user_version = {VERSION};
+CREATE TABLE IF NOT EXISTS cell (
+    id INTEGER PRIMARY KEY, checkpoint TEXT, data TEXT, explainer TEXT, metric TEXT, name TEXT, definition TEXT,
+    UNIQUE (checkpoint, data, explainer, metric, name, definition));
+CREATE TABLE IF NOT EXISTS chunk (
+    cell INTEGER, first INTEGER, n INTEGER, data BLOB, status BLOB, failed INTEGER, checksum INTEGER,
+    PRIMARY KEY (cell, first)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS finished ON chunk (failed, cell, first);
+CREATE TABLE IF NOT EXISTS image (data TEXT, number INTEGER, id TEXT, PRIMARY KEY (data, number)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS reason (code INTEGER PRIMARY KEY, kind TEXT, text TEXT, UNIQUE (kind, text));
+"""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The key of one column; ``definition`` is the hash of everything else that changes its values."""
+
+    checkpoint: str
+    data: str
+    explainer: str
+    metric: str
+    name: str
+    definition: str
+
+
+@dataclass(frozen=True)
+class Block:
+    """Values (n,) or (n, K) of consecutive images; NaN where not ok. ``reasons``: (kind, text) → bool (n,)."""
+
+    values: NDArray[np.float64]
+    reasons: Mapping[tuple[str, str], NDArray[np.bool_]]
+
+
+@dataclass(frozen=True)
+class Series:
+    """A whole cell: values (N,) or (N, K), status codes (N,) with 0 = ok, and the meaning of the codes."""
+
+    values: NDArray[np.float64]
+    status: NDArray[np.uint8]
+    meaning: Mapping[int, tuple[str, str]]
+
+    @property
+    def ok(self) -> NDArray[np.bool_]:
+        """Where there is a value."""
+        there: NDArray[np.bool_] = self.status == OK
+        return there
+
+    def counts(self, kind: str) -> dict[str, int]:
+        """How many images are not ok for each reason of a kind (``undefined`` or ``error``)."""
+        codes, counts = np.unique(self.status[self.status != OK], return_counts=True)
+        found = {self.meaning[int(code)]: int(count) for code, count in zip(codes, counts, strict=True)}
+        return {text: count for (of, text), count in sorted(found.items()) if of == kind}
+
+
+class Store:
+    """One open ``scores.sqlite``; use it as a context manager.
+
+    ``read_only`` never writes; ``check`` reads every page first (60 ms for 100 MB). Any method raises
+    :class:`DataError` for a damaged file, of which a copy is kept as ``scores.sqlite.corrupt``,
+    :class:`ResourceError` for a full disk and :class:`BusyError` where another process writes.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool = False, check: bool = False) -> None:
+        self.path = path
+        self._read_only = read_only
+        self._logging = False
+        with self._guard():
+            mode = "ro" if read_only else "rwc"
+            self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", isolation_level=None, uri=True)
+        try:
+            self._open(check)
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _open(self, check: bool) -> None:
+        with self._guard():
+            found = [row[0] for row in self._db.execute("PRAGMA quick_check(1)")] if check else ["ok"]
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            empty = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+        if found != ["ok"]:
+            raise self._damaged(str(found[0]).replace("\n", " "))
+        if version != VERSION and not empty:
+            raise DataError(f"{self.path} was written by another version of xeval", RECOMPUTE)
+        if not self._read_only:
+            with self._guard():
+                self._db.execute("PRAGMA synchronous=FULL")
+                if empty:
+                    self._db.executescript(_SCHEMA)
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, _t: type[BaseException] | None, _v: BaseException | None, _tb: TracebackType | None) -> None:
+        if self._logging:
+            with suppress(sqlite3.Error):  # one plain file, which a read-only folder can hold too
+                self._db.execute("PRAGMA journal_mode=DELETE")
+        self._db.close()
+
+    @contextmanager
+    def _guard(self, needed: int = 0) -> Iterator[None]:
+        """What SQLite refuses, as an error with a remedy; ``needed`` bytes were to be written."""
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            raise self._meaning(error, needed) from None
+
+    def _meaning(self, error: sqlite3.DatabaseError, needed: int) -> XevalError:
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        if code == sqlite3.SQLITE_FULL or "disk is full" in str(error):
+            return disk_full(self.path, needed)
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return BusyError(f"{self.path} is in use by another process ({error})", "wait for it to end")
+        if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+            return UsageError(f"cannot open {self.path} ({error})", "check its owner and mode, or choose another --out")
+        return self._damaged(str(error))
+
+    def _damaged(self, what: str) -> DataError:
+        """The error for a store that cannot be trusted; the file stays, and a copy of it is kept."""
+        if not self._read_only:
+            with suppress(OSError):
+                _keep_copy(self.path)
+        return DataError(f"{self.path} is damaged ({what})", RECOMPUTE)
+
+    @contextmanager
+    def _transaction(self, needed: int = 0) -> Iterator[None]:
+        with self._guard(needed):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):  # a full disk has rolled back already
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def ids(self, cells: Sequence[Cell]) -> dict[Cell, int]:
+        """The row id of each cell, created where new."""
+        columns = "checkpoint, data, explainer, metric, name, definition"
+        keys = [(c.checkpoint, c.data, c.explainer, c.metric, c.name, c.definition) for c in cells]
+        with self._transaction():
+            self._db.executemany(f"INSERT OR IGNORE INTO cell ({columns}) VALUES (?, ?, ?, ?, ?, ?)", keys)
+        known = {cell: number for number, cell in self.cells()}
+        return {cell: known[cell] for cell in cells}
+
+    def done(self, cells: Iterable[int]) -> dict[int, set[int]]:
+        """First images of the chunks that each cell already has without any error."""
+        found: dict[int, set[int]] = {cell: set() for cell in cells}
+        with self._guard():
+            for cell, first in self._db.execute("SELECT cell, first FROM chunk WHERE failed = 0"):
+                if cell in found:
+                    found[cell].add(int(first))
+        return found
+
+    def put(self, first: int, blocks: Mapping[int, Block]) -> None:
+        """Commit one chunk of many cells in one transaction."""
+        if not self._logging:  # only now: a run with nothing to do leaves the file as it is, byte for byte
+            with self._guard():
+                self._db.execute("PRAGMA journal_mode=WAL")
+            self._logging = True
+        with self._transaction(sum(block.values.nbytes for block in blocks.values())):
+            rows = [self._row(cell, first, block) for cell, block in blocks.items()]
+            self._db.executemany("INSERT OR REPLACE INTO chunk VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+
+    def _row(self, cell: int, first: int, block: Block) -> tuple[int, int, int, bytes, bytes, int, int]:
+        n, data, status = len(block.values), block.values.astype("<f8").tobytes(), self._status(block).tobytes()
+        failed = np.zeros(n, bool)
+        for (kind, _), where in block.reasons.items():
+            failed |= where if kind == "error" else False
+        return cell, first, n, data, status, int(failed.sum()), _checksum(cell, first, n, data, status)
+
+    def _status(self, block: Block) -> NDArray[np.uint8]:
+        status = np.zeros(len(block.values), np.uint8)
+        for (kind, text), where in block.reasons.items():
+            if where.any():
+                status[where & (status == OK)] = self._code(kind, text)
+        return status
+
+    def _code(self, kind: str, text: str) -> int:
+        self._db.execute("INSERT OR IGNORE INTO reason (kind, text) VALUES (?, ?)", (kind, text))
+        row = self._db.execute("SELECT code FROM reason WHERE kind = ? AND text = ?", (kind, text)).fetchone()
+        return int(row[0])
+
+    def read(self, cell: int) -> Series:
+        """All images of a cell in order; a part that failed as a whole has NaN in every place of a curve."""
+        with self._guard():
+            rows = self._db.execute("SELECT * FROM chunk WHERE cell = ? ORDER BY first", (cell,)).fetchall()
+            meaning = {int(code): (kind, text) for code, kind, text in self._db.execute("SELECT * FROM reason")}
+        if not rows:
+            raise DataError(f"{self.path} has no values for one of its columns", "score the checkpoint again")
+        parts = self._parts(rows)
+        width = max(values.shape[1] for values, _ in parts)
+        values = np.concatenate([_widened(values, width) for values, _ in parts])
+        status = np.concatenate([status for _, status in parts])
+        if not set(np.unique(status).tolist()) <= {OK, *meaning}:
+            raise self._damaged("a status has no meaning")
+        return Series(values[:, 0] if width == 1 else values, status, meaning)
+
+    def _parts(self, rows: list[tuple[int, int, int, bytes, bytes, int, int]]) -> list[tuple[Floats, Codes]]:
+        """Values (n, K) and status (n,) of each chunk, which follow each other and match their checksums."""
+        parts: list[tuple[Floats, Codes]] = []
+        expected = 0
+        for cell, first, n, data, status, _, checksum in rows:
+            try:
+                right = first == expected and checksum == _checksum(cell, first, n, data, status)
+            except (TypeError, struct.error):  # an edited row may hold anything
+                right = False
+            if not right:
+                raise self._damaged(f"the images from {expected} on are not as they were written")
+            parts.append((np.frombuffer(data, "<f8").reshape(n, -1), np.frombuffer(status, np.uint8)))
+            expected += n
+        return parts
+
+    def name_images(self, data: str, ids: Sequence[str]) -> None:
+        """Remember the ids of an image set, in order."""
+        rows = [(data, number, name) for number, name in enumerate(ids)]
+        with self._transaction():
+            self._db.executemany("INSERT OR IGNORE INTO image VALUES (?, ?, ?)", rows)
+
+    def images(self, data: str) -> list[str]:
+        """The ids of an image set, in order."""
+        with self._guard():
+            rows = self._db.execute("SELECT id FROM image WHERE data = ? ORDER BY number", (data,)).fetchall()
+        return [str(row[0]) for row in rows]
+
+    def cells(self) -> list[tuple[int, Cell]]:
+        """Every cell with its id."""
+        columns = "id, checkpoint, data, explainer, metric, name, definition"
+        with self._guard():
+            rows = self._db.execute(f"SELECT {columns} FROM cell ORDER BY id").fetchall()
+        return [(int(row[0]), Cell(*row[1:])) for row in rows]
+
+
+def start_afresh(path: Path) -> Path | None:
+    """Move a store out of the way, with SQLite's companions of it; returns its new name, None where there is none."""
+    if not path.exists():
+        return None
+    old = set_aside(path, "old")
+    for companion in COMPANIONS:
+        with suppress(FileNotFoundError):
+            path.with_name(path.name + companion).rename(old.with_name(old.name + companion))
+    return old
+
+
+def _keep_copy(path: Path) -> None:
+    """Copy a damaged store to ``<name>.corrupt``, unless such a copy is there already."""
+    if path.is_file() and not any(filecmp.cmp(path, kept, shallow=False) for kept in _copies(path)):
+        shutil.copy2(path, free_name(path, "corrupt"))
+
+
+def _copies(path: Path) -> list[Path]:
+    return list(path.parent.glob(f"{path.name}.corrupt*"))
+
+
+def _checksum(cell: int, first: int, n: int, data: bytes, status: bytes) -> int:
+    """CRC-32 of a chunk with its place, so that a moved row is found as well as an edited one."""
+    return zlib.crc32(status, zlib.crc32(data, zlib.crc32(struct.pack("<qqq", cell, first, n))))
+
+
+def _widened(values: Floats, width: int) -> Floats:
+    return np.broadcast_to(values, (len(values), width)) if values.shape[1] == 1 else values

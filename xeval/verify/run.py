@@ -1,0 +1,139 @@
+"""``xeval verify``: the numbers of one's own checkpoint beside the same numbers from other libraries."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from xeval.errors import DataError
+from xeval.explainers import EXPLAINERS
+from xeval.models import frozen_eval
+from xeval.runtime.progress import Progress, Silent
+from xeval.scoring.options import validated
+from xeval.scoring.plan import make_plan
+from xeval.scoring.scorer import Scorer
+from xeval.verify.cams import CAMS
+from xeval.verify.check import Check, Subject
+from xeval.verify.curves import CURVES
+from xeval.verify.quantus import QUANTUS
+
+Verdict: TypeAlias = Literal["equal", "DIFFERS", "not installed", "no masks"]
+PACKAGES = {"quantus": "quantus", "captum": "captum", "torchcam": "torchcam", "pytorch_grad_cam": "grad-cam"}
+INSTALL = "pip install 'xeval-explanations[verify]'"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison: the largest difference |a − b| / max(1, |b|) over ``n`` values, and the seconds of both."""
+
+    name: str
+    oracle: str
+    tolerance: float
+    verdict: Verdict
+    difference: float | None = None
+    n: int = 0
+    native_seconds: float | None = None
+    oracle_seconds: float | None = None
+
+
+def checks() -> list[Check]:
+    """All comparisons, in the order in which they are printed; those of unregistered explainers are left out."""
+    return [*QUANTUS, *CURVES, *[check for name, check in CAMS if name in EXPLAINERS]]
+
+
+def verify(checkpoint: Path | str, progress: Progress | None = None, *, n: int = 64, **options: Any) -> list[Row]:
+    """Compare native metrics and maps with other libraries on ``n`` images of a checkpoint's own data.
+
+    ``options`` are those of :class:`~xeval.scoring.options.ScoreOptions`. What is not installed is reported as such.
+    """
+    chosen = validated(**{**options, "limit": n})
+    plan = make_plan(Path(checkpoint), chosen)
+    scorer = Scorer(plan, chosen)
+    with frozen_eval(scorer.engine.model):
+        scene, _ = scorer.scene([int(position) for position in plan.chosen])
+        subject = Subject(scene, plan.layer, EXPLAINERS["grad-cam"])
+        wanted = checks()
+        return [compare(check, subject) for check in (progress or Silent()).track(wanted, len(wanted), "comparing")]
+
+
+def compare(check: Check, subject: Subject) -> Row:
+    """Both sides of one check, timed."""
+    if check.package and find_spec(check.package) is None:
+        return Row(check.name, check.oracle, check.tolerance, "not installed")
+    if check.needs_masks and subject.scene.masks is None:
+        return Row(check.name, check.oracle, check.tolerance, "no masks")
+    native, native_seconds = _timed(check.native, subject)
+    other, oracle_seconds = _timed(check.other, subject)
+    largest, n = difference(native, other)
+    verdict: Verdict = "equal" if largest <= check.tolerance else "DIFFERS"
+    return Row(check.name, check.oracle, check.tolerance, verdict, largest, n, native_seconds, oracle_seconds)
+
+
+def difference(native: Tensor, other: Tensor) -> tuple[float, int]:
+    """Largest |a − b| / max(1, |b|) over the values that are defined natively, and how many these are.
+
+    Infinite where shapes differ or the other side has no number; values that are undefined natively say nothing.
+    """
+    if native.shape != other.shape:
+        return float("inf"), 0
+    a, b = native.double(), other.double().to(native.device)
+    apart = ((a - b).abs() / b.abs().clamp_min(1))[~a.isnan()].nan_to_num(nan=torch.inf)
+    return (float(apart.max()) if len(apart) else float("inf")), len(apart)
+
+
+def _timed(side: Callable[[Subject], Tensor], subject: Subject) -> tuple[Tensor, float]:
+    started = time.perf_counter()
+    found = side(subject)
+    return found, time.perf_counter() - started
+
+
+def versions() -> str:
+    """The installed versions of the other libraries."""
+    found = []
+    for package in PACKAGES.values():
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            found.append(f"{package} not installed")
+    return ", ".join(found)
+
+
+def table(rows: list[Row]) -> list[str]:
+    """Markdown, one line a comparison, and what to install where something is missing."""
+    header = ("native", "other", "values", "largest difference", "tolerance", "verdict", "seconds", "other's seconds")
+    lines = [header, ("---",) * len(header), *(_cells(row) for row in rows)]
+    text = ["| " + " | ".join(line) + " |" for line in lines]
+    if any(row.verdict == "not installed" for row in rows):
+        text += ["", f"not installed: {INSTALL}"]
+    return text
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    measured = ("–",) * 4
+    if row.difference is not None and row.native_seconds is not None and row.oracle_seconds is not None:
+        measured = (str(row.n), f"{row.difference:.1e}", f"{row.native_seconds:.3f}", f"{row.oracle_seconds:.3f}")
+    count, largest, native, other = measured
+    return row.name, row.oracle, count, largest, f"{row.tolerance:.0e}", row.verdict, native, other
+
+
+def as_json(rows: list[Row]) -> list[dict[str, Any]]:
+    """The rows as plain objects."""
+    return [asdict(row) for row in rows]
+
+
+def demand(rows: list[Row]) -> None:
+    """Raise :class:`DataError` where a comparison fell outside its tolerance."""
+    outside = [f"{row.name} ({row.oracle})" for row in rows if row.verdict == "DIFFERS"]
+    if outside:
+        raise DataError(
+            f"{len(outside)} of {len(rows)} comparisons fell outside their tolerance: {', '.join(outside)}",
+            "compare the versions with those in docs/parity.md",
+        )
