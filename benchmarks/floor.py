@@ -25,7 +25,7 @@ from xeval.models import frozen_eval
 from xeval.scoring.module import adapt
 from xeval.scoring.options import validated
 from xeval.scoring.plan import Plan, plan_for
-from xeval.scoring.scorer import Scorer, chunks, task_blocks
+from xeval.scoring.scorer import Scorer, chunks, make_scorer, task_blocks
 
 ROWS = ("grad-cam", "random", "random-cam", "inverse")
 METRICS = ("drop", "infidelity", "deletion", "insertion", "faithcorr", "complexity", "ssim", "sensitivity")
@@ -69,7 +69,7 @@ def scorer_of(arch: str, options: Options) -> Scorer:
     given: dict[str, Any] = {"compile": "on"} if options.compile else {}
     chosen = validated(explainers=ROWS, metrics=metrics, device=options.device, batch_size=options.batch_size, **given)
     plan: Plan = plan_for(*adapt(model, [(images, labels)]), chosen)
-    return Scorer(plan, chosen)
+    return make_scorer(plan, chosen)
 
 
 def score(scorer: Scorer) -> None:
@@ -112,7 +112,7 @@ def profile(scorer: Scorer, each: float) -> dict[str, dict[str, float]]:
 
     for chunk in chunks(scorer.plan):
         scene, _ = part("scene", partial(scorer.scene, chunk.positions))
-        rows = part("maps", lambda scene=scene, chunk=chunk: list(scorer.rows.of(scene, chunk.positions)))
+        rows = part("maps", lambda scene=scene, chunk=chunk: list(scorer.maps.of(scene, chunk.positions)))
         for task in scorer.plan.tasks:
             part(task.metric.name, partial(task_blocks, task, scene, rows, scorer.meter))
     return found

@@ -29,7 +29,7 @@ from xeval.runtime.memory import resources
 from xeval.scoring.gallery import Pool, explained_pool
 from xeval.scoring.options import ScoreOptions, validated
 from xeval.scoring.plan import plan_for
-from xeval.scoring.scorer import Scorer
+from xeval.scoring.scorer import make_scorer
 
 SUFFIXES = (".png", ".svg", ".pdf")
 ROWS = 30  # strips in one file
@@ -141,7 +141,7 @@ def _explained(
     split = ArraySplit(info, "pictures", pixels, np.zeros(len(paths), np.int64), [str(path) for path in paths])
     plan = plan_for(loaded, info, split, options)
     with deterministic(), resources():
-        scorer = Scorer(plan, options)
+        scorer = make_scorer(plan, options)
         with frozen_eval(scorer.engine.model):
             return explained_pool(scorer, list(range(len(paths))))
 

@@ -20,7 +20,7 @@ from xeval.scoring import plan as plan_module
 from xeval.scoring.options import ScoreOptions
 from xeval.scoring.plan import make_plan
 from xeval.scoring.protocols import PROTOCOLS, resolve
-from xeval.scoring.scorer import Scorer
+from xeval.scoring.scorer import make_scorer
 
 
 def changed(scene: Scene, **fields) -> Scene:
@@ -139,7 +139,7 @@ def test_clamping_the_normalised_image_zeroes_half_of_it():
 def scorer_of(run, **options):
     """A scorer whose network is in evaluation mode, which scoring itself sees to around all its passes."""
     chosen = ScoreOptions(limit=8, **options)
-    scorer = Scorer(make_plan(run, chosen), chosen)
+    scorer = make_scorer(make_plan(run, chosen), chosen)
     scorer.engine.model.eval()
     return scorer
 
@@ -152,7 +152,7 @@ def test_the_map_is_scored_signed_or_as_min_max_of_its_relu(tmp_path):
     shown = {}
     for name, scorer in (("signed", ours), ("relu", theirs)):
         scene, _ = scorer.scene([0, 1, 2])
-        shown[name] = dict(scorer.rows.of(scene, [0, 1, 2]))["grad-cam"][0].native
+        shown[name] = dict(scorer.maps.of(scene, [0, 1, 2]))["grad-cam"][0].native
     assert shown["signed"].min() < 0
     relu = shown["signed"].clamp_min(0)
     expected = (relu - relu.amin((-2, -1), keepdim=True)) / (
@@ -238,7 +238,7 @@ def in_double(scorer, positions):
 def compare_with_loop(scorer, positions):
     """The scorer's drop and increase against the loop; returns the numbers of pixels kept."""
     scene = in_double(scorer, positions)
-    one = scorer.rows.explain(scene, EXPLAINERS["grad-cam"])
+    one = scorer.maps.explain(scene, EXPLAINERS["grad-cam"])
     settings = scorer.plan.protocol.metric_settings("drop")
     found = METRICS["drop"].score(one, settings, None)
     counts = []

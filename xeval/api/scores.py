@@ -46,7 +46,7 @@ def score(
     chosen = validated(**options)
     plan = plan_for(*adapt(checkpoint, data, normalization=normalization, classes=classes), chosen)
     with TemporaryDirectory() as scratch:
-        return _frame(scoring.execute(plan, chosen, chosen.out or Path(scratch), Silent()).accepted())
+        return _frame(scoring.execute(scoring.Session(plan, chosen, chosen.out or Path(scratch), Silent())).accepted())
 
 
 def _frame(scored: Path) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from xeval.engine.precision import softmax64
 from xeval.explainers.base import Explainer
 from xeval.runtime.memory import is_out_of_memory, out_of_memory
 
-Compose = Callable[[Tensor, Tensor], Tensor]
+Versions = Callable[[Tensor, Tensor], Tensor]
 """``(rows, columns) -> images``: the perturbed images of the pairs (image number, perturbation number)."""
 
 
@@ -37,11 +37,26 @@ class Engine:
         self.network = network or plain(model)
         self.batch_size = batch_size
         self.single = single
-        self.passes = 0
+        self._passes = 0
+        self._taken = 0
+
+    @property
+    def passes(self) -> int:
+        """How many images have gone through the network since the engine was made."""
+        return self._passes
+
+    def count(self, images: int) -> None:
+        """Add passes that a caller has made through ``model`` itself."""
+        self._passes += images
+
+    def take_passes(self) -> int:
+        """Give away the passes made since the last call; whoever takes them adds them up."""
+        fresh, self._taken = self._passes - self._taken, self._passes
+        return fresh
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits (N, classes) of N×C×H×W images, in batches."""
-        self.passes += len(images)
+        self.count(len(images))
         with torch.no_grad():
             return torch.cat(self._batches(lambda start, stop: self._pass(images[start:stop]), len(images)))
 
@@ -49,18 +64,18 @@ class Engine:
         """Softmax (N, classes) in float64."""
         return softmax64(self.logits(images), single=self.single)
 
-    def class_probability(self, compose: Compose, columns: int, targets: Tensor) -> Tensor:
+    def class_probability(self, versions: Versions, columns: int, targets: Tensor) -> Tensor:
         """Probability of each image's target class under ``columns`` perturbations of it: float64 (N, columns).
 
         Perturbed images are made batch by batch, so memory does not grow with the number of perturbations.
         """
         total = len(targets) * columns
-        self.passes += total
+        self.count(total)
 
         def passed(start: int, stop: int) -> Tensor:
             pair = torch.arange(start, stop, device=targets.device)
             rows = pair.div(columns, rounding_mode="floor")
-            probability = softmax64(self._pass(compose(rows, pair % columns)), single=self.single)
+            probability = softmax64(self._pass(versions(rows, pair % columns)), single=self.single)
             return probability.gather(1, targets[rows, None].to(probability.device))[:, 0]
 
         if not total:
@@ -79,7 +94,7 @@ class Engine:
 
         with _counted(explained) as seen:
             found = torch.cat(self._batches(maps, len(images)))
-        self.passes += max(sum(seen), len(images))
+        self.count(max(sum(seen), len(images)))
         return found
 
     def rate(self, example: Tensor) -> float:

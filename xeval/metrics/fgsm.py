@@ -43,7 +43,7 @@ def fgsm(model: nn.Module, images: Tensor, labels: Tensor, step: Tensor, low: Te
 def _attack(scene: Scene, settings: AttackSettings) -> Tensor:
     """1 where the attacked image is classified correctly: float64 (N,)."""
     engine, low, high = scene.engine, -scene.mean * scene.pixel, (1 - scene.mean) * scene.pixel
-    engine.passes += len(scene.images)
+    engine.count(len(scene.images))
     parts = zip(*(torch.split(part, engine.batch_size) for part in (scene.images, scene.labels)), strict=True)
     attacked = torch.cat([fgsm(engine.model, x, y, settings.step * scene.pixel, low, high) for x, y in parts])
     return (engine.logits(attacked).argmax(1) == scene.labels).double()

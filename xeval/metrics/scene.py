@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from xeval.engine import Engine
+from xeval.engine import Engine, softmax64
 from xeval.explainers.base import Units
 from xeval.explainers.cam import upsample
 from xeval.perturb.fills import Compose, replaced
@@ -41,6 +42,38 @@ class Scene:
     seed: int = 0
     legacy_order: bool = False
     compose: Compose = replaced
+
+    @classmethod
+    def of(
+        cls,
+        engine: Engine,
+        images: Tensor,
+        keys: Tensor,
+        *,
+        targets: Tensor | None = None,
+        labels: Tensor | None = None,
+        fill: Tensor | None = None,
+        **about: Any,
+    ) -> Scene:
+        """The scene of normalised ``images`` before the network of ``engine``, after one pass of each.
+
+        The explained classes are the predicted ones, the true classes the explained ones, and the fill is 0 (the mean
+        colour) unless they are given; ``about`` are the other fields.
+        """
+        logits = engine.logits(images)
+        probabilities = softmax64(logits, single=engine.single).to(images.device)
+        explained = probabilities.max(1).indices if targets is None else targets
+        return cls(
+            engine=engine,
+            images=images,
+            logits=logits,
+            keys=keys,
+            targets=explained,
+            labels=explained if labels is None else labels,
+            p0=probabilities.gather(1, explained[:, None])[:, 0],
+            fill=torch.zeros_like(images) if fill is None else fill,
+            **about,
+        )
 
     @property
     def size(self) -> tuple[int, int]:
@@ -81,6 +114,10 @@ class Scene:
         return self.engine.probabilities(fill).expand(len(self.images), -1).gather(1, self.targets[:, None])[:, 0]
 
 
+Explain = Callable[[Tensor, Tensor, nn.Module | None], Tensor]
+"""``(images, classes, model) -> maps``, N×1×h×w; the scene's own network where ``model`` is None."""
+
+
 class Again(Protocol):
     """Explain versions of the scene's images once more; each version has a number of its own."""
 
@@ -112,6 +149,17 @@ class Explained:
         self._packed = packed
         self._masked: dict[tuple[int, bool], Tensor] = {}
         self._explained_again: dict[str, Tensor] = {}
+
+    @classmethod
+    def by(cls, scene: Scene, explain: Explain, *, units: Units = "location") -> Explained:
+        """The maps of an explainer at work: it is asked again for other versions, classes and networks."""
+
+        def again(
+            images: Tensor, _number: int, *, targets: Tensor | None = None, model: nn.Module | None = None
+        ) -> Tensor:
+            return explain(images, scene.targets_of(images) if targets is None else targets, model)
+
+        return cls(scene, again(scene.images, 0), again, units=units, packed=True)
 
     @cached_property
     def maps(self) -> Tensor:

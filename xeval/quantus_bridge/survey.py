@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from xeval.data import normalize, open_dataset
-from xeval.engine import Engine, softmax64
+from xeval.engine import Engine
 from xeval.explainers.cam import grad_cam
 from xeval.metrics import Explained, Scene
 from xeval.metrics.metric import ARROWS
@@ -22,6 +21,7 @@ from xeval.quantus_bridge.runtime import QUIET, explainer, given, seeded
 from xeval.quantus_bridge.table import ENTRIES, Entry
 
 IMAGES, SIDE = 4, 16
+LAYER = "backbone.stage"
 HEADER = ("metric", "family", "better", "stock Quantus", "through the bridge", "seconds")
 
 
@@ -51,30 +51,19 @@ def rehearsal() -> Explained:
         model = build(spec).eval()
     positions = list(range(IMAGES))
     images = normalize(split.read(positions), info)
-    engine = Engine(model)
-    logits = engine.logits(images)
-    p0, targets = softmax64(logits).max(1)
-    scene = Scene(
-        engine=engine,
-        images=images,
-        logits=logits,
-        keys=image_keys([split.ids[i] for i in positions]),
-        targets=targets,
+    scene = Scene.of(
+        Engine(model),
+        images,
+        image_keys([split.ids[i] for i in positions]),
         labels=torch.as_tensor(split.labels[positions]),
-        p0=p0,
-        fill=torch.zeros_like(images),
         pixel=1 / torch.tensor(info.std).reshape(3, 1, 1),
         mean=torch.tensor(info.mean).reshape(3, 1, 1),
         masks=split.masks(positions),
     )
-
-    def maps(
-        versions: Tensor, _number: int, *, targets: Tensor | None = None, model: nn.Module | None = None
-    ) -> Tensor:
-        network = engine.model if model is None else model
-        return grad_cam(network, "backbone.stage", versions, scene.targets if targets is None else targets)
-
-    return Explained(scene, maps(images, 0), maps)
+    return Explained.by(
+        scene,
+        lambda versions, classes, other: grad_cam(model if other is None else other, LAYER, versions, classes),
+    )
 
 
 def stock(entry: Entry, explained: Explained) -> str:

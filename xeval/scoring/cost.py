@@ -59,6 +59,10 @@ class Meter:
         spent = self.parts.setdefault((explainer, metric), Spent())
         spent.add(time.perf_counter() - started, self.engine.passes - before, peak_memory(self.device))
 
+    def count(self, images: int) -> None:
+        """Add images that were scored."""
+        self.images += images
+
     def clear(self) -> None:
         """Forget everything: what came so far was a rehearsal."""
         self.images = 0

@@ -88,7 +88,7 @@ def _features(scorer: Scorer, positions: list[int]) -> tuple[Tensor, Tensor]:
     encode, plain, hidden = encoder(scorer.plan.loaded.model), [], []
     for start in range(0, len(positions), 64):
         scene, _ = scorer.scene(positions[start : start + 64])
-        explained = scorer.rows.explain(scene, EXPLAINERS[scorer.plan.protocol.explainers[0]])
+        explained = scorer.maps.explain(scene, EXPLAINERS[scorer.plan.protocol.explainers[0]])
         keep = explained.ranks < kept(KEEP, scene.pixels)
         masked = torch.where(keep.unsqueeze(1), scene.images, scene.fill)
         with torch.no_grad():

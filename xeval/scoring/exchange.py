@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from xeval.errors import DataError
 from xeval.runtime.distributed import Ranks
 from xeval.scoring.plan import Plan, Task
-from xeval.scoring.scorer import Blocks, Chunk, Failure, Scorer, chunks
+from xeval.scoring.scorer import Blocks, Chunk, Failure, News, Scorer, chunks
 from xeval.scoring.store import Block
 
 Work: TypeAlias = list[tuple[Chunk, list[Task]]]
@@ -50,30 +50,22 @@ def collected(ranks: Ranks, scorer: Scorer, blocks: Blocks) -> list[Blocks]:
     """
     if ranks.world == 1:
         return [blocks]
-    parts = [unpacked(part) for part in ranks.to_main(packed(blocks, {} if ranks.main else _news(scorer)))]
-    for _, news in parts[1:]:
-        scorer.failures += [Failure(**failure) for failure in news["failures"]]
-        scorer.engine.passes += news["passes"]
+    own = News([], 0) if ranks.main else scorer.take_news()
+    parts = [unpacked(part) for part in ranks.to_main(packed(blocks, own))]
+    for _, news in parts:
+        scorer.add_news(news)
     return [blocks for blocks, _ in parts]
 
 
-def _news(scorer: Scorer) -> dict[str, Any]:
-    """What has failed and how many passes were made since the last time."""
-    news = {"failures": [asdict(failure) for failure in scorer.failures], "passes": scorer.engine.passes}
-    scorer.failures.clear()
-    scorer.engine.passes = 0
-    return news
-
-
-def packed(blocks: Blocks, news: dict[str, Any]) -> bytes:
+def packed(blocks: Blocks, news: News) -> bytes:
     """Blocks and what else is to be told as bytes: the length of a JSON header, the header, values and masks."""
     about = [[key, block.values.shape, list(block.reasons)] for key, block in blocks.items()]
-    header = json.dumps({"blocks": about, "news": news}).encode()
+    header = json.dumps({"blocks": about, "news": asdict(news)}).encode()
     arrays = [array for block in blocks.values() for array in (block.values, *block.reasons.values())]
     return b"".join([len(header).to_bytes(8, "little"), header, *(array.tobytes() for array in arrays)])
 
 
-def unpacked(data: bytes) -> tuple[Blocks, dict[str, Any]]:
+def unpacked(data: bytes) -> tuple[Blocks, News]:
     """The inverse of :func:`packed`."""
     place = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:place])
@@ -86,4 +78,5 @@ def unpacked(data: bytes) -> tuple[Blocks, dict[str, Any]]:
             masks[kind, text] = np.frombuffer(data, np.bool_, shape[0], place)
             place += shape[0]
         blocks[key if isinstance(key, str) else tuple(key)] = Block(values, masks)
-    return blocks, header["news"]
+    told = header["news"]
+    return blocks, News([Failure(**failure) for failure in told["failures"]], told["passes"])

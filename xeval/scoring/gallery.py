@@ -114,7 +114,7 @@ def _drop(protocol: Protocol) -> DropSettings:
 
 def _explained(scorer: Scorer, positions: list[int], drop: DropSettings, shown: int) -> dict[str, Tensor]:
     scene, blocks = scorer.scene(positions)
-    explained = scorer.rows.explain(scene, EXPLAINERS[scorer.plan.protocol.explainers[0]])
+    explained = scorer.maps.explain(scene, EXPLAINERS[scorer.plan.protocol.explainers[0]])
     keep = _kept(explained, drop)
     rows = torch.arange(len(positions), device=keep.device)
     return {

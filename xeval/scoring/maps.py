@@ -19,7 +19,7 @@ from xeval.perturb.masks import minmax
 from xeval.scoring.plan import Plan
 
 
-class Rows:
+class Maps:
     """Explains scenes as a plan asks for; the first explainer is the reference of the controls."""
 
     def __init__(self, plan: Plan, engine: Engine) -> None:
@@ -50,14 +50,12 @@ class Rows:
 
     def explain(self, scene: Scene, explainer: Explainer) -> Explained:
         """One explainer's maps of the scene."""
-
-        def maps(
-            images: Tensor, _number: int, *, targets: Tensor | None = None, model: nn.Module | None = None
-        ) -> Tensor:
-            classes = scene.targets_of(images) if targets is None else targets
-            return self._shown(self.engine.explain(explainer, self.plan.layer, images, classes, model))
-
-        return Explained(scene, maps(scene.images, 0), maps, units=explainer.units, packed=True)
+        layer = self.plan.layer
+        return Explained.by(
+            scene,
+            lambda images, classes, model: self._shown(self.engine.explain(explainer, layer, images, classes, model)),
+            units=explainer.units,
+        )
 
     def _shown(self, maps: Tensor) -> Tensor:
         """The map as the protocol scores it: signed as it is, or the min-max of its ReLU."""
@@ -77,15 +75,13 @@ class Rows:
         return Explained(scene, maps, lambda *_, **__: maps, units=self._reference.units)
 
     def _untrained(self, scene: Scene) -> Explained:
-        def maps(
-            images: Tensor, _number: int, *, targets: Tensor | None = None, model: nn.Module | None = None
-        ) -> Tensor:
-            del model  # this row is about the network with fresh weights
-            classes = scene.targets_of(images) if targets is None else targets
-            maps = self.engine.explain(self._reference, self.plan.layer, images, classes, self._fresh_network)
-            return self._shown(maps)
+        """The reference's maps of the network with fresh weights, whichever network is asked for."""
+        reference, layer = self._reference, self.plan.layer
 
-        return Explained(scene, maps(scene.images, 0), maps, units=self._reference.units, packed=True)
+        def explain(images: Tensor, classes: Tensor, _model: nn.Module | None) -> Tensor:
+            return self._shown(self.engine.explain(reference, layer, images, classes, self._fresh_network))
+
+        return Explained.by(scene, explain, units=reference.units)
 
     @cached_property
     def _fresh_network(self) -> nn.Module:

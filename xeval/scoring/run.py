@@ -30,7 +30,7 @@ from xeval.scoring.exchange import Work, collected, shared_work
 from xeval.scoring.options import ScoreOptions, validated
 from xeval.scoring.plan import Plan, Task, make_plan
 from xeval.scoring.prefetch import ahead
-from xeval.scoring.scorer import Blocks, Chunk, Failure, Scorer, chunks
+from xeval.scoring.scorer import Blocks, Chunk, Failure, Scorer, chunks, make_scorer
 from xeval.scoring.store import Cell, Store, start_afresh
 from xeval.scoring.summary import SCHEMA, summarize
 
@@ -71,6 +71,30 @@ def output_directory(checkpoint: Path, options: ScoreOptions) -> Path:
     return beside if (beside / MANIFEST).is_file() else beside / f"{checkpoint.stem}.xeval"
 
 
+@dataclass(frozen=True)
+class Session:
+    """One scoring of one plan: what is asked for, where it goes, who hears of it, who may stop it, who shares it."""
+
+    plan: Plan
+    options: ScoreOptions
+    folder: Path
+    progress: Progress
+    stop: Stop = never
+    ranks: Ranks = ALONE
+
+    @property
+    def images(self) -> int:
+        """How many images the plan has."""
+        return len(self.plan.chosen)
+
+    def halt(self, left: int) -> None:
+        """Raise what a signal asked for, now that all but ``left`` images are saved."""
+        kind = self.stop()
+        if kind is not None:
+            saved = f"saved {self.images - left:,} of {self.images:,} images"
+            raise kind(saved, "run the same command again to go on")
+
+
 def run(
     checkpoint: Path, options: ScoreOptions, progress: Progress, stop: Stop = never, ranks: Ranks = ALONE
 ) -> Scored:
@@ -82,24 +106,24 @@ def run(
         if ranks.main:
             require_writable(folder)
         plan = make_plan(checkpoint, options)
-    return execute(plan, options, folder, progress, stop, ranks)
+    return execute(Session(plan, options, folder, progress, stop, ranks))
 
 
-def execute(
-    plan: Plan, options: ScoreOptions, folder: Path, progress: Progress, stop: Stop = never, ranks: Ranks = ALONE
-) -> Scored:
-    """Score what is missing of a plan, summarise, and write everything to ``folder``; rank 0 does the writing."""
+def execute(session: Session) -> Scored:
+    """Score what is missing of a plan, summarise, and write everything to the folder; rank 0 does the writing."""
+    ranks = session.ranks
     with ExitStack() as held:
         with ranks.together():
-            store = held.enter_context(_opened(plan, options, folder, progress)) if ranks.main else None
+            store = held.enter_context(_opened(session)) if ranks.main else None
         with deterministic():
-            return _scored(store, plan, options, folder, progress, stop, ranks)
+            return _scored(session, store)
 
 
 @contextmanager
-def _opened(plan: Plan, options: ScoreOptions, folder: Path, progress: Progress) -> Iterator[Store]:
+def _opened(session: Session) -> Iterator[Store]:
     """The locked store that the scores of a plan belong into."""
-    out = writable_directory(folder)
+    plan, options, progress = session.plan, session.options, session.progress
+    out = writable_directory(session.folder)
     for note in plan.notes:
         progress.say(f"note: {note}")
     if options.limit is not None and options.limit > len(plan.split):
@@ -112,45 +136,43 @@ def _opened(plan: Plan, options: ScoreOptions, folder: Path, progress: Progress)
             yield store
 
 
-def _scored(
-    store: Store | None, plan: Plan, options: ScoreOptions, out: Path, progress: Progress, stop: Stop, ranks: Ranks
-) -> Scored:
+def _scored(session: Session, store: Store | None) -> Scored:
     """Only rank 0 has a store, and tells the others what is missing in it."""
+    plan, ranks = session.plan, session.ranks
     todo, finished = None, None
     with ranks.together():
         if store is not None:
             store.name_images(plan.data_key, [plan.split.ids[i] for i in plan.chosen])
             missing = _missing(store, plan)
-            finished = None if missing else _finished(out / SCORES, plan)
+            finished = None if missing else _finished(session.folder / SCORES, plan)
             todo = missing if finished is None else None
     todo = shared_work(ranks, plan, todo)
     if todo is None:
-        progress.say("nothing to do: every requested number is already there")
-        return Scored(out, shortfall(finished, allowed=options.allow_partial) if finished else None)
+        session.progress.say("nothing to do: every requested number is already there")
+        allowed = session.options.allow_partial
+        return Scored(session.folder, shortfall(finished, allowed=allowed) if finished else None)
     started = time.perf_counter()
     with ranks.together():
-        scorer = Scorer(plan, options)
+        scorer = make_scorer(plan, session.options)
     with frozen_eval(scorer.engine.model):
-        compute(scorer, store, todo, progress, stop, ranks)
+        compute(session, scorer, store, todo)
         with ranks.together():
-            return Scored(out, None if store is None else _finish(store, scorer, options, out, progress, started))
+            return Scored(session.folder, None if store is None else _finish(session, scorer, store, started))
 
 
-def _finish(
-    store: Store, scorer: Scorer, options: ScoreOptions, out: Path, progress: Progress, started: float
-) -> XevalError | None:
+def _finish(session: Session, scorer: Scorer, store: Store, started: float) -> XevalError | None:
     """Everything that is derived from the store; returns what keeps the scores from being complete."""
-    plan = scorer.plan
+    plan, options, out = session.plan, session.options, session.folder
     cost = {
         "seconds": round(time.perf_counter() - started, 1),
-        "passes": scorer.engine.passes,
+        "passes": scorer.passes,
         "batch_size": scorer.engine.batch_size,
         "device": scorer.device.type,
         "network": scorer.engine.network.describe(),
         **scorer.meter.record(),
     }
     summary = summarize(store, plan, scorer.cam_size, cost)
-    progress.say("features and t-SNE")
+    session.progress.say("features and t-SNE")
     summary["embedding"] = write_artifacts(out, scorer)
     if options.save_maps:
         scorer.save_maps(out)
@@ -190,24 +212,16 @@ def _finished(path: Path, plan: Plan) -> Any:
     return found if keys == (plan.loaded.sha256, plan.data_key, plan.protocol.hash(), plan.layer, True) else None
 
 
-def compute(
-    scorer: Scorer,
-    store: Store | None,
-    todo: Work,
-    progress: Progress,
-    stop: Stop = never,
-    ranks: Ranks = ALONE,
-) -> None:
+def compute(session: Session, scorer: Scorer, store: Store | None, todo: Work) -> None:
     """Score the chunks, one a rank at a time, and commit each; two images go ahead as a rehearsal of everything."""
-    total = len(scorer.plan.chosen)
-    left = images_of(todo)
-    if left < total:
-        progress.say(f"resuming: {total - left:,} of {total:,} images done")
+    ranks, progress, left = session.ranks, session.progress, images_of(todo)
+    if left < session.images:
+        progress.say(f"resuming: {session.images - left:,} of {session.images:,} images done")
     with ranks.together():
-        _halt(stop, total - left, total)
-        _rehearse(scorer, store, todo, progress, ranks)
-        _halt(stop, total - left, total)
-        put = _putting(store, scorer.plan) if store is not None else None
+        session.halt(left)
+        _rehearse(session, scorer, store, todo)
+        session.halt(left)
+        put = _putting(store, session.plan) if store is not None else None
     turns = [todo[start : start + ranks.world] for start in range(0, len(todo), ranks.world)]
     pixels = ahead(todo[ranks.rank :: ranks.world], lambda work: scorer.read(work[0].positions))
     for turn in progress.track(turns, len(turns), "scoring, blocks of images"):
@@ -221,7 +235,7 @@ def compute(
                     put(chunk, part)
             _tell_batch(scorer, progress)
             if left:
-                _halt(stop, total - left, total)
+                session.halt(left)
 
 
 def _putting(store: Store, plan: Plan) -> Callable[[Chunk, Blocks], None]:
@@ -237,36 +251,31 @@ def images_of(todo: Work) -> int:
     return sum(len(chunk.positions) for chunk, _ in todo)
 
 
-def _halt(stop: Stop, saved: int, total: int) -> None:
-    """Raise what a signal asked for, now that everything is saved."""
-    kind = stop()
-    if kind is not None:
-        raise kind(f"saved {saved:,} of {total:,} images", "run the same command again to go on")
-
-
-def _rehearse(scorer: Scorer, store: Store | None, todo: Work, progress: Progress, ranks: Ranks) -> None:
+def _rehearse(session: Session, scorer: Scorer, store: Store | None, todo: Work) -> None:
     """Run everything on two images, so that a mistake shows now; say how much work there is and about how long."""
-    plan, engine = scorer.plan, scorer.engine
-    first, tasks = todo[0] if todo else (chunks(plan)[0], [])
+    first, tasks = todo[0] if todo else (chunks(session.plan)[0], [])
     small = Chunk(first.first, first.positions[:PREFLIGHT])
-    engine.passes = 0
+    scorer.take_news()
     blocks = scorer.score_chunk(small, tasks)
-    passes = engine.passes / len(small.positions)
-    for name, failure in {failure.metric: failure for failure in scorer.failures}.items():
-        progress.say(f"warning: {name} fails ({_told(failure)}); the other metrics go on")
-    _tell_batch(scorer, progress)
-    engine.passes = 0
+    news = scorer.take_news()
     scorer.meter.clear()
-    scorer.failures.clear()
-    images = images_of(todo)
+    for name, failure in {failure.metric: failure for failure in news.failures}.items():
+        session.progress.say(f"warning: {name} fails ({_told(failure)}); the other metrics go on")
+    _tell_batch(scorer, session.progress)
     if store is not None:
-        _require_space(store.path, images * _bytes_of(blocks) // len(small.positions))
-    left = images * passes / scorer.rate / ranks.world
+        _require_space(store.path, images_of(todo) * _bytes_of(blocks) // len(small.positions))
+    session.progress.say(_announcement(session, scorer, images_of(todo), news.passes / len(small.positions)))
+
+
+def _announcement(session: Session, scorer: Scorer, images: int, passes: float) -> str:
+    """How much work there is and about how long it takes; ``passes`` of each image."""
+    loaded, world = session.plan.loaded, session.ranks.world
+    left = images * passes / scorer.rate / world
     duration = f"{left / 60:.0f} min" if left >= 90 else f"{max(1, left):.0f} s"
-    name = plan.loaded.card.name if plan.loaded.card else plan.loaded.path.name
-    progress.say(
-        f"{name}: {images} images × {passes:.0f} passes, about {duration}, batches of {engine.batch_size} "
-        f"on {scorer.device.type}{f', {ranks.world} ranks' if ranks.world > 1 else ''}"
+    name = loaded.card.name if loaded.card else loaded.path.name
+    return (
+        f"{name}: {images} images × {passes:.0f} passes, about {duration}, batches of {scorer.engine.batch_size} "
+        f"on {scorer.device.type}{f', {world} ranks' if world > 1 else ''}"
     )
 
 
@@ -287,9 +296,9 @@ def _require_space(path: Path, estimate: int) -> None:
 
 def _tell_batch(scorer: Scorer, progress: Progress) -> None:
     """Say once that memory did not suffice for the batch size."""
-    if scorer.engine.batch_size != scorer.asked:
-        progress.say(f"not enough memory: batch {scorer.asked}→{scorer.engine.batch_size}")
-        scorer.asked = scorer.engine.batch_size
+    smaller = scorer.smaller_batch()
+    if smaller is not None:
+        progress.say(f"not enough memory: batch {smaller[0]}→{smaller[1]}")
 
 
 def _told(failure: Failure) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -24,7 +24,7 @@ from xeval.perturb.draws import image_keys
 from xeval.perturb.fills import FILLS
 from xeval.runtime.memory import is_device_failure, is_out_of_memory, resources
 from xeval.scoring.cost import Meter
-from xeval.scoring.maps import Rows
+from xeval.scoring.maps import Maps
 from xeval.scoring.options import ScoreOptions
 from xeval.scoring.plan import Plan, Task
 from xeval.scoring.store import Block
@@ -67,35 +67,53 @@ def chunks(plan: Plan) -> list[Chunk]:
     return [Chunk(first, positions[first : first + size]) for first in range(0, len(positions), size)]
 
 
-class Scorer:
-    """A plan on a device; ``failures`` collects what metrics raised."""
+@dataclass(frozen=True)
+class News:
+    """What has failed and how many passes were made since the last time."""
 
-    def __init__(self, plan: Plan, options: ScoreOptions) -> None:
-        self.plan = plan
-        self.device = pick_device(options.device)
-        model = plan.loaded.model.to(self.device)
-        info = plan.info
-        shape = (info.channels, 1, 1)
-        self.mean = torch.tensor(info.mean, device=self.device).reshape(shape)
-        self.pixel = 1 / torch.tensor(info.std, device=self.device).reshape(shape)
-        with frozen_eval(model), resources():
-            example = torch.zeros(1, info.channels, info.size, info.size, device=self.device)
-            network = network_of(model, example)
-            self.asked = options.batch_size or probe_batch_size(network, example)
-            if options.compile == "on":
-                network = compiled(network, copies(example, self.asked))
-            single = plan.protocol.softmax == "float32"
-            self.engine = Engine(model, network=network, batch_size=self.asked, single=single)
-            self.rate = self.engine.rate(example)
-        self.rows = Rows(plan, self.engine)
-        self.meter = Meter(self.engine, self.device)
-        self.cam_size: tuple[int, int] = (0, 0)
-        self.failures: list[Failure] = []
+    failures: list[Failure]
+    passes: int
+
+
+@dataclass
+class Scorer:
+    """A plan on a device, as :func:`make_scorer` builds it.
+
+    ``batch_size`` is the one that was asked for or found, ``rate`` the images a second in such batches; ``failures``
+    collects what metrics raised, ``passes`` counts images that went through the network, ``cam_size`` is the maps' grid.
+    """
+
+    plan: Plan
+    device: torch.device
+    engine: Engine
+    maps: Maps
+    meter: Meter
+    batch_size: int
+    rate: float
+    cam_size: tuple[int, int] = (0, 0)
+    failures: list[Failure] = field(default_factory=list)
+    passes: int = 0
 
     def read(self, positions: list[int]) -> Tensor:
         """The pixels of some images on the host, uint8; in pinned memory where the device can fetch them from there."""
         pixels = self.plan.split.read(positions)
         return pixels.pin_memory() if self.device.type == "cuda" else pixels
+
+    def take_news(self) -> News:
+        """Give away what failed and the passes that were made since the last call."""
+        news = News(self.failures, self.passes + self.engine.take_passes())
+        self.failures, self.passes = [], 0
+        return news
+
+    def add_news(self, news: News) -> None:
+        """Take over what another process has seen."""
+        self.failures += news.failures
+        self.passes += news.passes
+
+    def smaller_batch(self) -> tuple[int, int] | None:
+        """The batch size before and now, once after memory did not suffice for it; else None."""
+        before, self.batch_size = self.batch_size, self.engine.batch_size
+        return (before, self.batch_size) if self.batch_size != before else None
 
     def score_chunk(self, chunk: Chunk, tasks: list[Task], pixels: Tensor | None = None) -> Blocks:
         """All values of one chunk: model columns under their name, others under (explainer, column).
@@ -105,15 +123,16 @@ class Scorer:
         with resources():
             scene, blocks = self.scene(chunk.positions, pixels)
             rows = self._explained(scene, chunk.positions)
-            self.meter.images += len(chunk.positions)
+            self.meter.count(len(chunk.positions))
             self.cam_size = (rows[0][1][0].native.shape[-2], rows[0][1][0].native.shape[-1])
             for task in tasks:
                 blocks.update(self._blocks(task, chunk.positions, scene, rows))
+        self.passes += self.engine.take_passes()
         return blocks
 
     def _explained(self, scene: Scene, positions: list[int]) -> Named:
         """The maps of every row, each measured."""
-        source, found = self.rows.of(scene, positions), []
+        source, found = self.maps.of(scene, positions), []
         for name in self.plan.rows:
             with self.meter.part(name):
                 found.append(next(source))
@@ -126,12 +145,14 @@ class Scorer:
             return found
         if len(positions) == 1:
             return dict.fromkeys(self.plan.cells(task), lost(self.failures[-1].kind))
-        halves = [
-            self._blocks(task, part, again, self._explained(again, part))
-            for part in (positions[: len(positions) // 2], positions[len(positions) // 2 :])
-            for again in [self.scene(part)[0]]
-        ]
-        return {key: joined(halves[0][key], halves[1][key]) for key in halves[0]}
+        middle = len(positions) // 2
+        left, right = (self._half(task, part) for part in (positions[:middle], positions[middle:]))
+        return {key: joined(left[key], right[key]) for key in left}
+
+    def _half(self, task: Task, positions: list[int]) -> Blocks:
+        """One task's values of some of a chunk's images, which are explained again."""
+        scene, _ = self.scene(positions)
+        return self._blocks(task, positions, scene, self._explained(scene, positions))
 
     def _attempt(self, task: Task, positions: list[int], scene: Scene, rows: Named) -> Blocks | None:
         """The values, or None where the metric has a defect; memory, devices and users' mistakes are not defects."""
@@ -146,44 +167,29 @@ class Scorer:
 
     def scene(self, positions: list[int], pixels: Tensor | None = None) -> tuple[Scene, Blocks]:
         """The scene of some images, and the model's own columns."""
-        split = self.plan.split
+        split, protocol, info = self.plan.split, self.plan.protocol, self.plan.info
         pixels = self.read(positions) if pixels is None else pixels
-        images = normalize(pixels.to(self.device, non_blocking=True), self.plan.info)
+        images = normalize(pixels.to(self.device, non_blocking=True), info)
         labels = torch.as_tensor(split.labels[positions], device=self.device)
-        logits = self.engine.logits(images)
-        probabilities = softmax64(logits, single=self.engine.single).to(self.device)
-        confidence, predicted = probabilities.max(1)
-        targets = labels if self.plan.protocol.target == "label" else predicted
-        p0 = probabilities.gather(1, targets[:, None])[:, 0]
         keys = image_keys([split.ids[i] for i in positions]).to(self.device)
-        fill, seed = FILLS[self.plan.protocol.fill], self.plan.protocol.seed
-        scene = Scene(
-            engine=self.engine,
-            images=images,
-            logits=logits,
-            keys=keys,
-            targets=targets,
+        mean, pixel = (torch.tensor(part, device=self.device).reshape(-1, 1, 1) for part in (info.mean, info.std))
+        pixel = 1 / pixel
+        fill = FILLS[protocol.fill]
+        scene = Scene.of(
+            self.engine,
+            images,
+            keys,
+            targets=labels if protocol.target == "label" else None,
             labels=labels,
-            p0=p0,
-            fill=fill.make(images, self.mean, self.pixel, keys, seed),
-            pixel=self.pixel,
-            mean=self.mean,
+            fill=fill.make(images, mean, pixel, keys, protocol.seed),
+            pixel=pixel,
+            mean=mean,
             masks=self._masks(positions),
-            seed=seed,
-            legacy_order=self.plan.protocol.order == "argsort",
+            seed=protocol.seed,
+            legacy_order=protocol.order == "argsort",
             compose=fill.compose,
         )
-        columns = {
-            "label": labels,
-            "predicted": predicted,
-            "correct": labels == predicted,
-            "p0": p0,
-            "confidence": confidence,
-        }
-        broken = {NETWORK: ~probabilities.isfinite().all(1)}
-        return scene, {
-            name: to_block(Values(value.double()), {} if name == "label" else broken) for name, value in columns.items()
-        }
+        return scene, model_blocks(scene)
 
     def _masks(self, positions: list[int]) -> Tensor | None:
         """Where the objects are: exact masks, else boxes drawn as masks, else None."""
@@ -202,8 +208,38 @@ class Scorer:
         for chunk in chunks(self.plan):
             scene, _ = self.scene(chunk.positions)
             for name, maps in kept.items():
-                maps.append(self.rows.explain(scene, EXPLAINERS[name]).native)
+                maps.append(self.maps.explain(scene, EXPLAINERS[name]).native)
         write_tensors(out / "maps.safetensors", {name: torch.cat(maps) for name, maps in kept.items()})
+
+
+def make_scorer(plan: Plan, options: ScoreOptions) -> Scorer:
+    """Put a plan on its device: the fastest form of the network, the batch size and the speed are found here."""
+    device, info = pick_device(options.device), plan.info
+    model = plan.loaded.model.to(device)
+    with frozen_eval(model), resources():
+        example = torch.zeros(1, info.channels, info.size, info.size, device=device)
+        network = network_of(model, example)
+        size = options.batch_size or probe_batch_size(network, example)
+        if options.compile == "on":
+            network = compiled(network, copies(example, size))
+        engine = Engine(model, network=network, batch_size=size, single=plan.protocol.softmax == "float32")
+        rate = engine.rate(example)
+    return Scorer(plan, device, engine, Maps(plan, engine), Meter(engine, device), size, rate)
+
+
+def model_blocks(scene: Scene) -> Blocks:
+    """The columns of the model itself: the true and the predicted class, and how sure it is of them."""
+    probabilities = softmax64(scene.logits, single=scene.engine.single).to(scene.images.device)
+    confidence, predicted = probabilities.max(1)
+    columns = {
+        "predicted": predicted,
+        "correct": scene.labels == predicted,
+        "p0": scene.p0,
+        "confidence": confidence,
+    }
+    broken = {NETWORK: ~probabilities.isfinite().all(1)}
+    found = {name: to_block(Values(value.double()), broken) for name, value in columns.items()}
+    return {"label": to_block(Values(scene.labels.double())), **found}
 
 
 def box_masks(boxes: Tensor, side: int) -> Tensor:

@@ -53,15 +53,12 @@ class Subject:
 
     def one(self) -> Explained:
         """The explainer's maps, with nothing computed before: each side of a check pays for its own passes."""
-        scene, engine = self.scene, self.scene.engine
-
-        def maps(
-            images: Tensor, _number: int, *, targets: Tensor | None = None, model: nn.Module | None = None
-        ) -> Tensor:
-            classes = scene.targets_of(images) if targets is None else targets
-            return engine.explain(self.explainer, self.layer, images, classes, model)
-
-        return Explained(scene, maps(scene.images, 0), maps, units=self.explainer.units, packed=True)
+        engine, layer = self.scene.engine, self.layer
+        return Explained.by(
+            self.scene,
+            lambda images, classes, model: engine.explain(self.explainer, layer, images, classes, model),
+            units=self.explainer.units,
+        )
 
     def tie_free(self, channels: int = 1) -> Tensor:
         """Maps N×channels×H×W with the ranking of the explainer's and no two values equal; float64, 0 at the bottom.

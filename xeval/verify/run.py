@@ -19,7 +19,7 @@ from xeval.models import frozen_eval
 from xeval.runtime.progress import Progress, Silent
 from xeval.scoring.options import validated
 from xeval.scoring.plan import make_plan
-from xeval.scoring.scorer import Scorer
+from xeval.scoring.scorer import make_scorer
 from xeval.verify.cams import CAMS
 from xeval.verify.check import Check, Subject
 from xeval.verify.curves import CURVES
@@ -56,7 +56,7 @@ def verify(checkpoint: Path | str, progress: Progress | None = None, *, n: int =
     """
     chosen = validated(**{**options, "limit": n})
     plan = make_plan(Path(checkpoint), chosen)
-    scorer = Scorer(plan, chosen)
+    scorer = make_scorer(plan, chosen)
     with frozen_eval(scorer.engine.model):
         scene, _ = scorer.scene([int(position) for position in plan.chosen])
         subject = Subject(scene, plan.layer, EXPLAINERS["grad-cam"])
