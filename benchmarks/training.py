@@ -22,7 +22,7 @@ from benchmarks.subjects import device_of, pictures
 from xeval.data import DatasetInfo
 from xeval.data.base import ArraySplit
 from xeval.runtime.progress import Silent
-from xeval.training.batches import Pool
+from xeval.training.batches import Pool, make_pool
 from xeval.training.epochs import encoder_epoch, head_epoch
 from xeval.training.learner import Learner
 from xeval.training.methods import METHODS
@@ -70,7 +70,7 @@ def run_of(method: str, arch: str, images: int, device: torch.device) -> Run:
     parameters = list(learner.parameters())
     return Run(
         learner,
-        Pool(split, np.arange(images), device),
+        make_pool(split, np.arange(images), device),
         make_optimizer(parameters, learner.recipe.optimizer),
         make_optimizer(learner.model.head.parameters(), learner.recipe.head.optimizer),
     )

@@ -34,26 +34,24 @@ class Batch:
     shares: tuple[int, ...]
 
 
+@dataclass(frozen=True, eq=False)
 class Pool:
-    """The images ``rows`` of one split; more than 2 GiB are read again batch by batch instead of being kept."""
+    """The images ``rows`` of one split, as :func:`make_pool` lays them out.
 
-    def __init__(self, split: Split, rows: NDArray[np.int64], device: torch.device, ranks: Ranks = ALONE) -> None:
-        self.split = split
-        self.rows = rows
-        self.device = device
-        self.ranks = ranks
-        self.labels = torch.from_numpy(split.labels[rows]).to(device)
-        self.keys = image_keys([split.ids[row] for row in rows])
-        info = split.info
-        resident = len(rows) * info.channels * info.size**2 <= RESIDENT_BYTES
-        self._images = self._load() if resident and len(rows) else None
+    ``labels`` (n,) are on the device, ``keys`` (n,) on the CPU; ``resident`` are all images, uint8 n×C×H×W on the
+    device, None where they are read batch by batch.
+    """
+
+    split: Split
+    rows: NDArray[np.int64]
+    device: torch.device
+    labels: Tensor
+    keys: Tensor
+    resident: Tensor | None
+    ranks: Ranks = ALONE
 
     def __len__(self) -> int:
         return len(self.rows)
-
-    def _load(self) -> Tensor:
-        chunks = [self.split.read(self.rows[start : start + CHUNK]) for start in range(0, len(self.rows), CHUNK)]
-        return torch.cat(chunks).to(self.device)
 
     def take(self, positions: Tensor) -> Batch:
         """This rank's share of the batch of these positions in the pool (int64 on the CPU)."""
@@ -61,7 +59,7 @@ class Pool:
         start = sum(shares[:rank]) if shares[rank] else 0
         own = positions[start : start + (shares[rank] or shares[0])]
         rows, where = self.rows[own.numpy()], own.to(self.device)
-        images = self._images[where] if self._images is not None else self.split.read(rows).to(self.device)
+        images = self.resident[where] if self.resident is not None else self.split.read(rows).to(self.device)
         labels = self.labels[where]
         whole = labels if len(own) == len(positions) else self.labels[positions.to(self.device)]
         return Batch(images, labels, self.keys[own], rows, whole, shares)
@@ -86,6 +84,22 @@ class Pool:
         if len(starts) > 1 and count - starts[-1] == 1:
             starts.pop()
         return list(zip(starts, [*starts[1:], count], strict=True))
+
+
+def make_pool(split: Split, rows: NDArray[np.int64], device: torch.device, ranks: Ranks = ALONE) -> Pool:
+    """The images ``rows`` of a split on a device; more than 2 GiB are read batch by batch instead of being kept."""
+    info = split.info
+    fits = 0 < len(rows) * info.channels * info.size**2 <= RESIDENT_BYTES
+    chunks = [split.read(rows[start : start + CHUNK]) for start in range(0, len(rows), CHUNK)] if fits else []
+    return Pool(
+        split,
+        rows,
+        device,
+        torch.from_numpy(split.labels[rows]).to(device),
+        image_keys([split.ids[row] for row in rows]),
+        torch.cat(chunks).to(device) if fits else None,
+        ranks,
+    )
 
 
 def shared_out(count: int, world: int) -> tuple[int, ...]:

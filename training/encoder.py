@@ -21,7 +21,7 @@ from xeval.models import Classifier, ModelSpec, frozen_eval
 from xeval.runtime.files import digest, writable_directory
 from xeval.runtime.locks import locked
 from xeval.runtime.provenance import provenance
-from xeval.training.batches import Pool
+from xeval.training.batches import Pool, make_pool
 from xeval.training.probe import Probe, lbfgs
 from xeval.training.state import saving
 
@@ -60,10 +60,10 @@ def probe_encoder(
     model, spec = load_encoder(path, split.info, arch=arch, normalize_features=unit, bank=bank)
     model.to(where)
     with frozen_eval(model):
-        features, labels = _features(model, Pool(split, fit, where), split.info)
+        features, labels = _features(model, make_pool(split, fit, where), split.info)
     model.head.load_state_dict(_fitted(head, features, labels, len(split.info.classes), weight_decay))
     with frozen_eval(model):
-        accuracy = _accuracy(model, Pool(split, held, where), split.info)
+        accuracy = _accuracy(model, make_pool(split, held, where), split.info)
     name = method or path.stem
     directory = writable_directory(out / run_name(dataset, name, seed))
     settings: dict[str, Any] = {"head": head, "normalize": unit, "weight_decay": weight_decay, "encoder": path.name}

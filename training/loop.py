@@ -13,7 +13,7 @@ from xeval.runtime.files import digest, writable_directory
 from xeval.runtime.progress import Progress, Silent
 from xeval.training.recipe import Recipe, result_settings
 from xeval.training.state import clear_state, require_same
-from xeval.training.trainer import Trainer
+from xeval.training.trainer import Trainer, make_trainer
 
 
 def train(
@@ -53,7 +53,7 @@ def train(
             return directory
         with ranks.together():
             dataset = open_dataset(recipe.dataset, data_root, recipe.image_size)
-            trainer = Trainer(recipe, dataset, directory, seed=seed, limit=limit, device=where, ranks=ranks)
+            trainer = make_trainer(recipe, dataset, directory, seed=seed, limit=limit, device=where, ranks=ranks)
             trainer.resume(reporter.say)
         _require_one_start(trainer)
         _to_the_end(trainer, reporter)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from xeval.checkpoints import RunCard, Selection, read_tensors, write_card, write_tensors
-from xeval.data import Dataset, holdout, stratified
+from xeval.data import Dataset, Split, holdout, stratified
 from xeval.errors import CheckpointError, UsageError
 from xeval.explainers import EXPLAINERS
 from xeval.models import find_layer
@@ -21,11 +24,11 @@ from xeval.runtime.files import atomic_write
 from xeval.runtime.progress import Progress
 from xeval.runtime.provenance import provenance
 from xeval.training import probe
-from xeval.training.batches import Pool
+from xeval.training.batches import Pool, make_pool
 from xeval.training.epochs import encoder_epoch, evaluate, head_epoch, require_finite, stored_features
 from xeval.training.history import COLUMNS, Row, history, merit, summary
-from xeval.training.learner import make_learner, model_spec
-from xeval.training.methods import METHODS, head_epochs
+from xeval.training.learner import Learner, make_learner, model_spec
+from xeval.training.methods import METHODS, Method, head_epochs
 from xeval.training.recipe import Recipe, recipe_hash, result_settings
 from xeval.training.schedule import make_optimizer
 from xeval.training.state import (
@@ -40,35 +43,30 @@ from xeval.training.state import (
 )
 
 
+@dataclass
 class Trainer:
-    """A run in progress: what is trained, on which images, how far it is and what was best."""
+    """A run in progress, as :func:`make_trainer` builds it: what is trained, on which images, how far, what was best.
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        dataset: Dataset,
-        directory: Path,
-        *,
-        seed: int,
-        limit: int | None,
-        device: torch.device,
-        ranks: Ranks = ALONE,
-    ) -> None:
-        self.recipe, self.dataset, self.directory, self.seed, self.limit = recipe, dataset, directory, seed, limit
-        self.ranks = ranks
-        self.method = METHODS[recipe.method]
-        self.learner = make_learner(recipe, dataset.info, seed, device, ranks)
-        self._check()
-        self.train_split = dataset.split("train")
-        self.fit, self.held = self._pools(device)
-        if len(self.fit) < 2:
-            raise UsageError(f"{len(self.fit)} image is too few to train on", "train on at least two images")
-        self.encoder_optimizer = make_optimizer(self._encoder_parameters(), recipe.optimizer)
-        self.head_optimizer = make_optimizer(self.learner.model.head.parameters(), recipe.head.optimizer)
-        self.epoch = 0
-        self.rows: list[Row] = []
-        self.record: dict[str, Any] = {}
-        self.started = datetime.now(UTC).isoformat(timespec="seconds")
+    ``fit`` are the images that are trained on, ``held`` those that judge the epochs (None: nothing does).
+    """
+
+    recipe: Recipe
+    dataset: Dataset
+    directory: Path
+    seed: int
+    limit: int | None
+    ranks: Ranks
+    method: Method
+    learner: Learner
+    train_split: Split
+    fit: Pool
+    held: Pool | None
+    encoder_optimizer: torch.optim.Optimizer
+    head_optimizer: torch.optim.Optimizer
+    started: str
+    epoch: int = 0
+    rows: list[Row] = field(default_factory=list)
+    record: dict[str, Any] = field(default_factory=dict)
 
     @property
     def head_epochs(self) -> int:
@@ -85,42 +83,6 @@ class Trainer:
         """What must be equal for a run to be continued."""
         recipe = result_settings(self.recipe.model_dump(mode="json"))
         return {"recipe": recipe, "seed": self.seed, "limit": self.limit, "train_manifest": self.train_split.manifest()}
-
-    def _check(self) -> None:
-        """What would fail late is an error before the first epoch."""
-        settings = self.recipe.excon
-        if self.recipe.select_on == "loss" and self.head_epochs > 1:
-            raise UsageError(
-                "select_on = 'loss' cannot choose among head epochs after the encoder",
-                "set head.fit to lbfgs or full-batch",
-            )
-        EXPLAINERS[settings.explainer]
-        if settings.layer is not None:
-            find_layer(self.learner.model, settings.layer)
-
-    def _pools(self, device: torch.device) -> tuple[Pool, Pool | None]:
-        """Training images and the images that judge the epochs."""
-        labels = self.train_split.labels
-        rows = stratified(labels, len(labels) if self.limit is None else self.limit, self.seed)
-        if self.recipe.select_on == "test":
-            test = self.dataset.split("test")
-            judges = stratified(test.labels, len(test), 0)
-            return Pool(self.train_split, rows, device, self.ranks), Pool(test, judges, device, self.ranks)
-        if not self.recipe.heldout:
-            return Pool(self.train_split, rows, device, self.ranks), None
-        fit, held = holdout(labels[rows], self.recipe.heldout, self.seed)
-        if not len(held):
-            raise UsageError(
-                f"none of {len(rows)} images can be held out: no class has two of them", "train on more images"
-            )
-        fit, held = rows[fit], rows[held]
-        return Pool(self.train_split, fit, device, self.ranks), Pool(self.train_split, held, device, self.ranks)
-
-    def _encoder_parameters(self) -> list[torch.nn.Parameter]:
-        learner = self.learner
-        if self.method.head == "joint":
-            return list(learner.model.parameters())
-        return [*learner.model.backbone.parameters(), *learner.projection.parameters()]
 
     def advance(self, progress: Progress) -> str:
         """Train the next epoch, judge it, save the state; returns the line about it."""
@@ -286,6 +248,81 @@ class Trainer:
         with saving(self.directory):
             write_card(self.directory, card, ["best.safetensors", "last.safetensors", "history.csv"])
         clear_state(self.directory)
+
+
+def make_trainer(
+    recipe: Recipe,
+    dataset: Dataset,
+    directory: Path,
+    *,
+    seed: int,
+    limit: int | None,
+    device: torch.device,
+    ranks: Ranks = ALONE,
+) -> Trainer:
+    """A run before its first epoch; raises :class:`UsageError` for what would fail late."""
+    method = METHODS[recipe.method]
+    learner = make_learner(recipe, dataset.info, seed, device, ranks)
+    _require_possible(recipe, learner)
+    split = dataset.split("train")
+    rows = stratified(split.labels, len(split) if limit is None else limit, seed)
+    fit, held = _parts(recipe, dataset, (split, rows), seed)
+    if len(fit[1]) < 2:
+        raise UsageError(f"{len(fit[1])} image is too few to train on", "train on at least two images")
+    return Trainer(
+        recipe=recipe,
+        dataset=dataset,
+        directory=directory,
+        seed=seed,
+        limit=limit,
+        ranks=ranks,
+        method=method,
+        learner=learner,
+        train_split=split,
+        fit=make_pool(*fit, device, ranks),
+        held=None if held is None else make_pool(*held, device, ranks),
+        encoder_optimizer=make_optimizer(_encoder_parameters(method, learner), recipe.optimizer),
+        head_optimizer=make_optimizer(learner.model.head.parameters(), recipe.head.optimizer),
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _require_possible(recipe: Recipe, learner: Learner) -> None:
+    """What would fail late is an error before the first epoch."""
+    if recipe.select_on == "loss" and head_epochs(recipe) > 1:
+        raise UsageError(
+            "select_on = 'loss' cannot choose among head epochs after the encoder",
+            "set head.fit to lbfgs or full-batch",
+        )
+    EXPLAINERS[recipe.excon.explainer]
+    if recipe.excon.layer is not None:
+        find_layer(learner.model, recipe.excon.layer)
+
+
+Part = tuple[Split, NDArray[np.int64]]
+"""A split and the positions of some of its images."""
+
+
+def _parts(recipe: Recipe, dataset: Dataset, rows: Part, seed: int) -> tuple[Part, Part | None]:
+    """The images to train on, of the given ones, and the images that judge the epochs."""
+    split, chosen = rows
+    if recipe.select_on == "test":
+        test = dataset.split("test")
+        return rows, (test, stratified(test.labels, len(test), 0))
+    if not recipe.heldout:
+        return rows, None
+    fit, held = holdout(split.labels[chosen], recipe.heldout, seed)
+    if not len(held):
+        raise UsageError(
+            f"none of {len(chosen)} images can be held out: no class has two of them", "train on more images"
+        )
+    return (split, chosen[fit]), (split, chosen[held])
+
+
+def _encoder_parameters(method: Method, learner: Learner) -> list[torch.nn.Parameter]:
+    if method.head == "joint":
+        return list(learner.model.parameters())
+    return [*learner.model.backbone.parameters(), *learner.projection.parameters()]
 
 
 def _encoder_of(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

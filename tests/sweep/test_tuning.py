@@ -15,7 +15,7 @@ from xeval.sweep.tuning import choose, held_out_accuracy
 from xeval.sweep.work import work
 from xeval.training.loop import open_dataset
 from xeval.training.recipe import Recipe
-from xeval.training.trainer import Trainer
+from xeval.training.trainer import make_trainer
 
 SMALL = ("image_size=8", "epochs=1", "batch_size=16", "arch=cnn-tiny")
 
@@ -72,7 +72,7 @@ def test_the_chosen_value_is_trained_on_all_of_train_and_scored(tmp_path):
     card = read_card(tmp_path / run.path)
     assert card.recipe["loss"]["temperature"] == 0.5
     assert card.selection.best_accuracy is None  # nothing was held out
-    trainer = Trainer(
+    trainer = make_trainer(
         Recipe.model_validate(card.recipe),
         open_dataset("digits", None, 8),
         tmp_path / "again",

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from xeval.data import open_dataset
-from xeval.training.batches import Batch, Pool
+from xeval.training.batches import Batch, Pool, make_pool
 from xeval.training.learner import Learner
 from xeval.training.recipe import Recipe, load_recipe
 
@@ -38,7 +38,7 @@ def learner(recipe: Callable[..., Recipe]) -> Callable[..., Learner]:
 def pool() -> Pool:
     """The first 24 digits of train at 8 px."""
     split = open_dataset("digits", None, 8).split("train")
-    return Pool(split, np.arange(24), torch.device("cpu"))
+    return make_pool(split, np.arange(24), torch.device("cpu"))
 
 
 @pytest.fixture(scope="session")

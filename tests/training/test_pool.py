@@ -8,7 +8,7 @@ import torch
 
 from xeval.data import open_dataset
 from xeval.training import batches as module
-from xeval.training.batches import Pool
+from xeval.training.batches import Pool, make_pool
 
 CPU = torch.device("cpu")
 
@@ -39,7 +39,7 @@ def test_images_labels_and_keys_belong_together(pool: Pool) -> None:
 def test_large_data_stay_in_the_data_set(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "RESIDENT_BYTES", 100)
     split = open_dataset("digits", None, 8).split("train")
-    lazy = Pool(split, np.arange(24), CPU)
-    assert lazy._images is None
+    lazy = make_pool(split, np.arange(24), CPU)
+    assert lazy.resident is None
     for ours, theirs in zip(lazy.batches(7), pool.batches(7), strict=True):
         assert torch.equal(ours.images, theirs.images)

@@ -80,7 +80,8 @@ class Scorer:
     """A plan on a device, as :func:`make_scorer` builds it.
 
     ``batch_size`` is the one that was asked for or found, ``rate`` the images a second in such batches; ``failures``
-    collects what metrics raised, ``passes`` counts images that went through the network, ``cam_size`` is the maps' grid.
+    collects what metrics raised, ``passes`` counts the images that went through the network, ``cam_size`` is the grid
+    of the maps.
     """
 
     plan: Plan

@@ -1,0 +1,158 @@
+"""What an earlier version of the package has stored is read, resumed and compared by this one.
+
+``tests/stored`` was written before the modules moved into their rooms: two scored runs of a tiny network with the
+``comparison.toml`` beside them, an exported file, a training run that stopped after its first epoch, every value of
+the stores as it was read then (hexadecimal, so to the last bit), and the ``results.json`` of their comparison.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import xeval
+from tests.commands import ROOT, here
+from xeval.checkpoints import load_model, read_card
+from xeval.errors import UsageError
+from xeval.runtime.progress import Silent
+from xeval.scoring.store import Store
+from xeval.training.loop import train
+from xeval.training.recipe import load_recipe
+
+STORED = ROOT / "tests" / "stored"
+NAMES = ("digits-ce-s0", "digits-supcon-s0")
+OPTIONS = ("--limit", "16", "--metrics", "drop,insertion", "--explainers", "grad-cam,random")
+HALF = ("arch=cnn-tiny", "epochs=2", "excon.explain_from_epoch=1")
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Path:
+    """A copy that may be written to."""
+    return shutil.copytree(STORED, tmp_path / "stored")
+
+
+def rows(folder: Path) -> dict[tuple[str, ...], list[float]]:
+    """Every value of a store by its cell."""
+    with Store(folder / "scores.sqlite", read_only=True) as store:
+        return {
+            (cell.checkpoint, cell.data, cell.explainer, cell.metric, cell.name, cell.definition): [
+                float(value) for value in store.read(number).values.reshape(-1)
+            ]
+            for number, cell in store.cells()
+        }
+
+
+def expected(name: str) -> dict[tuple[str, ...], list[float]]:
+    """The same as the earlier version read it."""
+    content = json.loads((STORED / "rows" / f"{name}.json").read_text())
+    return {tuple(row["cell"]): [float.fromhex(value) for value in row["values"]] for row in content}
+
+
+def same_bits(a: list[float], b: list[float]) -> bool:
+    return len(a) == len(b) and all(x == y or (math.isnan(x) and math.isnan(y)) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_stored_row_is_read_to_the_last_bit(name: str) -> None:
+    found, wanted = rows(STORED / "runs" / name), expected(name)
+    assert found.keys() == wanted.keys()
+    assert all(same_bits(found[cell], wanted[cell]) for cell in wanted)
+
+
+def test_the_same_command_finds_nothing_to_do(stored: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = stored / "runs" / NAMES[0]
+    before = (run / "scores.sqlite").read_bytes(), (run / "scores.json").read_bytes()
+    left, shown, last = here(capsys, "score", str(run), *OPTIONS)
+    assert left == 0
+    assert "drop.mag@0.45" in shown
+    assert "nothing to do" in last
+    assert ((run / "scores.sqlite").read_bytes(), (run / "scores.json").read_bytes()) == before
+
+
+def test_more_is_scored_beside_what_is_there(stored: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = stored / "runs" / NAMES[0]
+    more = (*OPTIONS[:3], "drop,insertion,complexity", *OPTIONS[4:])
+    assert here(capsys, "score", str(run), *more)[0] == 0
+    found, wanted = rows(run), expected(NAMES[0])
+    assert all(same_bits(found[cell], wanted[cell]) for cell in wanted)
+    assert {cell[3] for cell in found.keys() - wanted.keys()} == {"complexity"}
+
+
+def test_what_is_missing_is_scored_under_the_same_definitions(stored: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A new store of the same weights has the same cells; another processor may round its values otherwise."""
+    run = stored / "runs" / NAMES[1]
+    (run / "scores.sqlite").unlink()
+    assert here(capsys, "score", str(run), *OPTIONS)[0] == 0
+    found, wanted = rows(run), expected(NAMES[1])
+    assert found.keys() == wanted.keys()
+    for cell, values in wanted.items():
+        assert found[cell] == pytest.approx(values, abs=1e-4, nan_ok=True), cell
+
+
+def test_stored_weights_have_the_hash_that_the_scores_name(stored: Path) -> None:
+    (checkpoint,) = {cell[0] for cell in expected(NAMES[0])}
+    assert load_model(stored / "runs" / NAMES[0]).sha256 == checkpoint
+    assert load_model(stored / "ce.pt").sha256 == checkpoint
+    assert read_card(stored / "runs" / NAMES[0]).method == "ce"
+
+
+def test_stored_runs_are_compared_as_they_were(stored: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The declaration holds, and every number of the comparison is the one of then."""
+    assert here(capsys, "compare", str(stored / "runs"))[0] == 0
+    (now,) = json.loads((stored / "runs" / "report" / "results.json").read_text())["sections"]
+    (then,) = json.loads((STORED / "results.json").read_text())["sections"]
+    assert now["declaration"] == then["declaration"]
+    assert now["reference"] == "supcon"
+    assert now["protocol"]["hash"] == then["protocol"]["hash"]
+    assert_close(now["methods"], then["methods"])
+    assert_close(now["contrasts"], then["contrasts"])
+    assert now["verdict"] == then["verdict"]
+    frame = xeval.results(stored / "runs" / NAMES[0])
+    wanted = {cell[2:5:2]: values for cell, values in expected(NAMES[0]).items()}
+    cam = frame[frame["explainer"] == "grad-cam"]
+    assert same_bits(list(cam["drop.mag@0.45"]), wanted["grad-cam", "drop.mag@0.45"])
+
+
+def assert_close(now: Any, then: Any) -> None:
+    """Equal in structure and text, and in numbers as far as they are printed."""
+    if isinstance(then, dict):
+        assert now.keys() == then.keys()
+        for key in then:
+            assert_close(now[key], then[key])
+    elif isinstance(then, list):
+        assert len(now) == len(then)
+        for one, other in zip(now, then, strict=True):
+            assert_close(one, other)
+    elif isinstance(then, float):
+        assert now == pytest.approx(then, rel=1e-6, abs=1e-9)
+    else:
+        assert now == then
+
+
+def test_a_training_run_that_stopped_goes_on_and_ends(stored: Path) -> None:
+    begun = history(stored / "half" / "digits-excon-s0")
+    assert [row["epoch"] for row in begun] == ["1"]
+    recipe = load_recipe("digits", "excon", HALF)
+    run = train(recipe, seed=0, out=stored / "half", limit=40, progress=Silent())
+    ended = history(run)
+    assert ended[:1] == begun
+    assert [row["epoch"] for row in ended] == ["1", "2"]
+    assert read_card(run).seed == 0
+    assert not (run / "state").exists()
+
+
+def test_a_training_run_that_stopped_is_not_continued_with_other_settings(stored: Path) -> None:
+    other = load_recipe("digits", "excon", [*HALF, "loss.temperature=0.3"])
+    with pytest.raises(UsageError, match="loss.temperature was 0.1, now 0.3"):
+        train(other, seed=0, out=stored / "half", limit=40, progress=Silent())
+
+
+def history(run: Path) -> list[dict[str, str]]:
+    with (run / "history.csv").open(newline="") as lines:
+        return list(csv.DictReader(lines))
