@@ -1,4 +1,4 @@
-"""Shared fixtures."""
+"""Shared fixtures, and ``--fault ROW``: the tests that prove a row of the fault matrix."""
 
 from __future__ import annotations
 
@@ -6,6 +6,35 @@ import os
 from pathlib import Path
 
 import pytest
+
+from tests.faults.matrix import PAGE, chosen
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--fault",
+        action="append",
+        default=[],
+        metavar="ROW",
+        help="run only the tests that prove this row of docs/reliability.md; repeat it or separate rows by commas",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    try:
+        chosen(config.getoption("--fault"), PAGE.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise pytest.UsageError(f"--fault: {error}") from None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    asked = config.getoption("--fault")
+    if not asked:
+        return
+    rows = chosen(asked, PAGE.read_text(encoding="utf-8"))
+    proving = [item for item in items if any(rows & set(marker.args) for marker in item.iter_markers("fault"))]
+    config.hook.pytest_deselected(items=[item for item in items if item not in proving])
+    items[:] = proving
 
 
 @pytest.fixture(scope="session")

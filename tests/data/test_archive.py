@@ -200,10 +200,10 @@ def test_unusual_compressions_are_refused(tmp_path: Path) -> None:
 def test_a_million_entries_in_bounded_time_and_memory(tmp_path: Path) -> None:
     path = zip_of(tmp_path / "x.zip", {f"set/{number:06d}": b"" for number in range(10**6)})
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.monotonic()
+    start = time.process_time()  # other processes do not count
     with pytest.raises(CheckpointError):
         extract(path, tmp_path, "set")
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
 
 

@@ -1,13 +1,14 @@
-"""Which tests prove which rows of the fault matrix: read from the markers, written into docs/reliability.md.
+"""Which tests prove which rows of the fault matrix: read from the markers, counted in docs/reliability.md.
 
-``python -m tests.faults.matrix`` rewrites the last column of the page's tables and the count.
+``python -m tests.faults.matrix`` rewrites the last column of the page's tables and the count;
+``pytest --fault C1`` runs the tests of a row.
 """
 
 from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,8 +22,8 @@ def proofs() -> dict[str, list[str]]:
     """Row → the tests that carry its marker, as ``file::name`` below tests/."""
     found: dict[str, list[str]] = {}
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
-        for name, rows in _marked(ast.parse(path.read_text(encoding="utf-8"))):
-            for row in rows:
+        for name, marked in _marked(ast.parse(path.read_text(encoding="utf-8"))):
+            for row in marked:
                 found.setdefault(row, []).append(f"{path.relative_to(ROOT / 'tests').as_posix()}::{name}")
     return found
 
@@ -40,14 +41,29 @@ def rows(page: str) -> dict[str, str]:
     return {match["row"]: match["proof"].strip() for match in ROW.finditer(page)}
 
 
+def chosen(asked: Iterable[str], page: str) -> set[str]:
+    """The rows that ``--fault`` names, alone or separated by commas.
+
+    Raises :class:`ValueError` for a row that the page does not have, or that no test can prove.
+    """
+    names = [name.strip() for words in asked for name in words.split(",")]
+    table = rows(page)
+    for name in names:
+        if name not in table:
+            raise ValueError(f"no row {name!r} in docs/reliability.md, which has {', '.join(table)}")
+        if table[name].startswith(NOT_HERE):
+            raise ValueError(f"row {name} is {table[name]}")
+    return set(names)
+
+
 def rewritten(page: str) -> str:
-    """The page with the tests that exist now; a row without a test keeps its reason."""
+    """The page with the number of tests that there are now; a row without a test keeps its reason."""
     known = proofs()
 
     def line(match: re.Match[str]) -> str:
-        tests = known.get(match["row"])
-        proof = "<br>".join(f"`{test}`" for test in tests) if tests else match["proof"].strip()
-        return f"| {match['row']} | {match['text']} | {match['exit']} | {proof} |"
+        row, number = match["row"], len(known.get(match["row"], ()))
+        proof = f"`fault {row}`, {number} test{'s' * (number > 1)}" if number else match["proof"].strip()
+        return f"| {row} | {match['text']} | {match['exit']} | {proof} |"
 
     text = ROW.sub(line, page)
     return COUNT.sub(f"{sum(row in known for row in rows(text))} of {len(rows(text))} rows are proved by tests", text)

@@ -143,7 +143,7 @@ def test_latex_with_hostile_names_compiles(runs: Path, tmp_path: Path) -> None:
 WRITER = """
 import os, signal, sys
 from pathlib import Path
-from reports import compare
+from xeval.reports import compare
 moves, move = [], Path.replace
 def replace(self, target):
     moves.append(target)
@@ -172,7 +172,7 @@ def test_a_kill_while_the_report_is_written_leaves_old_or_new_files(runs: Path, 
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         check=False,
-        timeout=120,
+        timeout=600,
     )
     assert killed.returncode == -signal.SIGKILL
     left = {path: path.read_bytes() for path in _files(out)}
@@ -194,7 +194,7 @@ def test_the_page_reads_without_scripts_and_on_paper(runs: Path, tmp_path: Path)
     page, paper = tmp_path / "page.html", tmp_path / "page.pdf"
     page.write_text(re.sub(r"<script>.*?</script>", "", made.page.read_text(), flags=re.DOTALL))
     options = [*QUIET, f"--user-data-dir={tmp_path / 'profile'}", f"--print-to-pdf={paper}", page.as_uri()]
-    subprocess.run([str(CHROMIUM), *options], check=True, timeout=120, capture_output=True)
+    subprocess.run([str(CHROMIUM), *options], check=True, timeout=600, capture_output=True)
     assert len(re.findall(rb"/Type ?/Page\b", paper.read_bytes())) > 3  # tables and figures, not a blank sheet
 
 

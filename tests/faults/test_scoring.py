@@ -1,11 +1,4 @@
-"""Faults while scoring: what was finished is kept, what has no number is counted, and the exit code says so."""
-
-import errno
-import json
-import os
-import sqlite3
-from contextlib import suppress
-from pathlib import Path
+"""Faults while scoring: memory, devices, defects and gaps; what was finished is kept and what is missing counted."""
 
 import numpy as np
 import pytest
@@ -15,11 +8,8 @@ from torch import nn
 import xeval
 import xeval.scoring.scorer
 from tests.commands import here
-from tests.runs import make_run
-from xeval.engine import Network
-from xeval.errors import BusyError, DataError, InternalError, PartialError, ResourceError, UsageError
-from xeval.runtime import files as runs
-from xeval.runtime.locks import locked
+from tests.faults.scored import FAST, SMALL, Hears, among, equal, fault_at, images_of, read, table
+from xeval.errors import DataError, InternalError, PartialError, ResourceError
 from xeval.scoring import run as scoring
 from xeval.scoring.completeness import gap
 from xeval.scoring.maps import Maps
@@ -28,159 +18,6 @@ from xeval.scoring.plan import make_plan
 from xeval.scoring.run import score
 from xeval.scoring.scorer import Chunk, Scorer, make_scorer
 from xeval.scoring.store import Series, Store
-
-FAST = {"metrics": ("drop", "complexity"), "limit": 100, "device": "cpu", "batch_size": 64}
-SMALL = ("--metrics", "drop,complexity", "--limit", "100", "--device", "cpu", "--batch-size", "64")
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("runs") / "digits-excon-s0")[0]
-
-
-@pytest.fixture(scope="module")
-def whole(run, tmp_path_factory):
-    return table(score(run, out=tmp_path_factory.mktemp("whole"), **FAST))
-
-
-def table(out):
-    """(explainer, column) → series of every cell that has values."""
-    found = {}
-    with Store(out / "scores.sqlite", read_only=True) as store:
-        for number, cell in store.cells():
-            with suppress(DataError):  # no values yet
-                found[cell.explainer, cell.name] = store.read(number)
-    return found
-
-
-def equal(a, b, atol=0.0):
-    assert a.keys() == b.keys()
-    for key, series in a.items():
-        assert np.array_equal(series.status, b[key].status), key
-        assert np.allclose(series.values, b[key].values, rtol=0, atol=atol, equal_nan=True), key
-
-
-def read(out):
-    return json.loads((out / "scores.json").read_text())
-
-
-def files(folder):
-    return {path.name for path in folder.iterdir()}
-
-
-class Hears:
-    """A progress that keeps its lines."""
-
-    def __init__(self):
-        self.said = []
-
-    def say(self, text):
-        self.said.append(text)
-
-    def track(self, items, total, label):
-        yield from items
-
-
-def fault_at(monkeypatch, condition, act):
-    """Plain passes end in ``act(images, logits)`` where ``condition(images)`` holds."""
-    original = Network.__call__
-
-    def call(self, images, *, whole=False):
-        logits = original(self, images, whole=whole)
-        return act(images, logits) if condition(images) else logits
-
-    monkeypatch.setattr(Network, "__call__", call)
-
-
-def images_of(run, numbers):
-    """The normalised images of some places among the chosen ones, and their ids."""
-    plan = make_plan(run, ScoreOptions(**FAST))
-    places = [int(plan.chosen[n]) for n in numbers]
-    pixels = xeval.data.normalize(plan.split.read(places), plan.info)
-    return pixels, [plan.split.ids[i] for i in places]
-
-
-def among(wanted):
-    """Which images of a batch are one of the wanted: bool (n,)."""
-    return lambda images: (images[:, None] == wanted[None].to(images)).flatten(2).all(2).any(1)
-
-
-# ---- the disk
-
-
-@pytest.mark.fault("S3")
-def test_a_disk_that_fills_up_at_a_commit(run, whole, tmp_path, monkeypatch):
-    """SQLite itself refuses to grow the file; the first chunk stays and nothing else is left behind."""
-    original = Store.put
-
-    def put(self, first, blocks):
-        if first:
-            pages = self._db.execute("PRAGMA page_count").fetchone()[0]
-            self._db.execute(f"PRAGMA max_page_count = {pages}")
-        original(self, first, blocks)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Store, "put", put)
-        with pytest.raises(ResourceError, match=r"the disk is full: .*scores.sqlite needs [\d,]+ bytes, [\d,]+ are"):
-            score(run, out=tmp_path, **FAST)
-    assert files(tmp_path) == {"scores.sqlite"}
-    assert len(table(tmp_path)["", "p0"].values) == 64
-    equal(table(score(run, out=tmp_path, **FAST)), whole)
-
-
-@pytest.mark.fault("S3")
-@pytest.mark.parametrize("broken", ["fsync", "replace"])
-def test_a_disk_that_fills_up_at_export(run, tmp_path, monkeypatch, broken):
-    out = score(run, out=tmp_path, **FAST)
-    before, names = (out / "scores.json").read_bytes(), files(out)
-
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        if broken == "fsync":
-            patch.setattr(runs.os, "fsync", full)
-        else:
-            patch.setattr(Path, "replace", full)
-        with pytest.raises(ResourceError, match=r"needs [\d,]+ bytes, [\d,]+ are free") as caught:
-            score(run, out=tmp_path, **{**FAST, "metrics": ("drop",)})
-    assert caught.value.exit_code == 5
-    assert (out / "scores.json").read_bytes() == before
-    assert files(out) == names
-
-
-@pytest.mark.fault("S3")
-def test_too_little_room_is_told_before_the_loop(run, tmp_path, monkeypatch):
-    usage = type(scoring.shutil.disk_usage("/"))
-    monkeypatch.setattr(scoring.shutil, "disk_usage", lambda _: usage(10**9, 10**9, 1000))
-    with pytest.raises(ResourceError, match=r"bytes needed, 1,000 are free"):
-        score(run, out=tmp_path, **FAST)
-
-
-@pytest.mark.fault("S3")
-def test_what_a_killed_writer_left_is_cleaned_at_the_next_start(run, tmp_path):
-    (tmp_path / ".xeval-scores.json.abc.tmp").write_text("half")
-    (tmp_path / ".mine.tmp").write_text("not ours")
-    score(run, out=tmp_path, **FAST)
-    assert {name for name in files(tmp_path) if name.startswith(".")} == {".mine.tmp"}
-
-
-@pytest.mark.fault("S4")
-def test_the_output_is_tried_before_the_model_is_loaded(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("xeval.scoring.plan.load_model", lambda *_, **__: pytest.fail("loaded"))
-    (tmp_path / "file").write_text("x")
-    for out in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(UsageError, match="cannot write to"):
-            score(run, out=out, **FAST)
-    monkeypatch.setattr(runs, "_probe", lambda _: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
-    with pytest.raises(UsageError, match="Permission denied"):
-        score(run, out=tmp_path, **FAST)
-
-
-@pytest.mark.fault("S4")
-def test_a_missing_output_folder_is_made(run, tmp_path):
-    assert score(run, out=tmp_path / "a" / "b", **FAST) == tmp_path / "a" / "b"
-
 
 # ---- memory and devices
 
@@ -239,14 +76,14 @@ def test_a_device_that_fails_in_the_middle(run, whole, tmp_path, monkeypatch, er
 
 def failing(monkeypatch, metric, image):
     """A metric that raises an error whenever a certain image is among those it is given."""
-    original = xeval.scorer.task_blocks
+    original = xeval.scoring.scorer.task_blocks
 
     def task_blocks(task, scene, rows, meter):
         if task.metric.name == metric and bool(among(image)(scene.images).any()):
             raise RuntimeError("a defect")
         return original(task, scene, rows, meter)
 
-    monkeypatch.setattr(xeval.scorer, "task_blocks", task_blocks)
+    monkeypatch.setattr(xeval.scoring.scorer, "task_blocks", task_blocks)
 
 
 @pytest.mark.fault("S7")
@@ -284,9 +121,9 @@ def test_a_metric_with_a_defect_loses_one_image_and_nothing_else(run, whole, tmp
 
 @pytest.mark.fault("S7")
 def test_a_defect_everywhere_keeps_the_other_metrics(run, whole, tmp_path, capsys, monkeypatch):
-    original = xeval.scorer.task_blocks
+    original = xeval.scoring.scorer.task_blocks
     monkeypatch.setattr(
-        xeval.scorer,
+        xeval.scoring.scorer,
         "task_blocks",
         lambda task, scene, rows, meter: (
             1 / 0 if task.metric.name == "deletion" else original(task, scene, rows, meter)
@@ -422,83 +259,3 @@ def test_a_clock_that_jumps_backwards(run, whole, tmp_path, monkeypatch):
     now = iter(range(10**6, 0, -3600))
     monkeypatch.setattr("time.time", lambda: float(next(now)))
     equal(table(score(run, out=tmp_path, **FAST)), whole)
-
-
-# ---- the store and its lock
-
-
-@pytest.mark.fault("S15")
-def test_a_second_process_is_told_who_is_at_work(run, whole, tmp_path, capsys):
-    with locked(tmp_path):
-        left, _, last = here(capsys, "score", str(run), "--out", str(tmp_path), *SMALL)
-        assert left == 6
-        assert f"is in use by process {os.getpid()} on {os.uname().nodename} since" in last
-        assert files(tmp_path) == {"run.lock"}
-    assert files(tmp_path) == set()
-    dead = {"pid": 999999, "host": "elsewhere", "started": "2020-01-01T00:00:00+00:00"}
-    (tmp_path / "run.lock").write_text(json.dumps(dead))
-    equal(table(score(run, out=tmp_path, **FAST)), whole)  # its owner is dead: taken over
-    assert "run.lock" not in files(tmp_path)
-    with locked(tmp_path):
-        xeval.results(tmp_path)  # reading needs no lock
-
-
-def test_a_lock_that_is_not_ours_to_read_is_busy_all_the_same(tmp_path):
-    with locked(tmp_path):
-        (tmp_path / "run.lock").write_text("nonsense")
-        with pytest.raises(BusyError, match="in use by another process"), locked(tmp_path):
-            pass
-
-
-def edit(statement):
-    def apply(path):
-        with sqlite3.connect(path) as db:
-            db.execute(statement)
-
-    return apply
-
-
-def page(path):
-    """Overwrite a page in the middle."""
-    data = bytearray(path.read_bytes())
-    middle = len(data) // 2 // 4096 * 4096
-    data[middle : middle + 4096] = b"\xa5" * 4096
-    path.write_bytes(data)
-
-
-@pytest.mark.fault("S16")
-@pytest.mark.parametrize(
-    ("damage", "message", "copied"),
-    [
-        (page, "is damaged", True),
-        (lambda path: path.write_bytes(b"no database at all, only text" * 99), "file is not a database", True),
-        (lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]), "is damaged", True),
-        (edit("UPDATE chunk SET status = x'ff' WHERE first = 64"), "not as they were written", True),
-        (edit("UPDATE chunk SET data = x'0102' WHERE first = 64"), "not as they were written", True),
-        (edit("UPDATE chunk SET data = zeroblob(length(data)) WHERE cell = 5"), "not as they were written", True),
-        (edit("UPDATE chunk SET status = 'text' || x'ff' WHERE first = 0"), "is damaged", True),
-        (edit("UPDATE chunk SET n = 'many'"), "not as they were written", True),
-        (edit("UPDATE chunk SET n = 63 WHERE first = 0"), "not as they were written", True),
-        (edit("DROP TABLE reason"), "", True),
-        (edit("PRAGMA user_version = 1"), "was written by another version of xeval", False),
-    ],
-    ids=["page", "garbage", "truncated", "status", "blob", "value", "text", "n text", "n", "table", "version"],
-)
-def test_a_damaged_store_is_kept_and_named(run, whole, tmp_path, capsys, damage, message, copied):
-    score(run, out=tmp_path, **FAST)
-    damage(tmp_path / "scores.sqlite")
-    before = (tmp_path / "scores.sqlite").read_bytes()
-    (tmp_path / "scores.json").unlink()
-    arguments = ("score", str(run), "--out", str(tmp_path), *SMALL)
-    for _ in range(2):
-        left, _, last = here(capsys, *arguments)
-        assert left == 3
-        assert message in last
-        assert "--recompute" in last
-    kept = list(tmp_path.glob("scores.sqlite.corrupt*"))
-    assert len(kept) == copied
-    assert (tmp_path / "scores.sqlite").read_bytes() == before
-    assert all(path.read_bytes() == before for path in kept)
-    assert here(capsys, *arguments, "--recompute")[0] == 0
-    equal(table(tmp_path), whole)
-    assert (tmp_path / "scores.sqlite.old").read_bytes() == before

@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import sys
 from pathlib import Path
-from training.loop import train
-from training.recipe import load_recipe
+from xeval.training.loop import train
+from xeval.training.recipe import load_recipe
 recipe = load_recipe("digits", "exconb", ["image_size=8", "epochs=8", "batch_size=16", "excon.explain_from_epoch=1"])
 train(recipe, seed=0, out=Path(sys.argv[1]), limit=200)
 """

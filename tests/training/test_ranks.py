@@ -50,7 +50,7 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Job:
 def job(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Job:
     out, number = tmp_path_factory.mktemp("several"), request.param
     started = processes(number, "-m", "tests.training.ranked", str(out))
-    errors = [process.communicate(timeout=300)[1] for process in started]
+    errors = [process.communicate(timeout=1200)[1] for process in started]
     assert [process.returncode for process in started] == [0] * number, errors
     return Job([read_tensors(out / f"rank{rank}.safetensors") for rank in range(number)], out)
 

@@ -21,7 +21,7 @@ def test_the_next_item_is_read_while_this_one_is_worked_on():
 
     for item in ahead([0, 1, 2], reader):
         if item < 2:
-            assert read[item + 1].wait(5)  # before anyone asks for it
+            assert read[item + 1].wait(60)  # before anyone asks for it
         if item == 0:
             assert not read[2].is_set()  # one ahead, not all: memory stays bounded
 

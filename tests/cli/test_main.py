@@ -170,11 +170,9 @@ def test_compare_without_a_complete_run(run, capsys, tmp_path):
 
 
 def test_a_bug_keeps_its_traceback_in_a_file(run, capsys, tmp_path, monkeypatch):
-    import xeval.scoring.run
-
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(xeval.scoring, "make_plan", lambda *_: 1 / 0)
+    monkeypatch.setattr("xeval.scoring.run.make_plan", lambda *_: 1 / 0)
     left, _, last = here(capsys, "score", str(run))
     assert left == 1
     assert "internal error, ZeroDivisionError" in last
@@ -184,12 +182,10 @@ def test_a_bug_keeps_its_traceback_in_a_file(run, capsys, tmp_path, monkeypatch)
 
 @pytest.mark.fault("S2")
 def test_interrupt_is_130(run, capsys, monkeypatch):
-    import xeval.scoring.run
-
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(xeval.scoring, "make_plan", interrupted)
+    monkeypatch.setattr("xeval.scoring.run.make_plan", interrupted)
     assert here(capsys, "score", str(run))[0] == 130
 
 
