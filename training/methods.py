@@ -64,7 +64,7 @@ def method(
     """Register the encoder step of a method."""
 
     def decorate(step: EncoderStep) -> EncoderStep:
-        METHODS.add(name, Method(name, description, head, step, explains), step.__code__.co_filename)
+        METHODS.add(name, Method(name, description, head, step, explains), step)
         return step
 
     return decorate

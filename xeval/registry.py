@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from importlib.metadata import entry_points
+from inspect import getfile, unwrap
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Generic, TypeVar
 
 from xeval.errors import UsageError, unknown
@@ -13,7 +17,10 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Named things of one kind; third parties add theirs through the entry-point group ``xeval.<kind>s``."""
+    """Named things of one kind; third parties add theirs through the entry-point group ``xeval.<kind>s``.
+
+    A thing is registered by the decorator of its kind, which stands beside the class of the thing.
+    """
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -21,25 +28,18 @@ class Registry(Generic[T]):
         self._files: dict[str, str] = {}
         self._plugins_loaded = False
 
-    def add(self, name: str, thing: T, file: str) -> T:
-        """Register ``thing``; the same name from the same file again is a no-op, from another file an error."""
-        origin = str(Path(file).resolve())
+    def add(self, name: str, thing: T, made_of: Callable[..., object]) -> None:
+        """Register ``thing``, for the decorator that has made it of a function or class.
+
+        The same name from the same file again is a no-op, from another file an error.
+        """
+        origin = str(Path(getfile(unwrap(made_of))).resolve())
         if self._files.get(name, origin) != origin:
             raise UsageError(
                 f"the {self.kind} {name!r} is defined twice, in {self._files[name]} and {origin}", "rename one of them"
             )
         self._files[name] = origin
-        return self._things.setdefault(name, thing)
-
-    def register(self, name: str) -> Callable[[T], T]:
-        """Decorator form of :meth:`add` for functions and classes."""
-
-        def decorate(thing: T) -> T:
-            code = getattr(thing, "__code__", None)
-            self.add(name, thing, code.co_filename if code else name)
-            return thing
-
-        return decorate
+        self._things.setdefault(name, thing)
 
     def __getitem__(self, name: str) -> T:
         self._load_plugins()
@@ -66,3 +66,9 @@ class Registry(Generic[T]):
         self._plugins_loaded = True
         for point in entry_points(group=f"xeval.{self.kind}s"):
             point.load()
+
+
+def import_modules(package: str) -> None:
+    """Import every module of a package in the order of their names, so that each registers what it defines."""
+    for name in sorted(module.name for module in iter_modules(sys.modules[package].__path__)):
+        import_module(f"{package}.{name}")

@@ -1,18 +1,10 @@
 """Data sets: one reader a file, all with the same two classes, found by name through :func:`open_dataset`."""
 
-from xeval.data import (  # noqa: F401  (they register themselves)
-    cifar,
-    digits,
-    folder,
-    imagenet_s,
-    photo10,
-    shapes,
-    tiny_imagenet,
-)
 from xeval.data.base import Dataset, DatasetInfo, Split, normalize, unreadable
 from xeval.data.manage import check, get, listing, require_sound
 from xeval.data.sources import READERS, Reader, Source, data_root, open_dataset
 from xeval.data.subsets import holdout, stratified
+from xeval.registry import import_modules
 
 __all__ = [
     "READERS",
@@ -32,3 +24,5 @@ __all__ = [
     "stratified",
     "unreadable",
 ]
+
+import_modules(__name__)

@@ -6,7 +6,6 @@ Folders are memory-mapped or read once; a tar.gz is read in memory, nothing is u
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from xeval.data.archive import read_members
 from xeval.data.base import ArraySplit, Dataset, DatasetInfo, Ints, Pixels
 from xeval.data.download import Archive
 from xeval.data.files import FolderTree
-from xeval.data.sources import READERS, Source, missing, require_official
+from xeval.data.sources import missing, reader, require_official
 from xeval.data.unpickler import load_arrays
 from xeval.errors import DataError
 
@@ -54,6 +53,11 @@ class Variant:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     layouts: tuple[Layout, ...]
+
+    @property
+    def archives(self) -> tuple[Archive, ...]:
+        """The official archives, the one to fetch first."""
+        return tuple(layout.archive for layout in self.layouts)
 
 
 def _archive(file: str, md5: str, folder: str) -> Archive:
@@ -194,17 +198,41 @@ def find(variant: Variant, root: Path) -> Files | None:
     return None
 
 
-def _reader(variant: Variant) -> Callable[[Path, int | None], Dataset]:
-    def read(root: Path, size: int | None) -> Dataset:
-        files = find(variant, root)
-        if files is None:
-            raise missing(variant.name, " or ".join(_places(variant)), root)
-        require_official(files.place, (files.layout.archive,))
-        names = files.class_names()
-        info = DatasetInfo(variant.name, names, variant.mean, variant.std, channels=3, size=size or SIDE, native=SIDE)
-        return Dataset(info, {name: partial(_split, info, files, name) for name in ("train", "test")})
+def _locate(variant: Variant, root: Path) -> Path | None:
+    files = find(variant, root)
+    return files.place if files else None
 
-    return read
+
+@reader(
+    "cifar10",
+    "60,000 photographs of 10 classes, 32 px, colour",
+    archives=CIFAR10.archives,
+    locate=partial(_locate, CIFAR10),
+)
+def read_cifar10(root: Path, size: int | None) -> Dataset:
+    """Ten classes, named in the files."""
+    return _read(CIFAR10, root, size)
+
+
+@reader(
+    "cifar100",
+    "60,000 photographs of 100 fine classes, 32 px, colour",
+    archives=CIFAR100.archives,
+    locate=partial(_locate, CIFAR100),
+)
+def read_cifar100(root: Path, size: int | None) -> Dataset:
+    """A hundred fine classes, named in the files; the coarse ones are passed over."""
+    return _read(CIFAR100, root, size)
+
+
+def _read(variant: Variant, root: Path, size: int | None) -> Dataset:
+    files = find(variant, root)
+    if files is None:
+        raise missing(variant.name, " or ".join(_places(variant)), root)
+    require_official(files.place, (files.layout.archive,))
+    names = files.class_names()
+    info = DatasetInfo(variant.name, names, variant.mean, variant.std, channels=3, size=size or SIDE, native=SIDE)
+    return Dataset(info, {name: partial(_split, info, files, name) for name in ("train", "test")})
 
 
 def _places(variant: Variant) -> list[str]:
@@ -214,15 +242,3 @@ def _places(variant: Variant) -> list[str]:
 def _split(info: DatasetInfo, files: Files, name: str) -> ArraySplit:
     images, labels = files.records(name)
     return ArraySplit(info, name, images, labels, [f"{name}/{row:05d}" for row in range(len(labels))])
-
-
-def _source(variant: Variant, description: str) -> Source:
-    def locate(root: Path) -> Path | None:
-        files = find(variant, root)
-        return files.place if files else None
-
-    return Source(_reader(variant), description, tuple(layout.archive for layout in variant.layouts), locate)
-
-
-READERS.add("cifar10", _source(CIFAR10, "60,000 photographs of 10 classes, 32 px, colour"), __file__)
-READERS.add("cifar100", _source(CIFAR100, "60,000 photographs of 100 fine classes, 32 px, colour"), __file__)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
 
 from xeval.data.base import Index, Ints, Pixels, Split, unreadable
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Readable(Split):

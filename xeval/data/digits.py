@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from xeval.data.base import ArraySplit, Dataset, DatasetInfo, Ints, Pixels, moments, resized
-from xeval.data.sources import READERS, Source
+from xeval.data.sources import reader
 from xeval.data.subsets import holdout
 
 SIDE = 16
@@ -16,6 +16,7 @@ TEST_SHARE = 0.2
 SPLIT_SEED = 0
 
 
+@reader("digits", "1,797 real handwritten digits, 16 px, grey (ships with scikit-learn)")
 def read(_root: Path, size: int | None) -> Dataset:
     """8×8 grey digits, bilinearly upsampled; a seeded, stratified fifth is the test split."""
     side = size or SIDE
@@ -38,6 +39,3 @@ def _digits() -> tuple[Pixels, Ints]:
     digits = load_digits()
     levels = (digits.images[:, None] * (255 / 16)).round()
     return levels.astype(np.uint8), digits.target.astype(np.int64)
-
-
-READERS.add("digits", Source(read, "1,797 real handwritten digits, 16 px, grey (ships with scikit-learn)"), __file__)

@@ -16,7 +16,7 @@ from PIL import Image
 from xeval.data.base import Dataset, DatasetInfo, Ints, Pixels, moments
 from xeval.data.files import FolderTree
 from xeval.data.images import FileSplit, decode, is_image_name, square
-from xeval.data.sources import READERS, Source
+from xeval.data.sources import reader
 from xeval.data.subsets import stratified
 from xeval.errors import DataError
 
@@ -24,6 +24,7 @@ SAMPLE, SAMPLE_SEED = 256, 0
 SIDE = 224
 
 
+@reader("folder", "folder:PATH, your images in one folder a class")
 def read(path: Path, size: int | None) -> Dataset:
     """Classes are the sorted folder names; mean and standard deviation come from the training images.
 
@@ -99,6 +100,3 @@ def _decoded(tree: FolderTree, names: list[str]) -> list[Image.Image]:
     if not images:
         raise DataError(f"none of the images can be read; {problems[0].problem}", problems[0].remedy)
     return images
-
-
-READERS.add("folder", Source(read, "folder:PATH, your images in one folder a class"), __file__)

@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 from xeval.data.base import Dataset, DatasetInfo, Index, Ints
 from xeval.data.files import FolderTree
 from xeval.data.images import FileSplit, decode, is_image_name, size_of
-from xeval.data.sources import READERS, Source, missing
+from xeval.data.sources import missing, reader
 from xeval.errors import DataError
 
 if TYPE_CHECKING:
@@ -74,6 +74,12 @@ def class_numbers(data: bytes, name: str) -> Ints:
     return np.where(numbers == IGNORED, 0, numbers)
 
 
+def locate(root: Path) -> Path | None:
+    """The folder: ``root`` itself or ImageNetS50 in it."""
+    return next((place for place in (root, root / "ImageNetS50") if (place / SEGMENTATION).is_dir()), None)
+
+
+@reader("imagenet-s50", "50 classes of ImageNet, 224 px, colour, with exact masks", locate=locate, remedy=REMEDY)
 def read(root: Path, size: int | None) -> Dataset:
     """Classes are the sorted WordNet ids; images at 224 px unless ``size`` says otherwise."""
     place = locate(root)
@@ -84,11 +90,6 @@ def read(root: Path, size: int | None) -> Dataset:
     info = DatasetInfo("imagenet-s50", tuple(wnids), MEAN, STD, channels=3, size=size or SIDE)
     present = {name: folder for name, folder in FOLDERS.items() if tree.folders(folder)}
     return Dataset(info, {name: partial(_split, info, tree, wnids, name) for name in present})
-
-
-def locate(root: Path) -> Path | None:
-    """The folder: ``root`` itself or ImageNetS50 in it."""
-    return next((place for place in (root, root / "ImageNetS50") if (place / SEGMENTATION).is_dir()), None)
 
 
 def _split(info: DatasetInfo, tree: FolderTree, wnids: list[str], name: str) -> FileSplit:
@@ -110,10 +111,3 @@ def _split(info: DatasetInfo, tree: FolderTree, wnids: list[str], name: str) -> 
             f"{len(without)} segmentations are missing, first {tree.describe(without[0])}", "build it again"
         )
     return SegmentedSplit(info, name, tree, ids, labels)
-
-
-READERS.add(
-    "imagenet-s50",
-    Source(read, "50 classes of ImageNet, 224 px, colour, with exact masks", (), locate, REMEDY),
-    __file__,
-)

@@ -14,7 +14,7 @@ import numpy as np
 
 from xeval.data.base import ArraySplit, Dataset, DatasetInfo, Pixels, moments, resized
 from xeval.data.images import decode
-from xeval.data.sources import READERS, Source
+from xeval.data.sources import reader
 from xeval.data.subsets import shuffled
 from xeval.errors import DataError
 
@@ -35,6 +35,7 @@ LEFT, RIGHT = 0.55, 0.65
 COUNTS = {"train": 100, "test": 30}
 
 
+@reader("photo10", "crops of ten photographs, 32 px, colour (ship with scikit-image, -learn)")
 def read(_root: Path, size: int | None) -> Dataset:
     """Ten classes, 100 crops each to train on and 30 to test on; grey photographs become RGB."""
     side = size or CROP
@@ -78,8 +79,3 @@ def _photo(name: str) -> Pixels:
     image = decode((Path(spec.origin).parent / path).read_bytes(), PHOTOS[name])
     small = image.resize((round(image.width * HEIGHT / image.height), HEIGHT), resample=2)
     return np.asarray(small).transpose(2, 0, 1)
-
-
-READERS.add(
-    "photo10", Source(read, "crops of ten photographs, 32 px, colour (ship with scikit-image, -learn)"), __file__
-)

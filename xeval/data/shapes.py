@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xeval.data.base import Dataset, DatasetInfo, Index, Ints, Pixels, Split
-from xeval.data.sources import READERS, Source
+from xeval.data.sources import reader
 
 if TYPE_CHECKING:
     import torch
@@ -116,10 +116,8 @@ def _extent(line: Mask) -> tuple[int, int]:
     return int(found[0]), int(found[-1])
 
 
+@reader("shapes", "five procedural shapes on textures, 32 px, colour, with exact masks")
 def read(_root: Path, size: int | None) -> Dataset:
     """Five shapes, 2,000 images to train on and 500 to test on, with masks and boxes."""
     info = DatasetInfo("shapes", CLASSES, MEAN, STD, channels=3, size=size or SIDE)
     return Dataset(info, {name: partial(Shapes, info, name) for name in COUNTS})
-
-
-READERS.add("shapes", Source(read, "five procedural shapes on textures, 32 px, colour, with exact masks"), __file__)

@@ -14,24 +14,42 @@ from xeval.errors import DataError, UsageError
 from xeval.registry import Registry
 
 Reader = Callable[[Path, int | None], Dataset]
+Locate = Callable[[Path], Path | None]
 
 
 @dataclass(frozen=True)
 class Source:
-    """A reader (data root, side in pixels or None for its own → data set) and what the lists say about it.
+    """A reader (data root, side in pixels or None for its own → data set) and what the lists say about it."""
+
+    read: Reader
+    description: str
+    archives: tuple[Archive, ...]
+    locate: Locate
+    remedy: str
+
+
+READERS: Registry[Source] = Registry("dataset")
+
+
+def reader(
+    name: str,
+    description: str,
+    *,
+    archives: tuple[Archive, ...] = (),
+    locate: Locate = lambda _root: None,
+    remedy: str = "",
+) -> Callable[[Reader], Reader]:
+    """Register the function that reads a data set under the data set's name.
 
     ``archives`` are the official files, the one to fetch first; ``locate`` finds the data set below a data root;
     ``remedy`` says how to get what cannot be fetched.
     """
 
-    read: Reader
-    description: str
-    archives: tuple[Archive, ...] = ()
-    locate: Callable[[Path], Path | None] = lambda _root: None
-    remedy: str = ""
+    def decorate(read: Reader) -> Reader:
+        READERS.add(name, Source(read, description, archives, locate, remedy), read)
+        return read
 
-
-READERS: Registry[Source] = Registry("dataset")
+    return decorate
 
 
 def data_root(root: Path | None = None) -> Path:

@@ -17,7 +17,7 @@ from xeval.data.base import Dataset, DatasetInfo, Index, Ints
 from xeval.data.download import Archive
 from xeval.data.files import FolderTree, Tree, ZipTree, text_lines
 from xeval.data.images import FileSplit, is_image_name, size_of
-from xeval.data.sources import READERS, Source, missing, require_official
+from xeval.data.sources import missing, reader, require_official
 from xeval.errors import DataError
 
 if TYPE_CHECKING:
@@ -54,6 +54,28 @@ def scale_boxes(boxes: Ints, native: int, side: int) -> Ints:
     return np.concatenate([low, high], axis=1).clip(0, side - 1)
 
 
+def locate(root: Path) -> Path | None:
+    """The zip file or folder: ``root`` itself, the official names in it, else the one ``tiny-imagenet*`` there is."""
+    if root.is_file() or (root / "wnids.txt").is_file():
+        return root
+    for name in ("tiny-imagenet-200", OFFICIAL.file):
+        if (root / name).exists():
+            return root / name
+    others = sorted(
+        path for path in root.glob("tiny-imagenet*") if path.suffix == ".zip" or (path / "wnids.txt").is_file()
+    )
+    if len(others) > 1:
+        names = ", ".join(path.name for path in others)
+        raise DataError(f"{root} holds several subsets of Tiny ImageNet: {names}", "give one of them as --data")
+    return others[0] if others else None
+
+
+@reader(
+    "tiny-imagenet",
+    "Tiny ImageNet or a subset in its layout, 64 px, colour, with boxes",
+    archives=(OFFICIAL,),
+    locate=locate,
+)
 def read(root: Path, size: int | None) -> Dataset:
     """Classes in the order of their sorted WordNet ids, named by the first word of words.txt; grey files become RGB."""
     place = locate(root)
@@ -69,22 +91,6 @@ def read(root: Path, size: int | None) -> Dataset:
     return Dataset(
         info, {"train": partial(_train, info, tree, wnids, native), "test": partial(_test, info, tree, wnids, native)}
     )
-
-
-def locate(root: Path) -> Path | None:
-    """The zip file or folder: ``root`` itself, the official names in it, else the one ``tiny-imagenet*`` there is."""
-    if root.is_file() or (root / "wnids.txt").is_file():
-        return root
-    for name in ("tiny-imagenet-200", OFFICIAL.file):
-        if (root / name).exists():
-            return root / name
-    others = sorted(
-        path for path in root.glob("tiny-imagenet*") if path.suffix == ".zip" or (path / "wnids.txt").is_file()
-    )
-    if len(others) > 1:
-        names = ", ".join(path.name for path in others)
-        raise DataError(f"{root} holds several subsets of Tiny ImageNet: {names}", "give one of them as --data")
-    return others[0] if others else None
 
 
 def open_tree(place: Path) -> Tree:
@@ -176,7 +182,3 @@ def _class_names(tree: Tree, wnids: list[str]) -> tuple[str, ...]:
     names = [words.get(wnid) or wnid for wnid in wnids]
     shared = Counter(names)
     return tuple(name if shared[name] == 1 else f"{name} ({wnid})" for name, wnid in zip(names, wnids, strict=True))
-
-
-DESCRIPTION = "Tiny ImageNet or a subset in its layout, 64 px, colour, with boxes"
-READERS.add("tiny-imagenet", Source(read, DESCRIPTION, (OFFICIAL,), locate), __file__)

@@ -1,17 +1,8 @@
 """Attribution methods and the control explainers beside them."""
 
-from xeval.explainers import cam, cam_variants, controls, gradients, lrp, perturbation
 from xeval.explainers.base import CONTROLS, EXPLAINERS, Control, Explainer
+from xeval.registry import import_modules
 
-__all__ = [
-    "CONTROLS",
-    "EXPLAINERS",
-    "Control",
-    "Explainer",
-    "cam",
-    "cam_variants",
-    "controls",
-    "gradients",
-    "lrp",
-    "perturbation",
-]
+__all__ = ["CONTROLS", "EXPLAINERS", "Control", "Explainer"]
+
+import_modules(__name__)

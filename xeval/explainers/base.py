@@ -58,18 +58,35 @@ def explainer(name: str, *, units: Units, citation: str) -> Callable[[Explain], 
     """Register an attribution method under ``name``."""
 
     def decorate(function: Explain) -> Explain:
-        EXPLAINERS.add(name, Explainer(name, function, units, citation), function.__code__.co_filename)
+        EXPLAINERS.add(name, Explainer(name, function, units, citation), function)
         return function
 
     return decorate
 
 
 def control(name: str, *, draws: int = 1, symmetric: bool = False) -> Callable[[Draw], Draw]:
-    """Register a control under ``name``."""
+    """Register a control that is drawn under ``name``; the first line of the docstring says what it is."""
 
     def decorate(function: Draw) -> Draw:
-        about = (function.__doc__ or name).strip().splitlines()[0]
-        CONTROLS.add(name, Control(name, about, function, draws, symmetric), function.__code__.co_filename)
+        CONTROLS.add(name, Control(name, _first_line(function), function, draws, symmetric), function)
         return function
 
     return decorate
+
+
+def derived_control(name: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
+    """Register a control under ``name`` that the scorer derives from the reference explainer.
+
+    It stands over a function that does nothing: which map it is takes the split and the network to find, which only
+    the scorer has, and the first line of the docstring says what it is.
+    """
+
+    def decorate(function: Callable[[], None]) -> Callable[[], None]:
+        CONTROLS.add(name, Control(name, _first_line(function)), function)
+        return function
+
+    return decorate
+
+
+def _first_line(function: Callable[..., object]) -> str:
+    return (function.__doc__ or function.__name__).strip().splitlines()[0]

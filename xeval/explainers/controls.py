@@ -1,7 +1,8 @@
 """Control explainers: the rows that tell what a score is worth.
 
 Each takes ``(images, reference, keys, draw)``: normalised images N×C×H×W, the reference explainer's maps N×1×h×w on
-their own grid, the image keys (N,) and the number of the draw; and returns maps N×1×h×w or N×1×H×W.
+their own grid, the image keys (N,) and the number of the draw; and returns maps N×1×h×w or N×1×H×W. The last three are
+derived from the reference explainer by the scorer.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from xeval.explainers.base import CONTROLS, Control, control
+from xeval.explainers.base import control, derived_control
 from xeval.perturb.draws import splitmix64, states, unit
 
 
@@ -60,9 +61,16 @@ def constant(images: Tensor, _reference: Tensor, _keys: Tensor, _draw: int) -> T
     return torch.ones_like(images[:, :1])
 
 
-for _name, _about in (
-    ("inverse", "The reference explainer's map with its sign turned: what the opposite is worth."),
-    ("shuffled", "The reference explainer's map of another image of the split, drawn by the image's id."),
-    ("untrained", "The reference explainer on the same network with fresh random weights."),
-):
-    CONTROLS.add(_name, Control(_name, _about), __file__)
+@derived_control("inverse")
+def inverse() -> None:
+    """The reference explainer's map with its sign turned: what the opposite is worth."""
+
+
+@derived_control("shuffled")
+def shuffled() -> None:
+    """The reference explainer's map of another image of the split, drawn by the image's id."""
+
+
+@derived_control("untrained")
+def untrained() -> None:
+    """The reference explainer on the same network with fresh random weights."""

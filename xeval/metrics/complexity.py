@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xeval.metrics.metric import EMPTY_MAP, METRICS, Column, Metric, Scores, Settings, Values, nothing
+from xeval.metrics.metric import EMPTY_MAP, Column, Scores, Settings, Values, metric
 from xeval.metrics.scene import Explained
 
 
@@ -32,7 +32,23 @@ def gini(maps: Tensor, epsilon: float = 1e-7) -> Tensor:
     return (a * weight).sum(1) / (n * a.sum(1))
 
 
-def _score(explained: Explained, _settings: ComplexitySettings, _shared: None) -> Scores:
+@metric(
+    "complexity",
+    family="complexity",
+    settings=ComplexitySettings,
+    columns=lambda _s: (
+        Column("complexity.entropy", "entropy of the map", "lower", 0, unit="nats"),
+        Column("complexity.area", "effective area exp(entropy)/(H·W)", "lower", 0, 1),
+        Column("complexity.gini", "Gini index of the map", "higher", 0, 1),
+        Column("complexity.native", "entropy on the explainer's own grid", "lower", 0, unit="nats"),
+        Column("complexity.empty", "share of maps without a positive value", None, 0, 1),
+    ),
+    convention=lambda _s: (
+        "complexity: on the ReLU of the upsampled map (entropy in nats, at most ln(H·W)); empty maps are undefined"
+    ),
+    citation="Bhatt et al., IJCAI 2020; Chalasani et al., ICML 2020",
+)
+def score(explained: Explained, _settings: ComplexitySettings, _shared: None) -> Scores:
     """Over how many pixels is the map spread? Few pixels are easier to read; whether they are the right ones is another
     question.
 
@@ -57,27 +73,3 @@ def _score(explained: Explained, _settings: ComplexitySettings, _shared: None) -
         "complexity.native": Values(entropy(native), {EMPTY_MAP: native.flatten(1).amax(1) <= 0}),
         "complexity.empty": Values(explained.empty.double()),
     }
-
-
-METRICS.add(
-    "complexity",
-    Metric(
-        name="complexity",
-        family="complexity",
-        settings=ComplexitySettings,
-        columns=lambda _s: (
-            Column("complexity.entropy", "entropy of the map", "lower", 0, unit="nats"),
-            Column("complexity.area", "effective area exp(entropy)/(H·W)", "lower", 0, 1),
-            Column("complexity.gini", "Gini index of the map", "higher", 0, 1),
-            Column("complexity.native", "entropy on the explainer's own grid", "lower", 0, unit="nats"),
-            Column("complexity.empty", "share of maps without a positive value", None, 0, 1),
-        ),
-        score=_score,
-        prepare=nothing,
-        convention=lambda _s: (
-            "complexity: on the ReLU of the upsampled map (entropy in nats, at most ln(H·W)); empty maps are undefined"
-        ),
-        citation="Bhatt et al., IJCAI 2020; Chalasani et al., ICML 2020",
-    ),
-    __file__,
-)

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from xeval.metrics.metric import EMPTY_MAP, METRICS, Column, Metric, Scores, Settings, Values
+from xeval.metrics.metric import EMPTY_MAP, Column, Scores, Settings, Values, metric
 from xeval.metrics.scene import Explained, Scene
 from xeval.perturb.draws import normal, uniform
 from xeval.perturb.masks import minmax
@@ -81,7 +81,23 @@ def _gaussian(scene: Scene, settings: NoiseSettings) -> Versions:
     return Versions(images, predicted != scene.logits.argmax(1)[:, None])
 
 
-def _score_ssim(explained: Explained, _settings: NoiseSettings, shared: Versions) -> Scores:
+@metric(
+    "ssim",
+    family="continuity",
+    settings=NoiseSettings,
+    columns=lambda _s: (
+        Column("ssim.value", "SSIM of the maps of the image and of the noisy image", "higher", -1, 1),
+        Column("ssim.flipped", "share of noisy images with another prediction", None, 0, 1),
+    ),
+    prepare=_gaussian,
+    convention=lambda s: (
+        f"SSIM: {s.n} draws of N(0, {s.sigma:g}) in {'normalised' if s.legacy_clip_normalised else 'pixel'} space, "
+        "clamped to [0, 1] there; class fixed on the clean "
+        "image; ReLU and min-max per map, 7×7 window; images with an empty map are undefined"
+    ),
+    citation="Wang et al., IEEE TIP 2004",
+)
+def score_ssim(explained: Explained, _settings: NoiseSettings, shared: Versions) -> Scores:
     """Does the map keep its structure when the image is covered with faint noise?
 
         ssim.value = mean over draws of SSIM(m(A(x)), m(A(x + noise))),  m = min-max of the ReLU
@@ -115,7 +131,24 @@ def relative_change(clean: Tensor, perturbed: Tensor) -> tuple[Tensor, Tensor]:
     return (perturbed.double() - base).flatten(2).norm(dim=2), base.flatten(2).norm(dim=2)
 
 
-def _score_sensitivity(explained: Explained, settings: BallSettings, shared: Tensor) -> Scores:
+@metric(
+    "sensitivity",
+    family="continuity",
+    settings=BallSettings,
+    columns=lambda _s: (
+        Column("sensitivity.max", "largest relative change of the map", "lower", 0),
+        Column("sensitivity.avg", "mean relative change of the map", "lower", 0),
+        Column("sensitivity.rawmax", "largest change of the map in its own units", None, 0),
+        Column("sensitivity.rawavg", "mean change of the map in its own units", None, 0),
+    ),
+    prepare=ball,
+    convention=lambda s: (
+        f"sensitivity: max and mean over {s.n} draws d uniform in an L∞ ball of {s.radius:g} (pixel units) of "
+        "‖A(x) − A(x+d)‖/‖A(x)‖, signed map"
+    ),
+    citation="Yeh et al., NeurIPS 2019",
+)
+def score_sensitivity(explained: Explained, settings: BallSettings, shared: Tensor) -> Scores:
     """How much does the map change, relative to its size, when every pixel moves a little?
 
         sensitivity.max = max over draws d of ‖A(x) − A(x + d)‖₂ / ‖A(x)‖₂
@@ -134,48 +167,3 @@ def _score_sensitivity(explained: Explained, settings: BallSettings, shared: Ten
         "sensitivity.rawmax": Values(moved.amax(1), undefined),
         "sensitivity.rawavg": Values(moved.mean(1), undefined),
     }
-
-
-METRICS.add(
-    "ssim",
-    Metric(
-        name="ssim",
-        family="continuity",
-        settings=NoiseSettings,
-        columns=lambda _s: (
-            Column("ssim.value", "SSIM of the maps of the image and of the noisy image", "higher", -1, 1),
-            Column("ssim.flipped", "share of noisy images with another prediction", None, 0, 1),
-        ),
-        score=_score_ssim,
-        prepare=_gaussian,
-        convention=lambda s: (
-            f"SSIM: {s.n} draws of N(0, {s.sigma:g}) in {'normalised' if s.legacy_clip_normalised else 'pixel'} space, "
-            "clamped to [0, 1] there; class fixed on the clean "
-            "image; ReLU and min-max per map, 7×7 window; images with an empty map are undefined"
-        ),
-        citation="Wang et al., IEEE TIP 2004",
-    ),
-    __file__,
-)
-METRICS.add(
-    "sensitivity",
-    Metric(
-        name="sensitivity",
-        family="continuity",
-        settings=BallSettings,
-        columns=lambda _s: (
-            Column("sensitivity.max", "largest relative change of the map", "lower", 0),
-            Column("sensitivity.avg", "mean relative change of the map", "lower", 0),
-            Column("sensitivity.rawmax", "largest change of the map in its own units", None, 0),
-            Column("sensitivity.rawavg", "mean change of the map in its own units", None, 0),
-        ),
-        score=_score_sensitivity,
-        prepare=ball,
-        convention=lambda s: (
-            f"sensitivity: max and mean over {s.n} draws d uniform in an L∞ ball of {s.radius:g} (pixel units) of "
-            "‖A(x) − A(x+d)‖/‖A(x)‖, signed map"
-        ),
-        citation="Yeh et al., NeurIPS 2019",
-    ),
-    __file__,
-)

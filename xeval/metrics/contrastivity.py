@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from xeval.metrics.continuity import ssim
-from xeval.metrics.metric import EMPTY_MAP, EMPTY_OTHER, METRICS, Column, Metric, Scores, Settings, Values
+from xeval.metrics.metric import EMPTY_MAP, EMPTY_OTHER, Column, Scores, Settings, Values, metric
 from xeval.metrics.scene import Explained, Scene
 from xeval.perturb.draws import uniform
 from xeval.perturb.masks import minmax
@@ -47,7 +47,24 @@ def _prepare(scene: Scene, _settings: ContrastSettings) -> Classes:
     )
 
 
-def _score(explained: Explained, _settings: ContrastSettings, shared: Classes) -> Scores:
+@metric(
+    "contrast",
+    family="contrastivity",
+    settings=ContrastSettings,
+    columns=lambda _s: (
+        Column("contrast.other", "SSIM with the map of a random other class", "lower", -1, 1),
+        Column("contrast.runnerup", "SSIM with the map of the runner-up", "lower", -1, 1),
+        Column("contrast.least", "SSIM with the map of the least likely class", "lower", -1, 1),
+    ),
+    prepare=_prepare,
+    convention=lambda _s: (
+        "contrastivity: SSIM (7×7 window) between the maps of the explained class and of another one, each ReLU "
+        "and min-max; the random other class is uniform over all others; pairs with an empty map are undefined; a "
+        "map that does not know the class has 1"
+    ),
+    citation="Pope et al., CVPR 2019; Wang et al., IEEE TIP 2004",
+)
+def score(explained: Explained, _settings: ContrastSettings, shared: Classes) -> Scores:
     """Does the map of another class look different? A map that shows where the object is, whatever is asked, does not
     explain a decision between classes.
 
@@ -67,27 +84,3 @@ def _score(explained: Explained, _settings: ContrastSettings, shared: Classes) -
             ssim(own, minmax(maps))[:, 0], {EMPTY_MAP: explained.empty, EMPTY_OTHER: empty & ~explained.empty}
         )
     return scores
-
-
-METRICS.add(
-    "contrast",
-    Metric(
-        name="contrast",
-        family="contrastivity",
-        settings=ContrastSettings,
-        columns=lambda _s: (
-            Column("contrast.other", "SSIM with the map of a random other class", "lower", -1, 1),
-            Column("contrast.runnerup", "SSIM with the map of the runner-up", "lower", -1, 1),
-            Column("contrast.least", "SSIM with the map of the least likely class", "lower", -1, 1),
-        ),
-        score=_score,
-        prepare=_prepare,
-        convention=lambda _s: (
-            "contrastivity: SSIM (7×7 window) between the maps of the explained class and of another one, each ReLU "
-            "and min-max; the random other class is uniform over all others; pairs with an empty map are undefined; a "
-            "map that does not know the class has 1"
-        ),
-        citation="Pope et al., CVPR 2019; Wang et al., IEEE TIP 2004",
-    ),
-    __file__,
-)

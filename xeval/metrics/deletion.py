@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from xeval.metrics.metric import METRICS, Column, Metric, Scores, Settings, Values, nothing
+from xeval.metrics.metric import Column, Scores, Settings, Values, metric
 from xeval.metrics.scene import Explained
 
 
@@ -41,7 +41,24 @@ def deletion_curve(explained: Explained, steps: int) -> Tensor:
     return explained.keeping(grid(steps, explained.scene.pixels)[::-1], lowest=True)
 
 
-def _score_deletion(explained: Explained, settings: GridSettings, _shared: None) -> Scores:
+@metric(
+    "deletion",
+    family="faithfulness",
+    settings=GridSettings,
+    columns=lambda _s: (
+        Column("deletion.auc", "area under the deletion curve", "lower", 0, 1),
+        Column("deletion.relative", "area under the deletion curve over p0", "lower", 0),
+        Column("deletion.gain", "deletion area of a random map minus this one's", "higher", -1, 1),
+    ),
+    curves=("deletion.curve",),
+    gain_of={"deletion.gain": "deletion.auc"},
+    convention=lambda s: (
+        f"deletion: most relevant positions filled first, all channels together, {s.steps} equal steps; "
+        "softmax of the explained class; gain = the same image's area under random maps minus the area"
+    ),
+    citation="Petsiuk et al., RISE, BMVC 2018",
+)
+def score_deletion(explained: Explained, settings: GridSettings, _shared: None) -> Scores:
     """How fast does the probability of the explained class fall while the most relevant pixels are filled first?
 
         curve(j) = f(x with the j·H·W/steps most relevant pixels filled),  j = 0 … steps
@@ -61,7 +78,16 @@ def _score_deletion(explained: Explained, settings: GridSettings, _shared: None)
     }
 
 
-def _score_insertion(explained: Explained, settings: GridSettings, _shared: None) -> Scores:
+@metric(
+    "insertion",
+    family="faithfulness",
+    settings=GridSettings,
+    columns=lambda _s: (Column("insertion.auc", "area under the insertion (keep) curve", "higher", 0, 1),),
+    curves=("insertion.curve",),
+    convention=lambda s: f"insertion: the keep curve on the same grid ({s.steps} steps)",
+    citation="Petsiuk et al., RISE, BMVC 2018",
+)
+def score_insertion(explained: Explained, settings: GridSettings, _shared: None) -> Scores:
     """How fast does the probability of the explained class come back while the most relevant pixels are put into the
     fill first?
 
@@ -72,43 +98,3 @@ def _score_insertion(explained: Explained, settings: GridSettings, _shared: None
     """
     curve = insertion_curve(explained, settings.steps)
     return {"insertion.auc": Values(area(curve)), "insertion.curve": Values(curve)}
-
-
-METRICS.add(
-    "deletion",
-    Metric(
-        name="deletion",
-        family="faithfulness",
-        settings=GridSettings,
-        columns=lambda _s: (
-            Column("deletion.auc", "area under the deletion curve", "lower", 0, 1),
-            Column("deletion.relative", "area under the deletion curve over p0", "lower", 0),
-            Column("deletion.gain", "deletion area of a random map minus this one's", "higher", -1, 1),
-        ),
-        curves=("deletion.curve",),
-        gain_of={"deletion.gain": "deletion.auc"},
-        score=_score_deletion,
-        prepare=nothing,
-        convention=lambda s: (
-            f"deletion: most relevant positions filled first, all channels together, {s.steps} equal steps; "
-            "softmax of the explained class; gain = the same image's area under random maps minus the area"
-        ),
-        citation="Petsiuk et al., RISE, BMVC 2018",
-    ),
-    __file__,
-)
-METRICS.add(
-    "insertion",
-    Metric(
-        name="insertion",
-        family="faithfulness",
-        settings=GridSettings,
-        columns=lambda _s: (Column("insertion.auc", "area under the insertion (keep) curve", "higher", 0, 1),),
-        curves=("insertion.curve",),
-        score=_score_insertion,
-        prepare=nothing,
-        convention=lambda s: f"insertion: the keep curve on the same grid ({s.steps} steps)",
-        citation="Petsiuk et al., RISE, BMVC 2018",
-    ),
-    __file__,
-)

@@ -12,7 +12,7 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from xeval.metrics.metric import METRICS, Column, Metric, Scores, Settings, Values, nothing
+from xeval.metrics.metric import Column, Scores, Settings, Values, metric
 from xeval.metrics.scene import Explained
 from xeval.perturb.masks import cut_ties, cutoff_mask, kept, minmax
 from xeval.perturb.thresholds import Mask, require_thresholds
@@ -89,7 +89,27 @@ def _masked(explained: Explained, settings: DropSettings) -> tuple[Tensor, str, 
     return explained.under(keep), "drop.kept", keep.double().mean((-2, -1))
 
 
-def _score(explained: Explained, settings: DropSettings, _shared: None) -> Scores:
+def _convention(settings: DropSettings) -> str:
+    rule = {
+        "topk": "the ⌊q·H·W⌋ pixels with the largest signed map value are kept, all channels, the rest set to the fill",
+        "cutoff": "the pixels whose min-max map value exceeds q are kept, all channels, the rest set to the fill",
+        "soft": "image × min-max map + fill × (1 − map)",
+    }[settings.mask]
+    return (
+        f"drop/increase: {rule}; relative to the clean softmax p0; averaged over all images; "
+        f"|p1 − p0| ≤ {settings.tie:g} is a tie"
+    )
+
+
+@metric(
+    "drop",
+    family="faithfulness",
+    settings=DropSettings,
+    columns=_columns,
+    convention=_convention,
+    citation="Zhang et al., ExCon, 2022",
+)
+def score(explained: Explained, settings: DropSettings, _shared: None) -> Scores:
     """How far does the probability of the explained class fall when only the most relevant pixels are kept, and how
     often does it rise instead?
 
@@ -114,31 +134,3 @@ def _score(explained: Explained, settings: DropSettings, _shared: None) -> Score
             scores[f"{name}@{param}"] = Values(value)
         scores[f"{diagnostic}@{param}"] = Values(values[:, j])
     return scores
-
-
-def _convention(settings: DropSettings) -> str:
-    rule = {
-        "topk": "the ⌊q·H·W⌋ pixels with the largest signed map value are kept, all channels, the rest set to the fill",
-        "cutoff": "the pixels whose min-max map value exceeds q are kept, all channels, the rest set to the fill",
-        "soft": "image × min-max map + fill × (1 − map)",
-    }[settings.mask]
-    return (
-        f"drop/increase: {rule}; relative to the clean softmax p0; averaged over all images; "
-        f"|p1 − p0| ≤ {settings.tie:g} is a tie"
-    )
-
-
-METRICS.add(
-    "drop",
-    Metric(
-        name="drop",
-        family="faithfulness",
-        settings=DropSettings,
-        columns=_columns,
-        score=_score,
-        prepare=nothing,
-        convention=_convention,
-        citation="Zhang et al., ExCon, 2022",
-    ),
-    __file__,
-)

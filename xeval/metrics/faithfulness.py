@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from xeval.metrics.correlation import flat, pearson, unmoved
-from xeval.metrics.metric import CONSTANT_MAP, METRICS, NO_CHANGE, Column, Metric, Scores, Settings, Values
+from xeval.metrics.metric import CONSTANT_MAP, NO_CHANGE, Column, Scores, Settings, Values, metric
 from xeval.metrics.scene import Explained, Scene
 from xeval.perturb.draws import splitmix64, states
 from xeval.perturb.masks import kept
@@ -55,7 +55,22 @@ def _prepare(scene: Scene, settings: SubsetSettings) -> Subsets:
     return Subsets(mask, scene.p0[:, None] - p, p)
 
 
-def _score(explained: Explained, settings: SubsetSettings, shared: Subsets) -> Scores:
+@metric(
+    "faithcorr",
+    family="faithfulness",
+    settings=SubsetSettings,
+    columns=lambda _s: (
+        Column("faithcorr.value", "faithfulness correlation", "higher", -1, 1),
+        Column("faithcorr.se", "standard error of the correlation over subsets", None, 0),
+    ),
+    prepare=_prepare,
+    convention=lambda s: (
+        f"faithfulness correlation: Pearson over {s.n} random subsets of {s.share:.3g} of all positions "
+        "set to the fill, summed attribution against drop of the explained class's softmax"
+    ),
+    citation="Bhatt et al., IJCAI 2020",
+)
+def score(explained: Explained, settings: SubsetSettings, shared: Subsets) -> Scores:
     """Do the values of the map, summed over random sets of pixels, go with the drop that removing these pixels causes?
 
         s_j = Σ A over subset j        D_j = p0 − f(x with subset j filled)
@@ -72,25 +87,3 @@ def _score(explained: Explained, settings: SubsetSettings, shared: Subsets) -> S
     undefined = {CONSTANT_MAP: flat(predicted), NO_CHANGE: unmoved(shared.p)}
     error = ((1 - r**2) / (settings.n - 2)).sqrt()
     return {"faithcorr.value": Values(r, undefined), "faithcorr.se": Values(error, undefined)}
-
-
-METRICS.add(
-    "faithcorr",
-    Metric(
-        name="faithcorr",
-        family="faithfulness",
-        settings=SubsetSettings,
-        columns=lambda _s: (
-            Column("faithcorr.value", "faithfulness correlation", "higher", -1, 1),
-            Column("faithcorr.se", "standard error of the correlation over subsets", None, 0),
-        ),
-        score=_score,
-        prepare=_prepare,
-        convention=lambda s: (
-            f"faithfulness correlation: Pearson over {s.n} random subsets of {s.share:.3g} of all positions "
-            "set to the fill, summed attribution against drop of the explained class's softmax"
-        ),
-        citation="Bhatt et al., IJCAI 2020",
-    ),
-    __file__,
-)

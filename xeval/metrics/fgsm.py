@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from xeval.metrics.metric import METRICS, Column, Metric, Scores, Settings, Values
+from xeval.metrics.metric import Column, Scores, Settings, Values, metric
 from xeval.metrics.scene import Explained, Scene
 
 
@@ -49,7 +49,20 @@ def _attack(scene: Scene, settings: AttackSettings) -> Tensor:
     return (engine.logits(attacked).argmax(1) == scene.labels).double()
 
 
-def _score(_explained: Explained, _settings: AttackSettings, shared: Tensor) -> Scores:
+@metric(
+    "fgsm",
+    family="model",
+    settings=AttackSettings,
+    columns=lambda _s: (Column("fgsm.accuracy", "accuracy under an FGSM attack", "higher", 0, 1),),
+    prepare=_attack,
+    convention=lambda s: (
+        f"FGSM: one step of {s.step * 255:.3g}/255 in pixel units along the sign of the gradient of the "
+        "cross-entropy with the true class, clamped to [0, 1]; the same for every explainer"
+    ),
+    citation="Goodfellow et al., ICLR 2015",
+    default=False,
+)
+def score(_explained: Explained, _settings: AttackSettings, shared: Tensor) -> Scores:
     """Is the image still classified correctly after one adversarial step? The map plays no part in it: the value is the
     same for every explainer.
 
@@ -60,23 +73,3 @@ def _score(_explained: Explained, _settings: AttackSettings, shared: Tensor) -> 
     and does not vanish in networks that are sure of themselves.
     """
     return {"fgsm.accuracy": Values(shared)}
-
-
-METRICS.add(
-    "fgsm",
-    Metric(
-        name="fgsm",
-        family="model",
-        settings=AttackSettings,
-        columns=lambda _s: (Column("fgsm.accuracy", "accuracy under an FGSM attack", "higher", 0, 1),),
-        score=_score,
-        prepare=_attack,
-        convention=lambda s: (
-            f"FGSM: one step of {s.step * 255:.3g}/255 in pixel units along the sign of the gradient of the "
-            "cross-entropy with the true class, clamped to [0, 1]; the same for every explainer"
-        ),
-        citation="Goodfellow et al., ICLR 2015",
-        default=False,
-    ),
-    __file__,
-)

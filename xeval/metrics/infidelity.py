@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xeval.metrics.correlation import flat, pearson, unmoved
-from xeval.metrics.metric import METRICS, NO_CHANGE, Column, Metric, Scores, Settings, Values
+from xeval.metrics.metric import NO_CHANGE, Column, Scores, Settings, Values, metric
 from xeval.metrics.scene import Explained, Scene
 from xeval.perturb.draws import gaussian, splitmix64, states, uniform
 
@@ -149,7 +149,38 @@ def _squares(scene: Scene, settings: InfidelitySettings) -> Squares:
     return Squares(top, left, side, scene.p0[:, None] - p, p)
 
 
-def _score(explained: Explained, settings: InfidelitySettings, shared: Squares | Baselines) -> Scores:
+COLUMNS = (
+    Column("infidelity.skill", "infidelity skill r·|r|", "higher", -1, 1),
+    Column("infidelity.beta", "infidelity, β-scaled (the same for A and −A: never ranked)", None, 0),
+    Column("infidelity.raw", "infidelity, raw (depends on the map's scale: never ranked)", None, 0),
+    Column("infidelity.se", "Monte-Carlo standard error of the raw infidelity", None, 0),
+)
+
+
+def _convention(settings: InfidelitySettings) -> str:
+    if settings.perturbation == "noisy_baseline":
+        return (
+            f"infidelity: {settings.n} images of noise N(0, {settings.sigma:g}) in normalised space, D = change in the "
+            "explained class's softmax, I = x − noise; β-scaled only (in kind what the ExCon paper computed: its code "
+            "for this number was never published)"
+        )
+    return (
+        f"infidelity: {settings.n} squares of side round({settings.side:g}·H) at uniform positions set to the fill, "
+        "D = change in the explained class's softmax, I = 1 on the square in every channel (x − fill for gradients); "
+        "skill = r·|r|, r = the correlation of I·A and D"
+    )
+
+
+@metric(
+    "infidelity",
+    family="faithfulness",
+    settings=InfidelitySettings,
+    columns=lambda s: COLUMNS if s.perturbation == "square" else COLUMNS[1:2],
+    prepare=_prepare,
+    convention=_convention,
+    citation="Yeh et al., NeurIPS 2019",
+)
+def score(explained: Explained, settings: InfidelitySettings, shared: Squares | Baselines) -> Scores:
     """Does the map predict how much a perturbation of the image changes the probability of the explained class?
 
         s = Σ I·A        D = p0 − f(x perturbed)        r = Pearson correlation of s and D over the draws
@@ -178,41 +209,3 @@ def _score(explained: Explained, settings: InfidelitySettings, shared: Squares |
         "infidelity.beta": Values(scaled_infidelity(predicted, shared.change)),
         "infidelity.skill": Values(skill(predicted, shared.change), {NO_CHANGE: unmoved(shared.p)}),
     }
-
-
-COLUMNS = (
-    Column("infidelity.skill", "infidelity skill r·|r|", "higher", -1, 1),
-    Column("infidelity.beta", "infidelity, β-scaled (the same for A and −A: never ranked)", None, 0),
-    Column("infidelity.raw", "infidelity, raw (depends on the map's scale: never ranked)", None, 0),
-    Column("infidelity.se", "Monte-Carlo standard error of the raw infidelity", None, 0),
-)
-
-
-def _convention(settings: InfidelitySettings) -> str:
-    if settings.perturbation == "noisy_baseline":
-        return (
-            f"infidelity: {settings.n} images of noise N(0, {settings.sigma:g}) in normalised space, D = change in the "
-            "explained class's softmax, I = x − noise; β-scaled only (in kind what the ExCon paper computed: its code "
-            "for this number was never published)"
-        )
-    return (
-        f"infidelity: {settings.n} squares of side round({settings.side:g}·H) at uniform positions set to the fill, "
-        "D = change in the explained class's softmax, I = 1 on the square in every channel (x − fill for gradients); "
-        "skill = r·|r|, r = the correlation of I·A and D"
-    )
-
-
-METRICS.add(
-    "infidelity",
-    Metric(
-        name="infidelity",
-        family="faithfulness",
-        settings=InfidelitySettings,
-        columns=lambda s: COLUMNS if s.perturbation == "square" else COLUMNS[1:2],
-        score=_score,
-        prepare=_prepare,
-        convention=_convention,
-        citation="Yeh et al., NeurIPS 2019",
-    ),
-    __file__,
-)

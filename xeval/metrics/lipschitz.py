@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from xeval.metrics.continuity import BallSettings, ball
-from xeval.metrics.metric import EMPTY_MAP, METRICS, Column, Metric, Scores, Values
+from xeval.metrics.metric import EMPTY_MAP, Column, Scores, Values, metric
 from xeval.metrics.scene import Explained
 
 
@@ -24,7 +24,19 @@ def lipschitz(clean: Tensor, perturbed: Tensor, step: Tensor) -> Tensor:
     return ratio.amax(1)
 
 
-def _score(explained: Explained, settings: BallSettings, shared: Tensor) -> Scores:
+@metric(
+    "lipschitz",
+    family="continuity",
+    settings=BallSettings,
+    columns=lambda _s: (Column("lipschitz.value", "local Lipschitz estimate of the map", "lower", 0),),
+    prepare=ball,
+    convention=lambda s: (
+        f"local Lipschitz: max over {s.n} draws d uniform in an L∞ ball of {s.radius:g} (pixel units; the draws of "
+        "the sensitivity) of ‖A(x) − A(x+d)‖₂/‖d‖₂, signed maps over max |A(x)|, d in normalised units"
+    ),
+    citation="Alvarez-Melis and Jaakkola, 2018",
+)
+def score(explained: Explained, settings: BallSettings, shared: Tensor) -> Scores:
     """How much faster than the image does the map move, at worst, in a small neighbourhood?
 
         lipschitz.value = max over draws d of ‖a(x) − a(x + d)‖₂ / ‖d‖₂,  a = A / max |A(x)|
@@ -38,22 +50,3 @@ def _score(explained: Explained, settings: BallSettings, shared: Tensor) -> Scor
     step = shared - explained.scene.images.unsqueeze(1)
     value = lipschitz(explained.maps / unit, perturbed / unit, step)
     return {"lipschitz.value": Values(value, {EMPTY_MAP: size <= 0})}
-
-
-METRICS.add(
-    "lipschitz",
-    Metric(
-        name="lipschitz",
-        family="continuity",
-        settings=BallSettings,
-        columns=lambda _s: (Column("lipschitz.value", "local Lipschitz estimate of the map", "lower", 0),),
-        score=_score,
-        prepare=ball,
-        convention=lambda s: (
-            f"local Lipschitz: max over {s.n} draws d uniform in an L∞ ball of {s.radius:g} (pixel units; the draws of "
-            "the sensitivity) of ‖A(x) − A(x+d)‖₂/‖d‖₂, signed maps over max |A(x)|, d in normalised units"
-        ),
-        citation="Alvarez-Melis and Jaakkola, 2018",
-    ),
-    __file__,
-)

@@ -8,12 +8,11 @@ M. Kohlbrenner et al., IJCNN 2020).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from xeval.metrics.metric import EMPTY_MAP, METRICS, NO_MASK, Column, Metric, Scores, Settings, Values, nothing
+from xeval.metrics.metric import EMPTY_MAP, NO_MASK, Column, Scores, Settings, Values, metric
 from xeval.metrics.scene import Explained
 
 
@@ -40,27 +39,77 @@ def top_iou(ranks: Tensor, masks: Tensor) -> Tensor:
     return shared / (2 * size - shared).clamp_min(1)
 
 
-def _pointing(explained: Explained, masks: Tensor) -> Tensor:
+def _on_objects(explained: Explained, value: Callable[[Tensor], Tensor]) -> Values:
+    """What ``value`` computes from the masks N×1×H×W, undefined without an object and for empty maps."""
+    masks = explained.scene.masks
+    if masks is None:
+        masks = torch.zeros_like(explained.maps, dtype=torch.bool)
+    return Values(value(masks), {NO_MASK: ~masks.flatten(1).any(1), EMPTY_MAP: explained.empty})
+
+
+MASKS = frozenset({"masks"})
+UNDEFINED = "images without an object mask and empty maps are undefined"
+
+
+@metric(
+    "pointing",
+    family="localisation",
+    settings=LocalisationSettings,
+    columns=lambda _s: (Column("pointing.hit", "most relevant pixel inside the object", "higher", 0, 1),),
+    convention=lambda _s: (
+        "pointing game: 1 if the pixel with the largest signed map value lies inside the object's mask or box; "
+        f"{UNDEFINED}"
+    ),
+    citation="Zhang et al., ECCV 2016",
+    needs=MASKS,
+    group="localisation",
+)
+def score_pointing(explained: Explained, _settings: LocalisationSettings, _shared: None) -> Scores:
     """Does the single most relevant pixel lie on the object?
 
         pointing.hit = 1 if argmax A lies in the mask or box, else 0
 
     Equal values are ordered by the seeded tie-break.
     """
-    return pointing_hit(explained.ranks, masks)
+    return {"pointing.hit": _on_objects(explained, lambda masks: pointing_hit(explained.ranks, masks))}
 
 
-def _relevance(explained: Explained, masks: Tensor) -> Tensor:
+@metric(
+    "relevance",
+    family="localisation",
+    settings=LocalisationSettings,
+    columns=lambda _s: (Column("relevance.mass", "share of the relevance inside the object", "higher", 0, 1),),
+    convention=lambda _s: (
+        f"relevance mass: ReLU of the map inside the object's mask or box over its total; {UNDEFINED}"
+    ),
+    citation="Arras et al., Information Fusion 2022; Kohlbrenner et al., IJCNN 2020",
+    needs=MASKS,
+    group="localisation",
+)
+def score_relevance(explained: Explained, _settings: LocalisationSettings, _shared: None) -> Scores:
     """Which share of the positive relevance lies on the object?
 
         relevance.mass = Σ ReLU(A) inside the mask or box / Σ ReLU(A)
 
     A uniform map gets the share of the image that the object covers: large objects make large values.
     """
-    return relevance_mass(explained.maps, masks)
+    return {"relevance.mass": _on_objects(explained, lambda masks: relevance_mass(explained.maps, masks))}
 
 
-def _topk(explained: Explained, masks: Tensor) -> Tensor:
+@metric(
+    "topk",
+    family="localisation",
+    settings=LocalisationSettings,
+    columns=lambda _s: (Column("topk.iou", "overlap of the object and as many most relevant pixels", "higher", 0, 1),),
+    convention=lambda _s: (
+        "top-k IoU: the object's mask or box against the equally many pixels with the largest signed map values; "
+        f"{UNDEFINED}"
+    ),
+    citation="Arras et al., Information Fusion 2022",
+    needs=MASKS,
+    group="localisation",
+)
+def score_topk(explained: Explained, _settings: LocalisationSettings, _shared: None) -> Scores:
     """Do the most relevant pixels cover the object, if as many are taken as the object has?
 
         k = |mask|        T = the k pixels with the largest A
@@ -68,61 +117,4 @@ def _topk(explained: Explained, masks: Tensor) -> Tensor:
 
     A map that ranks pixels at random gets s / (2 − s) where the object covers the share s of the image.
     """
-    return top_iou(explained.ranks, masks)
-
-
-def _score(column: str, value: Callable[[Explained, Tensor], Tensor]) -> Callable[[Explained, Any, None], Scores]:
-    """A column of what ``value`` computes from maps and masks N×1×H×W, documented by it."""
-
-    def score(explained: Explained, _settings: LocalisationSettings, _shared: None) -> Scores:
-        masks = explained.scene.masks
-        if masks is None:
-            masks = torch.zeros_like(explained.maps, dtype=torch.bool)
-        undefined = {NO_MASK: ~masks.flatten(1).any(1), EMPTY_MAP: explained.empty}
-        return {column: Values(value(explained, masks), undefined)}
-
-    score.__doc__ = value.__doc__
-    return score
-
-
-def _register(column: str, title: str, sentence: str, value: Callable[[Explained, Tensor], Tensor], cite: str) -> None:
-    name = column.partition(".")[0]
-    METRICS.add(
-        name,
-        Metric(
-            name=name,
-            family="localisation",
-            settings=LocalisationSettings,
-            columns=lambda _s: (Column(column, title, "higher", 0, 1),),
-            score=_score(column, value),
-            prepare=nothing,
-            convention=lambda _s: f"{sentence}; images without an object mask and empty maps are undefined",
-            citation=cite,
-            needs=frozenset({"masks"}),
-            group="localisation",
-        ),
-        __file__,
-    )
-
-
-_register(
-    "pointing.hit",
-    "most relevant pixel inside the object",
-    "pointing game: 1 if the pixel with the largest signed map value lies inside the object's mask or box",
-    _pointing,
-    "Zhang et al., ECCV 2016",
-)
-_register(
-    "relevance.mass",
-    "share of the relevance inside the object",
-    "relevance mass: ReLU of the map inside the object's mask or box over its total",
-    _relevance,
-    "Arras et al., Information Fusion 2022; Kohlbrenner et al., IJCNN 2020",
-)
-_register(
-    "topk.iou",
-    "overlap of the object and as many most relevant pixels",
-    "top-k IoU: the object's mask or box against the equally many pixels with the largest signed map values",
-    _topk,
-    "Arras et al., Information Fusion 2022",
-)
+    return {"topk.iou": _on_objects(explained, lambda masks: top_iou(explained.ranks, masks))}

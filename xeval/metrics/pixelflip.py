@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from xeval.metrics.metric import METRICS, Column, Metric, Scores, Settings, Values, nothing
+from xeval.metrics.metric import Column, Scores, Settings, Values, metric
 from xeval.metrics.scene import Explained
 from xeval.perturb.masks import legacy_ranks
 
@@ -66,7 +66,26 @@ def mean_area(curve: Tensor) -> Tensor:
     return torch.trapezoid(curve, dim=1) / (curve.shape[1] - 1) if curve.shape[1] > 1 else curve[:, 0]
 
 
-def _score(explained: Explained, settings: FlipSettings, _shared: None) -> Scores:
+def _convention(settings: FlipSettings) -> str:
+    unit = "positions, all channels together" if settings.semantics == "0.5" else "single channel values"
+    order = ", ranked by numpy's unstable sort" if settings.legacy_order else ""
+    return (
+        f"pixel flipping as Quantus {settings.semantics}: {settings.step} {unit} a step{order}, set to the smallest "
+        "value of the normalised image; softmax of the true class; area without the clean point over the number of "
+        "points − 1"
+    )
+
+
+@metric(
+    "pixelflip",
+    family="faithfulness",
+    settings=FlipSettings,
+    columns=lambda _s: (Column("pixelflip.auc", "area under the pixel-flipping curve", "lower", 0, 1),),
+    convention=_convention,
+    citation="Bach et al., PLoS ONE 2015; Hedström et al., JMLR 2023",
+    default=False,
+)
+def score(explained: Explained, settings: FlipSettings, _shared: None) -> Scores:
     """How fast does the probability of the true class fall while the most relevant features are blackened, computed as
     Quantus computes it?
 
@@ -78,30 +97,3 @@ def _score(explained: Explained, settings: FlipSettings, _shared: None) -> Score
     one channel of one pixel. It is here to compare with tables made by Quantus; ask for it by name.
     """
     return {"pixelflip.auc": Values(mean_area(flipping_curve(explained, settings)))}
-
-
-def _convention(settings: FlipSettings) -> str:
-    unit = "positions, all channels together" if settings.semantics == "0.5" else "single channel values"
-    order = ", ranked by numpy's unstable sort" if settings.legacy_order else ""
-    return (
-        f"pixel flipping as Quantus {settings.semantics}: {settings.step} {unit} a step{order}, set to the smallest "
-        "value of the normalised image; softmax of the true class; area without the clean point over the number of "
-        "points − 1"
-    )
-
-
-METRICS.add(
-    "pixelflip",
-    Metric(
-        name="pixelflip",
-        family="faithfulness",
-        settings=FlipSettings,
-        columns=lambda _s: (Column("pixelflip.auc", "area under the pixel-flipping curve", "lower", 0, 1),),
-        score=_score,
-        prepare=nothing,
-        convention=_convention,
-        citation="Bach et al., PLoS ONE 2015; Hedström et al., JMLR 2023",
-        default=False,
-    ),
-    __file__,
-)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from xeval.metrics.continuity import ssim
 from xeval.metrics.contrastivity import random_other
-from xeval.metrics.metric import CONSTANT_MAP, METRICS, Column, Metric, Scores, Settings, Values
+from xeval.metrics.metric import CONSTANT_MAP, Column, Scores, Settings, Values, metric
 from xeval.metrics.scene import Explained, Scene
 from xeval.models import reinitialized
 
@@ -45,7 +45,23 @@ def _reinitialize(scene: Scene, _settings: HistogramSettings) -> nn.Module:
     return reinitialized(scene.engine.model, scene.seed)
 
 
-def _score_mprt(explained: Explained, settings: HistogramSettings, shared: nn.Module) -> Scores:
+@metric(
+    "mprt",
+    family="randomisation",
+    settings=HistogramSettings,
+    columns=lambda _s: (
+        Column("mprt.rise", "relative rise of the map's entropy under a randomised network", "higher", -1),
+    ),
+    prepare=_reinitialize,
+    convention=lambda s: (
+        f"efficient MPRT: (H' − H)/H, H the entropy of the {s.bins}-bin histogram of |A|, H' that of the map of "
+        "the same class in a copy of the network with every layer drawn anew; constant maps are undefined"
+    ),
+    citation="Hedström et al., NeurIPS 2023 workshop XAI in Action",
+    group="sanity",
+    default=False,
+)
+def score_mprt(explained: Explained, settings: HistogramSettings, shared: nn.Module) -> Scores:
     """Does the map lose its order when everything the network has learned is replaced by random weights?
 
         H = entropy of the histogram of |A(x)|        H' = the same for a network with fresh random weights
@@ -75,7 +91,21 @@ def _other_class(scene: Scene, _settings: LogitSettings) -> Tensor:
     return random_other(scene.seed, scene.keys, scene.targets, classes)
 
 
-def _score_logit(explained: Explained, _settings: LogitSettings, shared: Tensor) -> Scores:
+@metric(
+    "logit",
+    family="randomisation",
+    settings=LogitSettings,
+    columns=lambda _s: (Column("logit.ssim", "SSIM with the signed map of a random other class", "lower", -1, 1),),
+    prepare=_other_class,
+    convention=lambda _s: (
+        "random logit: SSIM (7×7 window) between the signed maps of the explained class and of a uniformly random "
+        "other one, data range = range of both"
+    ),
+    citation="Sixt et al., ICML 2020",
+    group="sanity",
+    default=False,
+)
+def score_logit(explained: Explained, _settings: LogitSettings, shared: Tensor) -> Scores:
     """Does the signed map change when another class is asked for?
 
         logit.ssim = SSIM(A for c, A for a random other class), data range = range of both
@@ -85,45 +115,3 @@ def _score_logit(explained: Explained, _settings: LogitSettings, shared: Tensor)
     """
     other = explained.version(explained.scene.images, 0, targets=shared)
     return {"logit.ssim": Values(signed_ssim(explained.maps, other))}
-
-
-METRICS.add(
-    "mprt",
-    Metric(
-        name="mprt",
-        family="randomisation",
-        settings=HistogramSettings,
-        columns=lambda _s: (
-            Column("mprt.rise", "relative rise of the map's entropy under a randomised network", "higher", -1),
-        ),
-        score=_score_mprt,
-        prepare=_reinitialize,
-        convention=lambda s: (
-            f"efficient MPRT: (H' − H)/H, H the entropy of the {s.bins}-bin histogram of |A|, H' that of the map of "
-            "the same class in a copy of the network with every layer drawn anew; constant maps are undefined"
-        ),
-        citation="Hedström et al., NeurIPS 2023 workshop XAI in Action",
-        group="sanity",
-        default=False,
-    ),
-    __file__,
-)
-METRICS.add(
-    "logit",
-    Metric(
-        name="logit",
-        family="randomisation",
-        settings=LogitSettings,
-        columns=lambda _s: (Column("logit.ssim", "SSIM with the signed map of a random other class", "lower", -1, 1),),
-        score=_score_logit,
-        prepare=_other_class,
-        convention=lambda _s: (
-            "random logit: SSIM (7×7 window) between the signed maps of the explained class and of a uniformly random "
-            "other one, data range = range of both"
-        ),
-        citation="Sixt et al., ICML 2020",
-        group="sanity",
-        default=False,
-    ),
-    __file__,
-)

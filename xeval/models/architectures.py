@@ -7,11 +7,25 @@ those of torchvision. Every activation is a module of its own (none is used twic
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from xeval.registry import Registry
+
+Builder = Callable[[int], nn.Module]
+Built = TypeVar("Built", bound=Builder)
+MODELS: Registry[Builder] = Registry("model")
+
+
+def architecture(name: str) -> Callable[[Built], Built]:
+    """Register what builds a backbone from its number of input channels, a function or a class, under ``name``."""
+
+    def decorate(builder: Built) -> Built:
+        MODELS.add(name, builder, builder)
+        return builder
+
+    return decorate
 
 
 class BasicBlock(nn.Module):
@@ -113,6 +127,23 @@ class ResNet(nn.Module):
         return x
 
 
+def _resnet(name: str, block: type[BasicBlock] | type[Bottleneck], depths: Sequence[int], **options: Any) -> None:
+    @architecture(name)
+    def build(channels: int) -> ResNet:
+        return ResNet(block, depths, in_channels=channels, **options)
+
+
+_resnet("resnet-small", BasicBlock, (1, 1, 1), width=16)
+for _name, _block, _depths in (
+    ("resnet18", BasicBlock, (2, 2, 2, 2)),
+    ("resnet34", BasicBlock, (3, 4, 6, 3)),
+    ("resnet50", Bottleneck, (3, 4, 6, 3)),
+):
+    _resnet(f"{_name}-cifar", _block, _depths)
+    _resnet(_name, _block, _depths, imagenet_stem=True)
+
+
+@architecture("cnn-tiny")
 class TinyCNN(nn.Module):
     """Two convolutions: the cheapest network with a spatial map, for tests and for measuring overhead."""
 
@@ -127,22 +158,3 @@ class TinyCNN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Images N×C×H×W → N×16×H/4×W/4."""
         return self.stage(self.stem(x))  # type: ignore[no-any-return]
-
-
-Builder = Callable[[int], nn.Module]
-MODELS: Registry[Builder] = Registry("model")
-
-
-def _resnet(name: str, block: type[BasicBlock] | type[Bottleneck], depths: Sequence[int], **options: Any) -> None:
-    MODELS.add(name, lambda channels: ResNet(block, depths, in_channels=channels, **options), __file__)
-
-
-_resnet("resnet-small", BasicBlock, (1, 1, 1), width=16)
-for _name, _block, _depths in (
-    ("resnet18", BasicBlock, (2, 2, 2, 2)),
-    ("resnet34", BasicBlock, (3, 4, 6, 3)),
-    ("resnet50", Bottleneck, (3, 4, 6, 3)),
-):
-    _resnet(f"{_name}-cifar", _block, _depths)
-    _resnet(_name, _block, _depths, imagenet_stem=True)
-MODELS.add("cnn-tiny", TinyCNN, __file__)

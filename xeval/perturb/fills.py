@@ -46,7 +46,7 @@ def fill(name: str, compose: Compose = replaced) -> Callable[[Make], Make]:
     """Register what removed pixels become under ``name``."""
 
     def decorate(make: Make) -> Make:
-        FILLS.add(name, Fill(make, compose), __file__)
+        FILLS.add(name, Fill(make, compose), make)
         return make
 
     return decorate

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from xeval.errors import UsageError
-from xeval.metrics import METRICS, Column, Explained, Metric, Values
-from xeval.metrics.metric import CONSTANT_MAP, EMPTY_MAP, LONE_IMAGE, NO_MASK, Scores, Settings, nothing
+from xeval.metrics import Column, Explained, Values
+from xeval.metrics.metric import CONSTANT_MAP, EMPTY_MAP, LONE_IMAGE, NO_MASK, Scores, Settings, metric
 from xeval.quantus_bridge.runtime import QUIET, Array, Given, given, quantus_runtime, run
 from xeval.quantus_bridge.table import ENTRIES, TABLE, Entry
 
@@ -54,8 +54,7 @@ def _once(entry: Entry, explained: Explained, what: Given) -> Array:
     import quantus
 
     arguments = entry.arguments(what)
-    metric = getattr(quantus, entry.name)(**QUIET, **arguments)
-    found = run(metric, explained, what, smoothed=entry.smoothed)
+    found = run(getattr(quantus, entry.name)(**QUIET, **arguments), explained, what, smoothed=entry.smoothed)
     return entry.reduce(found, arguments, what)
 
 
@@ -94,24 +93,20 @@ def _score(entry: Entry, explained: Explained) -> Scores:
 
 
 def _register(entry: Entry) -> None:
-    METRICS.add(
+    @metric(
         entry.full_name,
-        Metric(
-            name=entry.full_name,
-            family=entry.family,
-            settings=NoSettings,
-            columns=lambda _s: (Column(f"{entry.full_name}.value", f"{entry.title} (Quantus)", entry.direction),),
-            score=lambda explained, _settings, _shared: _score(entry, explained),
-            prepare=nothing,
-            convention=lambda _s: (
-                f"{entry.full_name}: {entry.about}; draws are Quantus's own, seeded for each block of images"
-            ),
-            citation="Hedström et al., JMLR 2023",
-            needs=frozenset({"masks"}) if entry.masks else frozenset(),
-            default=False,
+        family=entry.family,
+        settings=NoSettings,
+        columns=lambda _s: (Column(f"{entry.full_name}.value", f"{entry.title} (Quantus)", entry.direction),),
+        convention=lambda _s: (
+            f"{entry.full_name}: {entry.about}; draws are Quantus's own, seeded for each block of images"
         ),
-        __file__,
+        citation="Hedström et al., JMLR 2023",
+        needs=frozenset({"masks"}) if entry.masks else frozenset(),
+        default=False,
     )
+    def score(explained: Explained, _settings: NoSettings, _shared: None) -> Scores:
+        return _score(entry, explained)
 
 
 for _entry in ENTRIES:

@@ -6,6 +6,7 @@ and seed. Changing a field renames the protocol (``xeval+fill=blur``), and its h
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -110,6 +111,13 @@ class Protocol(BaseModel):
 PROTOCOLS: Registry[Protocol] = Registry("protocol")
 
 
+def protocol(define: Callable[[], Protocol]) -> Callable[[], Protocol]:
+    """Register the protocol that a function returns, under the name that it has."""
+    defined = define()
+    PROTOCOLS.add(defined.name, defined, define)
+    return define
+
+
 def default_metrics() -> tuple[str, ...]:
     """Every registered metric that belongs to the default protocol, family by family."""
     families = get_args(Family)
@@ -117,18 +125,16 @@ def default_metrics() -> tuple[str, ...]:
     return tuple(name for name, metric in ordered if metric.default)
 
 
-PROTOCOLS.add(
-    "xeval",
-    Protocol(
-        name="xeval",
-        about="the default of xeval score",
-        metrics=default_metrics(),
-    ),
-    __file__,
-)
-PROTOCOLS.add(
-    "excon-2022",
-    Protocol(
+@protocol
+def default() -> Protocol:
+    """What is scored where no protocol is named."""
+    return Protocol(name="xeval", about="the default of xeval score", metrics=default_metrics())
+
+
+@protocol
+def excon_2022() -> Protocol:
+    """The ExCon paper."""
+    return Protocol(
         name="excon-2022",
         about="what the ExCon paper reports, computed as its code does: float32 softmax, numpy's order of ties",
         metrics=("drop", "infidelity"),
@@ -140,29 +146,36 @@ PROTOCOLS.add(
             "drop": {"tie": 0.0},
             "infidelity": {"perturbation": "noisy_baseline", "sigma": 0.2, "n": 1000},
         },
-    ),
-    __file__,
-)
-for _name, _semantics in (("clxai-2026", "0.5"), ("clxai-2026-quantus-0.6", "0.6")):
-    # Quantus 0.6 flips channel values instead of positions; which one made the published table is unknown.
-    PROTOCOLS.add(
-        _name,
-        Protocol(
-            name=_name,
-            about="what the 2026 paper on contrastive learning and explanations reports, computed as its code does, "
-            f"with pixel flipping as Quantus {_semantics} defines it",
-            explainers=("grad-cam", "eigen-cam"),
-            metrics=("pixelflip", "complexity", "ssim", "contrast", "pointing", "relevance"),
-            map="relu-minmax",
-            subset="correct-under-all",
-            primary=("pixelflip.auc", "complexity.gini", "ssim.value", "contrast.other"),
-            settings={
-                "pixelflip": {"semantics": _semantics, "step": 32, "legacy_order": True},
-                "ssim": {"legacy_clip_normalised": True},
-            },
-        ),
-        __file__,
     )
+
+
+def _clxai(name: str, semantics: str) -> Protocol:
+    return Protocol(
+        name=name,
+        about="what the 2026 paper on contrastive learning and explanations reports, computed as its code does, "
+        f"with pixel flipping as Quantus {semantics} defines it",
+        explainers=("grad-cam", "eigen-cam"),
+        metrics=("pixelflip", "complexity", "ssim", "contrast", "pointing", "relevance"),
+        map="relu-minmax",
+        subset="correct-under-all",
+        primary=("pixelflip.auc", "complexity.gini", "ssim.value", "contrast.other"),
+        settings={
+            "pixelflip": {"semantics": semantics, "step": 32, "legacy_order": True},
+            "ssim": {"legacy_clip_normalised": True},
+        },
+    )
+
+
+@protocol
+def clxai_2026() -> Protocol:
+    """The paper of 2026, with pixel flipping as Quantus 0.5 has it."""
+    return _clxai("clxai-2026", "0.5")
+
+
+@protocol
+def clxai_2026_quantus_06() -> Protocol:
+    """The same as Quantus 0.6 computes it: which of the two made the published table is unknown."""
+    return _clxai("clxai-2026-quantus-0.6", "0.6")
 
 
 def resolve(name: str, **changes: Any) -> Protocol:
