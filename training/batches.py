@@ -12,7 +12,7 @@ from torch import Tensor
 
 from xeval.data import Split
 from xeval.perturb.draws import bits, image_keys
-from xeval.runtime.distributed import ALONE, Ranks
+from xeval.runtime.distributed import ALONE, Processes
 
 RESIDENT_BYTES = 2 << 30
 CHUNK = 1024
@@ -48,14 +48,14 @@ class Pool:
     labels: Tensor
     keys: Tensor
     resident: Tensor | None
-    ranks: Ranks = ALONE
+    processes: Processes = ALONE
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def take(self, positions: Tensor) -> Batch:
         """This rank's share of the batch of these positions in the pool (int64 on the CPU)."""
-        shares, rank = shared_out(len(positions), self.ranks.world), self.ranks.rank
+        shares, rank = shared_out(len(positions), self.processes.world), self.processes.rank
         start = sum(shares[:rank]) if shares[rank] else 0
         own = positions[start : start + (shares[rank] or shares[0])]
         rows, where = self.rows[own.numpy()], own.to(self.device)
@@ -86,7 +86,7 @@ class Pool:
         return list(zip(starts, [*starts[1:], count], strict=True))
 
 
-def make_pool(split: Split, rows: NDArray[np.int64], device: torch.device, ranks: Ranks = ALONE) -> Pool:
+def make_pool(split: Split, rows: NDArray[np.int64], device: torch.device, processes: Processes = ALONE) -> Pool:
     """The images ``rows`` of a split on a device; more than 2 GiB are read batch by batch instead of being kept."""
     info = split.info
     fits = 0 < len(rows) * info.channels * info.size**2 <= RESIDENT_BYTES
@@ -98,7 +98,7 @@ def make_pool(split: Split, rows: NDArray[np.int64], device: torch.device, ranks
         torch.from_numpy(split.labels[rows]).to(device),
         image_keys([split.ids[row] for row in rows]),
         torch.cat(chunks).to(device) if fits else None,
-        ranks,
+        processes,
     )
 
 

@@ -91,7 +91,7 @@ def test_kept_refuses_what_is_no_fraction(q):
 def test_ranks_by_hand():
     maps = torch.tensor([[[[0.1, 0.9], [-0.5, 0.4]]]])
     order = perturb.tie_break(0, perturb.image_keys(["x"]), 4)
-    assert perturb.ranks(maps, order).tolist() == [[[2, 0], [3, 1]]]
+    assert perturb.ranking(maps, order).tolist() == [[[2, 0], [3, 1]]]
     assert perturb.top_k(maps, 2, order).tolist() == [[[[False, True], [False, True]]]]
 
 
@@ -99,7 +99,7 @@ def test_ranks_by_hand():
 @settings(max_examples=50, deadline=None)
 def test_ranks_are_a_permutation_that_sorts(values, seed):
     maps = torch.tensor(values).reshape(1, 1, 3, 3)
-    found = perturb.ranks(maps, perturb.tie_break(seed, perturb.image_keys(["x"]), 9)).flatten()
+    found = perturb.ranking(maps, perturb.tie_break(seed, perturb.image_keys(["x"]), 9)).flatten()
     assert sorted(found.tolist()) == list(range(9))
     by_rank = torch.empty(9)
     by_rank[found] = maps.flatten()
@@ -109,11 +109,11 @@ def test_ranks_are_a_permutation_that_sorts(values, seed):
 def test_ties_are_broken_by_the_seed_not_by_the_place():
     maps = torch.zeros(200, 1, 4, 4)
     keys = perturb.image_keys([str(i) for i in range(200)])
-    first = perturb.ranks(maps, perturb.tie_break(0, keys, 16))[:, 0, 0].double()
+    first = perturb.ranking(maps, perturb.tie_break(0, keys, 16))[:, 0, 0].double()
     assert abs(first.mean() - 7.5) < 1.5
     assert torch.equal(
-        perturb.ranks(maps[:3], perturb.tie_break(0, keys[:3], 16)),
-        perturb.ranks(maps, perturb.tie_break(0, keys, 16))[:3],
+        perturb.ranking(maps[:3], perturb.tie_break(0, keys[:3], 16)),
+        perturb.ranking(maps, perturb.tie_break(0, keys, 16))[:3],
     )
 
 

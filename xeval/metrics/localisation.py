@@ -20,9 +20,9 @@ class LocalisationSettings(Settings):
     """No parameters."""
 
 
-def pointing_hit(ranks: Tensor, masks: Tensor) -> Tensor:
+def pointing_hit(ranking: Tensor, masks: Tensor) -> Tensor:
     """1 where the most relevant pixel (rank 0 of N×H×W) lies inside the mask N×1×H×W, else 0: float64 (N,)."""
-    return ((ranks == 0) & masks[:, 0]).flatten(1).any(1).double()
+    return ((ranking == 0) & masks[:, 0]).flatten(1).any(1).double()
 
 
 def relevance_mass(maps: Tensor, masks: Tensor) -> Tensor:
@@ -32,10 +32,10 @@ def relevance_mass(maps: Tensor, masks: Tensor) -> Tensor:
     return (positive * masks).flatten(1).sum(1) / total
 
 
-def top_iou(ranks: Tensor, masks: Tensor) -> Tensor:
+def top_iou(ranking: Tensor, masks: Tensor) -> Tensor:
     """Intersection over union of the mask and the equally many most relevant pixels, float64 (N,); 0 without a mask."""
     size = masks.flatten(1).sum(1)
-    shared = ((ranks < size[:, None, None]) & masks[:, 0]).flatten(1).sum(1).double()
+    shared = ((ranking < size[:, None, None]) & masks[:, 0]).flatten(1).sum(1).double()
     return shared / (2 * size - shared).clamp_min(1)
 
 
@@ -71,7 +71,7 @@ def score_pointing(explained: Explained, _settings: LocalisationSettings, _share
 
     Equal values are ordered by the seeded tie-break.
     """
-    return {"pointing.hit": _on_objects(explained, lambda masks: pointing_hit(explained.ranks, masks))}
+    return {"pointing.hit": _on_objects(explained, lambda masks: pointing_hit(explained.ranking, masks))}
 
 
 @metric(
@@ -117,4 +117,4 @@ def score_topk(explained: Explained, _settings: LocalisationSettings, _shared: N
 
     A map that ranks pixels at random gets s / (2 − s) where the object covers the share s of the image.
     """
-    return {"topk.iou": _on_objects(explained, lambda masks: top_iou(explained.ranks, masks))}
+    return {"topk.iou": _on_objects(explained, lambda masks: top_iou(explained.ranking, masks))}

@@ -19,7 +19,7 @@ from xeval.checkpoints.load import require_unchanged
 from xeval.engine import deterministic
 from xeval.errors import DataError, InternalError, PartialError, ResourceError, UsageError, XevalError
 from xeval.models import frozen_eval
-from xeval.runtime.distributed import ALONE, Ranks
+from xeval.runtime.distributed import ALONE, Processes
 from xeval.runtime.files import atomic_write, read_json, require_writable, slug, writable_directory, write_json
 from xeval.runtime.locks import locked
 from xeval.runtime.progress import Progress, Silent
@@ -29,7 +29,7 @@ from xeval.scoring.embedding import write_artifacts
 from xeval.scoring.exchange import Work, collected, shared_work
 from xeval.scoring.options import ScoreOptions, validated
 from xeval.scoring.plan import Plan, Task, make_plan
-from xeval.scoring.prefetch import ahead
+from xeval.scoring.prefetch import prefetched
 from xeval.scoring.scorer import Blocks, Chunk, Failure, Scorer, chunks, make_scorer
 from xeval.scoring.store import Cell, Store, start_afresh
 from xeval.scoring.summary import SCHEMA, summarize
@@ -80,7 +80,7 @@ class Session:
     folder: Path
     progress: Progress
     stop: Stop = never
-    ranks: Ranks = ALONE
+    processes: Processes = ALONE
 
     @property
     def images(self) -> int:
@@ -96,25 +96,25 @@ class Session:
 
 
 def run(
-    checkpoint: Path, options: ScoreOptions, progress: Progress, stop: Stop = never, ranks: Ranks = ALONE
+    checkpoint: Path, options: ScoreOptions, progress: Progress, stop: Stop = never, processes: Processes = ALONE
 ) -> Scored:
     """Check, try on two images, score what is missing, summarise."""
-    with ranks.together():
+    with processes.together():
         if not checkpoint.exists():
             raise UsageError(f"{checkpoint} does not exist", "give a run directory or a weight file")
         folder = output_directory(checkpoint, options)
-        if ranks.main:
+        if processes.main:
             require_writable(folder)
         plan = make_plan(checkpoint, options)
-    return execute(Session(plan, options, folder, progress, stop, ranks))
+    return execute(Session(plan, options, folder, progress, stop, processes))
 
 
 def execute(session: Session) -> Scored:
     """Score what is missing of a plan, summarise, and write everything to the folder; rank 0 does the writing."""
-    ranks = session.ranks
+    processes = session.processes
     with ExitStack() as held:
-        with ranks.together():
-            store = held.enter_context(_opened(session)) if ranks.main else None
+        with processes.together():
+            store = held.enter_context(_opened(session)) if processes.main else None
         with deterministic():
             return _scored(session, store)
 
@@ -138,25 +138,25 @@ def _opened(session: Session) -> Iterator[Store]:
 
 def _scored(session: Session, store: Store | None) -> Scored:
     """Only rank 0 has a store, and tells the others what is missing in it."""
-    plan, ranks = session.plan, session.ranks
+    plan, processes = session.plan, session.processes
     todo, finished = None, None
-    with ranks.together():
+    with processes.together():
         if store is not None:
             store.name_images(plan.data_key, [plan.split.ids[i] for i in plan.chosen])
             missing = _missing(store, plan)
             finished = None if missing else _finished(session.folder / SCORES, plan)
             todo = missing if finished is None else None
-    todo = shared_work(ranks, plan, todo)
+    todo = shared_work(processes, plan, todo)
     if todo is None:
         session.progress.say("nothing to do: every requested number is already there")
         allowed = session.options.allow_partial
         return Scored(session.folder, shortfall(finished, allowed=allowed) if finished else None)
     started = time.perf_counter()
-    with ranks.together():
+    with processes.together():
         scorer = make_scorer(plan, session.options)
     with frozen_eval(scorer.engine.model):
         compute(session, scorer, store, todo)
-        with ranks.together():
+        with processes.together():
             return Scored(session.folder, None if store is None else _finish(session, scorer, store, started))
 
 
@@ -214,22 +214,22 @@ def _finished(path: Path, plan: Plan) -> Any:
 
 def compute(session: Session, scorer: Scorer, store: Store | None, todo: Work) -> None:
     """Score the chunks, one a rank at a time, and commit each; two images go ahead as a rehearsal of everything."""
-    ranks, progress, left = session.ranks, session.progress, images_of(todo)
+    processes, progress, left = session.processes, session.progress, images_of(todo)
     if left < session.images:
         progress.say(f"resuming: {session.images - left:,} of {session.images:,} images done")
-    with ranks.together():
+    with processes.together():
         session.halt(left)
         _rehearse(session, scorer, store, todo)
         session.halt(left)
         put = _putting(store, session.plan) if store is not None else None
-    turns = [todo[start : start + ranks.world] for start in range(0, len(todo), ranks.world)]
-    pixels = ahead(todo[ranks.rank :: ranks.world], lambda work: scorer.read(work[0].positions))
+    turns = [todo[start : start + processes.world] for start in range(0, len(todo), processes.world)]
+    pixels = prefetched(todo[processes.rank :: processes.world], lambda work: scorer.read(work[0].positions))
     for turn in progress.track(turns, len(turns), "scoring, blocks of images"):
-        with ranks.together():
-            blocks = scorer.score_chunk(*turn[ranks.rank], next(pixels)) if ranks.rank < len(turn) else {}
-        found = collected(ranks, scorer, blocks)
+        with processes.together():
+            blocks = scorer.score_chunk(*turn[processes.rank], next(pixels)) if processes.rank < len(turn) else {}
+        found = collected(processes, scorer, blocks)
         left -= images_of(turn)
-        with ranks.together():
+        with processes.together():
             if put is not None:
                 for (chunk, _), part in zip(turn, found, strict=False):  # the last turn may leave ranks without one
                     put(chunk, part)
@@ -269,7 +269,7 @@ def _rehearse(session: Session, scorer: Scorer, store: Store | None, todo: Work)
 
 def _announcement(session: Session, scorer: Scorer, images: int, passes: float) -> str:
     """How much work there is and about how long it takes; ``passes`` of each image."""
-    loaded, world = session.plan.loaded, session.ranks.world
+    loaded, world = session.plan.loaded, session.processes.world
     left = images * passes / scorer.rate / world
     duration = f"{left / 60:.0f} min" if left >= 90 else f"{max(1, left):.0f} s"
     name = loaded.card.name if loaded.card else loaded.path.name
