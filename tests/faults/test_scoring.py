@@ -31,7 +31,8 @@ def test_memory_for_64_images_gives_the_same_numbers(run, whole, tmp_path, monke
     hears = Hears()
     out = score(run, hears, out=tmp_path, **{**FAST, "batch_size": 256})
     equal(table(out), whole, atol=1e-5)
-    assert [text for text in hears.said if "memory" in text] == ["not enough memory: batch 256→64"]
+    (said,) = (text for text in hears.said if "memory" in text)
+    assert "256→64" in said
 
 
 @pytest.mark.fault("S6")
@@ -228,7 +229,7 @@ def test_limits(run, tmp_path):
     assert read(score(run, out=tmp_path / "one", limit=1, metrics=("drop", "complexity")))["dataset"]["n"] == 1
     hears = Hears()
     assert read(score(run, hears, out=tmp_path / "all", limit=9999, metrics=("complexity",)))["dataset"]["n"] == 360
-    assert "note: --limit 9,999 is more than the 360 images there are" in hears.said
+    assert any("--limit 9,999" in text and "360 images" in text for text in hears.said)
 
 
 @pytest.mark.fault("S13")
@@ -250,7 +251,8 @@ def test_the_same_command_twice(run, tmp_path):
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     hears = Hears()
     score(run, hears, out=tmp_path, **FAST)
-    assert hears.said == ["nothing to do: every requested number is already there"]
+    (said,) = hears.said
+    assert said.startswith("nothing to do")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
