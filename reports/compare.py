@@ -19,9 +19,9 @@ from xeval.reports.contents import analysis_of, tables
 from xeval.reports.declaration import Declaration, declare
 from xeval.reports.figures import figures
 from xeval.reports.gallery import Choice, Gallery, Pools, chosen, fitting, gallery_of, read_pools
-from xeval.reports.layouts import layouts
 from xeval.reports.methods import methods
 from xeval.reports.page import Section, render
+from xeval.reports.paper_tables import paper_tables
 from xeval.reports.results import results_of
 from xeval.reports.rows import Ground, Rows
 from xeval.reports.tables import Table, to_csv, to_latex, to_markdown, to_terminal
@@ -96,7 +96,9 @@ def compare(
         for group, own in zip(collection.groups, pools, strict=True)
     )
     papers = (
-        layouts([(Ground(s.group, s.analysis, earlier), s.reference) for s in sections]) if rows == "methods" else []
+        paper_tables([(Ground(one.group, one.analysis, earlier), one.reference) for one in sections])
+        if rows == "methods"
+        else []
     )
     contents = _files(collection, sections, papers)
     try:

@@ -25,7 +25,7 @@ from xeval.statistics.intervals import (
     compare_methods,
     compare_scalars,
 )
-from xeval.statistics.tests import Check, benjamini_yekutieli, holm, permutation_check
+from xeval.statistics.tests import ExactTest, benjamini_yekutieli, holm, permutation_check
 
 Matrix = NDArray[np.float64]
 
@@ -49,7 +49,7 @@ class Contrast:
     estimate: Estimate
     primary: bool = False
     adjusted: float | None = None
-    check: Check | None = None
+    check: ExactTest | None = None
     g: float | None = None
     a12: Superiority | None = None
     images: ImageShare | None = None

@@ -26,7 +26,7 @@ from xeval.reports.strips import Strip, scale_of, strips
 from xeval.reports.text import clean, plot_label
 from xeval.runtime.files import atomic_write, require_writable, slug, writable_directory
 from xeval.runtime.memory import resources
-from xeval.scoring.gallery import Pool, explained_pool
+from xeval.scoring.gallery import Pictures, explained_pictures
 from xeval.scoring.options import ScoreOptions, validated
 from xeval.scoring.plan import plan_for
 from xeval.scoring.scorer import Scorer
@@ -136,14 +136,14 @@ def _pixels(content: bytes, path: Path, info: DatasetInfo) -> Pixels:
 
 def _explained(
     loaded: LoadedModel, info: DatasetInfo, pixels: Pixels, paths: Sequence[Path], options: ScoreOptions
-) -> Pool:
+) -> Pictures:
     """The pictures as a pool; nobody knows their labels, which stand as 0."""
     split = ArraySplit(info, "pictures", pixels, np.zeros(len(paths), np.int64), [str(path) for path in paths])
     plan = plan_for(loaded, info, split, options)
     with deterministic(), resources():
         scorer = Scorer(plan, options)
         with frozen_eval(scorer.engine.model):
-            return explained_pool(scorer, list(range(len(paths))))
+            return explained_pictures(scorer, list(range(len(paths))))
 
 
 def _line(path: Path, strip: Strip, keep: float) -> str:
@@ -153,7 +153,7 @@ def _line(path: Path, strip: Strip, keep: float) -> str:
     )
 
 
-def _figure(found: Sequence[Strip], names: Sequence[str], pool: Pool) -> Any:
+def _figure(found: Sequence[Strip], names: Sequence[str], pool: Pictures) -> Any:
     """A row a picture: the picture, the map over it with its colour bar, what the mask leaves."""
     signed = bool((pool.maps < 0).any())
     with style():
@@ -185,7 +185,7 @@ def _show(axis: Any, pixels: Pixels, title: str, below: str) -> None:
         spine.set_visible(False)
 
 
-def _kept(pool: Pool) -> str:
+def _kept(pool: Pictures) -> str:
     """``45 % kept``: the one threshold of the pool."""
     return f"{100 * float(pool.about['thresholds'][pool.shown]):g} % kept"
 

@@ -19,7 +19,7 @@ from xeval.reports.captions import place, table_slug
 from xeval.reports.collect import Group, Run
 from xeval.reports.strips import Picture, Scale, Strip, class_name, picture, resizing, scale_of, strips
 from xeval.reports.text import clean
-from xeval.scoring.gallery import Pool, read_pool
+from xeval.scoring.gallery import Pictures, read_pictures
 
 Selection: TypeAlias = Literal["random", "median", "best", "worst", "failures", "none"]
 SELECTIONS: tuple[Selection, ...] = ("random", "median", "best", "worst", "failures", "none")
@@ -28,7 +28,7 @@ SHOWN = 8
 LIMIT = 8_000_000  # bytes of the page
 
 Floats = NDArray[np.float64]
-Pools: TypeAlias = dict[str, Pool]
+Pools: TypeAlias = dict[str, Pictures]
 T = TypeVar("T")
 
 
@@ -140,7 +140,7 @@ def read_pools(groups: Sequence[Group], choice: Choice) -> list[Pools]:
 def _pools(group: Group) -> Pools:
     """The pool of one run a method, at the smallest seed that all have; empty where a method has none."""
     runs = shown_runs(group)
-    found = {method: read_pool(run.folder) for method, run in runs.items()}
+    found = {method: read_pictures(run.folder) for method, run in runs.items()}
     pools = {method: pool for method, pool in found.items() if pool is not None}
     if len(pools) < len(runs):
         return {}
@@ -197,13 +197,13 @@ def _row(name: str, label: str, found: list[Strip], signed: bool) -> Row:
     return Row(name, label, picture(found[0].pixels), scale, picture(scale.bar), cells)
 
 
-def _below(run: Run, pool: Pool) -> str:
+def _below(run: Run, pool: Pictures) -> str:
     height, width = pool.maps.shape[2:]
     seed = "" if run.seed is None else f"seed {run.seed}, "
     return f"{seed}maps of {height}×{width}"
 
 
-def drops(pool: Pool) -> Floats:
+def drops(pool: Pictures) -> Floats:
     """max(0, p0 − p1) / p0 under the mask shown (N,): the magnitude of the column drop.mag."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(np.maximum(0, pool.p0 - pool.after) / pool.p0)
@@ -246,7 +246,7 @@ def _failures(pools: Pools) -> tuple[list[int], str]:
     return order[:SHOWN], rule
 
 
-def _caption(group: Group, pool: Pool, rule: str, *, signed: bool) -> str:
+def _caption(group: Group, pool: Pictures, rule: str, *, signed: bool) -> str:
     about, (height, width) = pool.about, pool.pixels.shape[2:]
     colours = "red for and blue against the class" if signed else "yellow for the class"
     return (

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xeval.reports.text import clean
-from xeval.scoring.gallery import Pool
+from xeval.scoring.gallery import Pictures
 
 Pixels = NDArray[np.uint8]
 TIE = 1e-6  # as drop and increase count it
@@ -74,7 +74,7 @@ def _number(value: float, decimals: int) -> str:
     return "–" if math.isnan(value) else f"{value:.{decimals}f}"
 
 
-def strips(pool: Pool, numbers: Sequence[int], classes: Sequence[str]) -> list[Strip]:
+def strips(pool: Pictures, numbers: Sequence[int], classes: Sequence[str]) -> list[Strip]:
     """Some images of a pool; class numbers become names."""
     import torch
 

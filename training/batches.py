@@ -12,7 +12,7 @@ from torch import Tensor
 
 from xeval.data import Split
 from xeval.perturb.draws import bits, image_keys
-from xeval.runtime.distributed import ALONE, Ranks
+from xeval.runtime.distributed import ALONE, Processes
 
 RESIDENT_BYTES = 2 << 30
 CHUNK = 1024
@@ -37,11 +37,13 @@ class Batch:
 class Pool:
     """The images ``rows`` of one split; more than 2 GiB are read again batch by batch instead of being kept."""
 
-    def __init__(self, split: Split, rows: NDArray[np.int64], device: torch.device, ranks: Ranks = ALONE) -> None:
+    def __init__(
+        self, split: Split, rows: NDArray[np.int64], device: torch.device, processes: Processes = ALONE
+    ) -> None:
         self.split = split
         self.rows = rows
         self.device = device
-        self.ranks = ranks
+        self.processes = processes
         self.labels = torch.from_numpy(split.labels[rows]).to(device)
         self.keys = image_keys([split.ids[row] for row in rows])
         info = split.info
@@ -57,7 +59,7 @@ class Pool:
 
     def take(self, positions: Tensor) -> Batch:
         """This rank's share of the batch of these positions in the pool (int64 on the CPU)."""
-        shares, rank = shared_out(len(positions), self.ranks.world), self.ranks.rank
+        shares, rank = shared_out(len(positions), self.processes.world), self.processes.rank
         start = sum(shares[:rank]) if shares[rank] else 0
         own = positions[start : start + (shares[rank] or shares[0])]
         rows, where = self.rows[own.numpy()], own.to(self.device)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xeval.errors import DataError
-from xeval.runtime.distributed import Ranks
+from xeval.runtime.distributed import Processes
 from xeval.runtime.progress import Progress
 from xeval.training.batches import Batch, Pool
 from xeval.training.learner import Learner, mode
@@ -69,8 +69,8 @@ def encoder_epoch(
         for number, batch in enumerate(batches):
             rate = learning_rate(recipe.optimizer, epoch, recipe.epochs, number, steps)
             report = method.step(learner, batch, epoch)
-            descend(learner.ranks, optimizer, report.loss, rate)
-            learner.ranks.copy_from_main(learner.buffers())  # BatchNorm's statistics: all go on with the same network
+            descend(learner.processes, optimizer, report.loss, rate)
+            learner.processes.copy_from_main(learner.buffers())  # BatchNorm's statistics are the same everywhere
             record(tally, batch, report.loss, rate)
             if report.correct is not None:
                 tally.correct.append(report.correct)
@@ -78,7 +78,7 @@ def encoder_epoch(
                 tally.gaps.append(report.collapsed - report.loss.detach())
             if report.accepted is not None:
                 tally.accepted.append(report.accepted)
-    with learner.ranks.together():
+    with learner.processes.together():
         tally.check("encoder", epoch, torch.from_numpy(pool.rows)[order], pool.split.ids)
     return tally
 
@@ -95,20 +95,20 @@ def head_epoch(learner: Learner, pool: Pool, optimizer: torch.optim.Optimizer, *
                 features = learner.model.features(learner.view(batch, f"head:{epoch}", recipe.head.views))
             logits = learner.everyone(learner.model.logits(features), batch)
             loss, rate = F.cross_entropy(logits, batch.whole), learning_rate(settings, epoch, epochs, number, steps)
-            descend(learner.ranks, optimizer, loss, rate)
+            descend(learner.processes, optimizer, loss, rate)
             record(tally, batch, loss, rate)
             tally.correct.append((logits.argmax(1) == batch.whole).sum())
-    with learner.ranks.together():
+    with learner.processes.together():
         tally.check("head", epoch, torch.from_numpy(pool.rows)[order], pool.split.ids)
     return tally
 
 
-def descend(ranks: Ranks, optimizer: torch.optim.Optimizer, loss: Tensor, rate: float) -> None:
+def descend(processes: Processes, optimizer: torch.optim.Optimizer, loss: Tensor, rate: float) -> None:
     """One step of the optimiser along the sum of the gradients of all ranks, each of its own rows alone."""
     set_rate(optimizer, rate)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
-    ranks.add_gradients(parameter for group in optimizer.param_groups for parameter in group["params"])
+    processes.add_gradients(parameter for group in optimizer.param_groups for parameter in group["params"])
     optimizer.step()
 
 
@@ -139,7 +139,7 @@ def evaluate(learner: Learner, pool: Pool) -> tuple[float, float]:
             correct.append((logits.argmax(1) == batch.whole).sum())
             loss.append(F.cross_entropy(logits, batch.whole, reduction="sum"))
     value = float(torch.stack(loss).sum()) / len(pool)
-    with learner.ranks.together():
+    with learner.processes.together():
         if not math.isfinite(value):
             raise DataError(
                 "the validation loss is not finite", "lower the learning rate; the state of the epoch before is kept"

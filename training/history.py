@@ -19,10 +19,10 @@ COLUMNS = (
     "seconds",
 )
 COLLAPSED = 0.01  # warn where the loss is closer to the collapsed value than this share of it
-Row = dict[str, Any]
+EpochRow = dict[str, Any]
 
 
-def merit(select_on: str, row: Row) -> list[float] | None:
+def merit(select_on: str, row: EpochRow) -> list[float] | None:
     """How good an epoch is, larger is better; None where it cannot be judged."""
     if select_on == "last":
         return [row["epoch"]]
@@ -34,20 +34,20 @@ def merit(select_on: str, row: Row) -> list[float] | None:
 SHOWN = {"loss": "loss", "head_loss": "head loss", "val_accuracy": "accuracy", "masked_share": "masked images accepted"}
 
 
-def summary(row: Row, epochs: int) -> str:
+def summary(row: EpochRow, epochs: int) -> str:
     """An epoch in one line, with a warning where the encoder has collapsed."""
     numbers = [f"{title} {row[name]:.3f}" for name, title in SHOWN.items() if row[name] is not None]
     line = f"epoch {row['epoch']}/{epochs}: {', '.join(numbers)} ({row['seconds']:.1f} s)"
     return f"{line}; warning: this is the loss of a collapsed encoder" if collapsed(row) else line
 
 
-def collapsed(row: Row) -> bool:
+def collapsed(row: EpochRow) -> bool:
     """Whether, from the third epoch on, the loss sits at the value of an encoder that maps everything to one point."""
     gap, loss = row["collapse_gap"], row["loss"]
     return gap is not None and row["epoch"] >= 3 and abs(gap) < COLLAPSED * (loss + gap)
 
 
-def history(rows: list[Row]) -> bytes:
+def history(rows: list[EpochRow]) -> bytes:
     """history.csv: one line an epoch, empty where a column does not apply."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from xeval.data import DatasetInfo, normalize
 from xeval.models import Classifier, ModelSpec, build
-from xeval.runtime.distributed import ALONE, Ranks
+from xeval.runtime.distributed import ALONE, Processes
 from xeval.training.batches import Batch
 from xeval.training.settings import Recipe, Views
 from xeval.training.views import Draws, random_view
@@ -37,13 +37,13 @@ def projection(dim: int, recipe: Recipe) -> nn.Sequential:
 class Learner(nn.Module):
     """Model and projection with weights drawn from ``seed``; views are functions of (seed, epoch, view, image).
 
-    On several ``ranks`` each passes its share of a batch through the network, :meth:`everyone` gathers what comes out,
-    and from there on all compute the same: losses never know how many ranks there are.
+    Of several ``processes`` each passes its share of a batch through the network, :meth:`everyone` gathers what comes
+    out, and from there on all compute the same: losses never know how many processes there are.
     """
 
-    def __init__(self, recipe: Recipe, info: DatasetInfo, seed: int, ranks: Ranks = ALONE) -> None:
+    def __init__(self, recipe: Recipe, info: DatasetInfo, seed: int, processes: Processes = ALONE) -> None:
         super().__init__()
-        self.recipe, self.info, self.seed, self.ranks = recipe, info, seed, ranks
+        self.recipe, self.info, self.seed, self.processes = recipe, info, seed, processes
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.model: Classifier = build(model_spec(recipe, info))
@@ -65,21 +65,23 @@ class Learner(nn.Module):
 
     def everyone(self, outputs: Tensor, batch: Batch, views: int = 1) -> Tensor:
         """Rows of the whole batch from the outputs of this rank's share, one view of all images after the other."""
-        if self.ranks.world == 1:
+        if self.processes.world == 1:
             return outputs
         by_image = outputs.reshape(views, len(batch.labels), *outputs.shape[1:]).transpose(0, 1)
-        return self.ranks.gather(by_image, batch.shares).transpose(0, 1).flatten(0, 1)
+        return self.processes.gather(by_image, batch.shares).transpose(0, 1).flatten(0, 1)
 
     def extra(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Rows of which every rank has as many as it happens to have."""
-        own = len(outputs) if batch.shares[self.ranks.rank] else 0
-        return self.ranks.gather(outputs, self.ranks.counts(own))
+        own = len(outputs) if batch.shares[self.processes.rank] else 0
+        return self.processes.gather(outputs, self.processes.counts(own))
 
 
-def make_learner(recipe: Recipe, info: DatasetInfo, seed: int, device: torch.device, ranks: Ranks = ALONE) -> Learner:
+def make_learner(
+    recipe: Recipe, info: DatasetInfo, seed: int, device: torch.device, processes: Processes = ALONE
+) -> Learner:
     """A learner on its device; several GPUs share BatchNorm's statistics, several CPU ranks have each their own."""
-    learner = Learner(recipe, info, seed, ranks)
-    if device.type == "cuda" and ranks.world > 1:
+    learner = Learner(recipe, info, seed, processes)
+    if device.type == "cuda" and processes.world > 1:
         learner = nn.SyncBatchNorm.convert_sync_batchnorm(learner)  # type: ignore[no-untyped-call]
     return learner.to(device).to(memory_format=torch.channels_last)
 

@@ -8,7 +8,7 @@ from xeval.checkpoints import MANIFEST, read_card, run_name
 from xeval.data import open_dataset
 from xeval.engine import pick_device
 from xeval.errors import DataError
-from xeval.runtime.distributed import ALONE, Ranks
+from xeval.runtime.distributed import ALONE, Processes
 from xeval.runtime.files import digest, writable_directory
 from xeval.runtime.progress import Progress, Silent
 from xeval.training.recipe import Recipe, result_settings
@@ -25,13 +25,13 @@ def train(
     device: str = "auto",
     progress: Progress | None = None,
     limit: int | None = None,
-    ranks: Ranks = ALONE,
+    processes: Processes = ALONE,
 ) -> Path:
     """Train one run and return its directory ``out/<dataset>-<method>-s<seed>``.
 
     An interrupted run goes on after its last finished epoch, with the same result as if it had never stopped; a
-    finished one is left alone. ``limit`` trains on that many images of a stratified sample. ``ranks`` share the work of
-    every batch; the first of them writes.
+    finished one is left alone. ``limit`` trains on that many images of a stratified sample. The ``processes`` share
+    the work of every batch; the first of them writes.
 
     Raises :class:`UsageError` where the directory belongs to other settings, :class:`DataError` where the data are
     missing or the loss is no longer finite, :class:`ResourceError` where the directory cannot be written,
@@ -39,21 +39,21 @@ def train(
     """
     reporter: Progress = progress or Silent()
     directory = out / run_name(recipe.dataset, recipe.method, seed)
-    with ranks.together():
+    with processes.together():
         where = pick_device(device)
-        if ranks.main:
+        if processes.main:
             writable_directory(directory)
-    with ranks.locked(directory):
-        if ranks.from_main((directory / MANIFEST).is_file()):
-            with ranks.together():
-                if ranks.main:
+    with processes.locked(directory):
+        if processes.from_main((directory / MANIFEST).is_file()):
+            with processes.together():
+                if processes.main:
                     _require_same_run(directory, recipe, seed, limit)
                     clear_state(directory)  # left by a kill just after the manifest
             reporter.say(f"{directory.name} is complete: nothing to do")
             return directory
-        with ranks.together():
+        with processes.together():
             dataset = open_dataset(recipe.dataset, data_root, recipe.image_size)
-            trainer = Trainer(recipe, dataset, directory, seed=seed, limit=limit, device=where, ranks=ranks)
+            trainer = Trainer(recipe, dataset, directory, seed=seed, limit=limit, device=where, processes=processes)
             trainer.resume(reporter.say)
         _require_one_start(trainer)
         _to_the_end(trainer, reporter)
@@ -62,10 +62,10 @@ def train(
 
 def _require_one_start(trainer: Trainer) -> None:
     """Raise :class:`DataError` where the ranks do not see the same data and the same saved state."""
-    ranks = trainer.ranks
-    starts = ranks.exchange([trainer.epoch, digest(trainer.identity)])
-    with ranks.together():
-        if starts != starts[:1] * ranks.world:
+    processes = trainer.processes
+    starts = processes.exchange([trainer.epoch, digest(trainer.identity)])
+    with processes.together():
+        if starts != starts[:1] * processes.world:
             raise DataError(
                 f"the ranks see other data or another state of {trainer.directory}",
                 "put data and --out where all machines see the same files",
@@ -86,5 +86,5 @@ def _to_the_end(trainer: Trainer, reporter: Progress) -> None:
         reporter.say(f"{trainer.directory.name}: going on after epoch {trainer.epoch} of {trainer.epochs}")
     for _ in reporter.track(remaining, len(remaining), trainer.directory.name):
         reporter.say(trainer.advance(reporter))
-    with trainer.ranks.together():
+    with trainer.processes.together():
         trainer.finish()

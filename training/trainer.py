@@ -16,14 +16,14 @@ from xeval.data import Dataset, holdout, stratified
 from xeval.errors import CheckpointError, UsageError
 from xeval.explainers import EXPLAINERS
 from xeval.models import find_layer
-from xeval.runtime.distributed import ALONE, Ranks
+from xeval.runtime.distributed import ALONE, Processes
 from xeval.runtime.files import atomic_write
 from xeval.runtime.progress import Progress
 from xeval.runtime.provenance import provenance
 from xeval.training import probe
 from xeval.training.batches import Pool
 from xeval.training.epochs import encoder_epoch, evaluate, head_epoch, require_finite, stored_features
-from xeval.training.history import COLUMNS, Row, history, merit, summary
+from xeval.training.history import COLUMNS, EpochRow, history, merit, summary
 from xeval.training.learner import make_learner, model_spec
 from xeval.training.methods import METHODS, head_epochs
 from xeval.training.recipe import Recipe, recipe_hash, result_settings
@@ -52,12 +52,12 @@ class Trainer:
         seed: int,
         limit: int | None,
         device: torch.device,
-        ranks: Ranks = ALONE,
+        processes: Processes = ALONE,
     ) -> None:
         self.recipe, self.dataset, self.directory, self.seed, self.limit = recipe, dataset, directory, seed, limit
-        self.ranks = ranks
+        self.processes = processes
         self.method = METHODS[recipe.method]
-        self.learner = make_learner(recipe, dataset.info, seed, device, ranks)
+        self.learner = make_learner(recipe, dataset.info, seed, device, processes)
         self._check()
         self.train_split = dataset.split("train")
         self.fit, self.held = self._pools(device)
@@ -66,7 +66,7 @@ class Trainer:
         self.encoder_optimizer = make_optimizer(self._encoder_parameters(), recipe.optimizer)
         self.head_optimizer = make_optimizer(self.learner.model.head.parameters(), recipe.head.optimizer)
         self.epoch = 0
-        self.rows: list[Row] = []
+        self.rows: list[EpochRow] = []
         self.record: dict[str, Any] = {}
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
 
@@ -105,16 +105,16 @@ class Trainer:
         if self.recipe.select_on == "test":
             test = self.dataset.split("test")
             judges = stratified(test.labels, len(test), 0)
-            return Pool(self.train_split, rows, device, self.ranks), Pool(test, judges, device, self.ranks)
+            return Pool(self.train_split, rows, device, self.processes), Pool(test, judges, device, self.processes)
         if not self.recipe.heldout:
-            return Pool(self.train_split, rows, device, self.ranks), None
+            return Pool(self.train_split, rows, device, self.processes), None
         fit, held = holdout(labels[rows], self.recipe.heldout, self.seed)
         if not len(held):
             raise UsageError(
                 f"none of {len(rows)} images can be held out: no class has two of them", "train on more images"
             )
         fit, held = rows[fit], rows[held]
-        return Pool(self.train_split, fit, device, self.ranks), Pool(self.train_split, held, device, self.ranks)
+        return Pool(self.train_split, fit, device, self.processes), Pool(self.train_split, held, device, self.processes)
 
     def _encoder_parameters(self) -> list[torch.nn.Parameter]:
         learner = self.learner
@@ -125,13 +125,13 @@ class Trainer:
     def advance(self, progress: Progress) -> str:
         """Train the next epoch, judge it, save the state; returns the line about it."""
         started, epoch = time.perf_counter(), self.epoch + 1
-        row: Row = dict.fromkeys(COLUMNS)
+        row: EpochRow = dict.fromkeys(COLUMNS)
         row["epoch"] = epoch
         row.update(self._encoder(epoch, progress) if epoch <= self.recipe.epochs else self._head_after(epoch))
         if self.held is not None and (self.method.head != "after" or epoch > self.recipe.epochs):
             row["val_accuracy"], row["val_loss"] = evaluate(self.learner, self.held)
         row["seconds"] = round(time.perf_counter() - started, 3)
-        with self.ranks.together():
+        with self.processes.together():
             require_finite(self.learner, epoch)
             self.epoch = epoch
             self.rows.append(row)
@@ -139,11 +139,11 @@ class Trainer:
             self._save()
         return summary(row, self.epochs)
 
-    def _encoder(self, epoch: int, progress: Progress) -> Row:
+    def _encoder(self, epoch: int, progress: Progress) -> EpochRow:
         tally = encoder_epoch(
             self.learner, self.method, self.fit, self.encoder_optimizer, epoch=epoch, progress=progress
         )
-        row: Row = {
+        row: EpochRow = {
             "loss": tally.mean(tally.losses),
             "lr": tally.rates[-1],
             "masked_share": tally.mean(tally.accepted),
@@ -155,7 +155,7 @@ class Trainer:
             row.update(head_loss=head.mean(head.losses), train_accuracy=head.accuracy())
         return row
 
-    def _head_after(self, epoch: int) -> Row:
+    def _head_after(self, epoch: int) -> EpochRow:
         """One epoch of the head after the encoder's, or the whole fit on stored features."""
         number = epoch - self.recipe.epochs
         if self.recipe.head.fit == "epochs":
@@ -186,24 +186,24 @@ class Trainer:
         with torch.no_grad():
             head.weight.copy_(fitted.weight)
             head.bias.copy_(fitted.bias)
-        self.ranks.copy_from_main(head.parameters())  # a fit on a GPU need not end on the same bits everywhere
+        self.processes.copy_from_main(head.parameters())  # a fit on a GPU need not end on the same bits everywhere
 
     def _probe_best(self) -> None:
         """Fit a probe on the encoder of the lowest loss, then come back to the last encoder."""
         model = self.learner.model
         last = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        with self.ranks.together():
-            if self.ranks.main:
+        with self.processes.together():
+            if self.processes.main:
                 model.load_state_dict({**last, **_encoder_of(read_tensors(self.directory / "best.safetensors"))})
-        self.ranks.copy_from_main(model.state_dict().values())
+        self.processes.copy_from_main(model.state_dict().values())
         self._fit_probe()
         if self.held is not None:
             self.record["accuracy"] = evaluate(self.learner, self.held)[0]
-        with self.ranks.together():
+        with self.processes.together():
             self._write_weights("best")
         model.load_state_dict(last)
 
-    def _keep_best(self, row: Row) -> None:
+    def _keep_best(self, row: EpochRow) -> None:
         """Keep the weights of the best epoch; equal accuracies are decided by the lower validation loss."""
         score = merit(self.recipe.select_on, row)
         if score is None or (self.record and score <= self.record["merit"]):
@@ -212,7 +212,7 @@ class Trainer:
         self._write_weights("best")
 
     def _write_weights(self, name: str) -> None:
-        if not self.ranks.main:
+        if not self.processes.main:
             return
         with saving(self.directory):
             write_tensors(self.directory / f"{name}.safetensors", self.learner.model.state_dict())
@@ -222,7 +222,7 @@ class Trainer:
             atomic_write(self.directory / "history.csv", history(self.rows))
 
     def _save(self) -> None:
-        if not self.ranks.main:
+        if not self.processes.main:
             return
         tensors = {
             **{f"learner.{name}": tensor for name, tensor in self.learner.state_dict().items()},
@@ -252,7 +252,7 @@ class Trainer:
 
     def finish(self) -> None:
         """Write the last weights and, last of all, the manifest; then the states are no longer needed."""
-        if not self.ranks.main:
+        if not self.processes.main:
             return
         self._write_weights("last")
         self._write_history()  # a kill may have come between the last state and its line
@@ -280,7 +280,7 @@ class Trainer:
                 "started": self.started,
                 "seconds": seconds,
                 "limit": self.limit,
-                "ranks": self.ranks.world,
+                "ranks": self.processes.world,
             },
         )
         with saving(self.directory):

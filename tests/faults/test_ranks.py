@@ -21,7 +21,7 @@ from tests.commands import here, xeval
 from tests.faults.test_kill import committed, rows
 from tests.jobs import finished, pid_of, processes, torchrun
 from tests.runs import make_run
-from xeval.runtime.distributed import Ranks
+from xeval.runtime.distributed import Processes
 from xeval.scoring.exchange import collected, packed, unpacked
 from xeval.scoring.run import score
 from xeval.scoring.scorer import Failure, failure_of
@@ -118,17 +118,17 @@ def catches(job: subprocess.Popen[str], number: signal.Signals) -> bool:
 
 
 @pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
-def test_the_rows_are_those_of_one_process(ranks: int, run: Path, whole: Path, tmp_path: Path) -> None:
+def test_the_rows_are_those_of_one_process(processes: int, run: Path, whole: Path, tmp_path: Path) -> None:
     """Five blocks of images, so that the last turn leaves a rank without one."""
-    text = finished(ranks, "score", str(run), "--out", str(tmp_path), *OPTIONS, cwd=tmp_path)
+    text = finished(processes, "score", str(run), "--out", str(tmp_path), *OPTIONS, cwd=tmp_path)
     assert rows(tmp_path) == rows(whole)
     assert text.count("scores in") == text.count("features and t-SNE") == 1
     ours, theirs = (json.loads((folder / "scores.json").read_text()) for folder in (tmp_path, whole))
     assert ours["scores"] == theirs["scores"]
     assert ours["cost"]["passes"] == theirs["cost"]["passes"]
     assert not (tmp_path / "run.lock").exists()
-    if ranks == 3:
-        again = finished(ranks, "score", str(run), "--out", str(tmp_path), *OPTIONS, cwd=tmp_path)
+    if processes == 3:
+        again = finished(processes, "score", str(run), "--out", str(tmp_path), *OPTIONS, cwd=tmp_path)
         assert again.count("nothing to do") == 1
 
 
@@ -274,7 +274,7 @@ def test_blocks_and_failures_travel_as_they_are() -> None:
 
 
 def test_the_first_rank_learns_what_failed_on_the_others() -> None:
-    class Pretended(Ranks):
+    class Pretended(Processes):
         to_main: Callable[..., list[bytes]] = lambda self, data: [data, packed({"p0": block}, news)]
 
     work = SimpleNamespace(failures=[], engine=SimpleNamespace(passes=5))
@@ -287,7 +287,7 @@ def test_the_first_rank_learns_what_failed_on_the_others() -> None:
 
 
 def test_without_torchrun_nothing_is_told_and_nothing_waits() -> None:
-    alone = Ranks()
+    alone = Processes()
     assert alone.main
     assert alone.exchange({"a": 1}) == [{"a": 1}]
     with pytest.raises(KeyError), alone.together():

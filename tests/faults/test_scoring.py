@@ -11,7 +11,7 @@ from tests.commands import here
 from tests.faults.scored import FAST, SMALL, Hears, among, equal, fault_at, images_of, read, table
 from xeval.errors import DataError, InternalError, PartialError, ResourceError
 from xeval.scoring import run as scoring
-from xeval.scoring.completeness import gap
+from xeval.scoring.completeness import missing_values
 from xeval.scoring.maps import Rows
 from xeval.scoring.options import ScoreOptions
 from xeval.scoring.plan import make_plan
@@ -198,11 +198,11 @@ def test_reasons_nobody_expects_are_tolerated_up_to_one_percent(count, told):
     status = np.zeros(1000, np.uint8)
     status[5 : 5 + count] = 1
     series = Series(np.zeros(1000), status, {1: ("undefined", "no number from Quantus"), 2: ("undefined", "empty map")})
-    found = gap(series, "x", [f"image {n}" for n in range(1000)])
+    found = missing_values(series, "x", [f"image {n}" for n in range(1000)])
     assert (found is not None) == told
     assert not told or found.startswith(f"x has no value for {count} of 1,000 images (no number from Quantus: {count})")
     status[:] = 2
-    assert gap(Series(np.zeros(1000), status, series.meaning), "x", ["i"] * 1000) is None
+    assert missing_values(Series(np.zeros(1000), status, series.meaning), "x", ["i"] * 1000) is None
 
 
 @pytest.mark.fault("S18")

@@ -17,7 +17,7 @@ from tests.data.makers import image_folder, noise, png, snapshot, write_tree
 from tests.training.interrupting import Interrupt, Listen, Stop, assert_same_run, run
 from xeval.checkpoints import read_tensors
 from xeval.errors import BusyError, CheckpointError, DataError, ResourceError, UsageError
-from xeval.runtime.distributed import Ranks
+from xeval.runtime.distributed import Processes
 from xeval.runtime.files import TEMPORARY, digest, file_sha256, read_json, write_json
 from xeval.runtime.locks import LOCK, locked
 from xeval.training import epochs
@@ -191,8 +191,8 @@ def test_a_last_step_that_goes_wrong_is_noticed_without_held_out_images(
 ) -> None:
     settings, true, steps = recipe("ce", "select_on=last", "heldout=0"), epochs.descend, []
 
-    def descend(ranks: Ranks, optimizer: torch.optim.Optimizer, *arguments: Any) -> None:
-        true(ranks, optimizer, *arguments)
+    def descend(processes: Processes, optimizer: torch.optim.Optimizer, *arguments: Any) -> None:
+        true(processes, optimizer, *arguments)
         steps.append(1)
         if len(steps) == 8:  # the last one of the second epoch
             optimizer.param_groups[0]["params"][0].data.mul_(torch.inf)

@@ -10,7 +10,7 @@ from xeval.metrics import METRICS, Explained
 from xeval.metrics.localisation import pointing_hit, relevance_mass, top_iou
 from xeval.metrics.metric import EMPTY_MAP, NO_MASK
 from xeval.perturb.draws import image_keys
-from xeval.perturb.masks import ranks, tie_break
+from xeval.perturb.masks import ranking, tie_break
 
 NAMES = ("pointing", "relevance", "topk")
 
@@ -29,7 +29,7 @@ def random_masks(n: int, seed: int = 1) -> torch.Tensor:
 def test_by_hand():
     maps = torch.tensor([[[[0.5, -1.0], [2.0, 1.5]]]])
     mask = torch.tensor([[[[True, True], [True, False]]]])
-    order = ranks(maps, tie_break(0, image_keys(["x"]), 4))
+    order = ranking(maps, tie_break(0, image_keys(["x"]), 4))
     assert pointing_hit(order, mask).item() == 1
     assert relevance_mass(maps, mask).item() == pytest.approx(2.5 / 4)
     assert top_iou(order, mask).item() == pytest.approx(2 / 4)  # three most relevant: 2.0, 1.5, 0.5; two of them inside
@@ -38,7 +38,7 @@ def test_by_hand():
 
 def test_equal_loops():
     maps, masks = images(6, 1, seed=4), random_masks(6)
-    order = ranks(maps, tie_break(0, image_keys(list("abcdef")), SIDE * SIDE))
+    order = ranking(maps, tie_break(0, image_keys(list("abcdef")), SIDE * SIDE))
     for n in range(6):
         inside = {(y, x) for y in range(SIDE) for x in range(SIDE) if masks[n, 0, y, x]}
         (peak,) = reference.most_relevant(maps[n, 0], 1)
@@ -57,7 +57,7 @@ def test_equal_quantus_where_it_is_right():
     x, maps, masks = images(8, 1), images(8, 1, seed=4), random_masks(8)
     options = {"normalise": False, "abs": False, "disable_warnings": True}
     arguments = (None, x.numpy(), np.zeros(8, int), maps.double().numpy())
-    order = ranks(maps, tie_break(0, image_keys(list("abcdefgh")), SIDE * SIDE))
+    order = ranking(maps, tie_break(0, image_keys(list("abcdefgh")), SIDE * SIDE))
     hits = quantus.PointingGame(**options)(*arguments, s_batch=masks.numpy())
     assert np.array_equal(pointing_hit(order, masks).numpy(), np.asarray(hits, float))
     positive = (*arguments[:3], maps.double().clamp_min(0).numpy())

@@ -76,7 +76,7 @@ def test_channels_of_a_position_follow_one_another():
     scene, maps = scene_of(small_model(), images(2)), images(2, 1, seed=3)
     one = explained(scene, maps)
     place = features(one, METRIC.settings(semantics="0.6"))
-    assert torch.equal(place[:, 0] // 3, one.ranks)
+    assert torch.equal(place[:, 0] // 3, one.ranking)
     assert torch.equal(place - place[:, :1], torch.tensor([0, 1, 2]).reshape(1, 3, 1, 1).expand_as(place))
 
 

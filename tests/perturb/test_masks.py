@@ -28,15 +28,15 @@ def test_kept_refuses_what_is_no_fraction(q):
 def test_ranks_by_hand():
     maps = torch.tensor([[[[0.1, 0.9], [-0.5, 0.4]]]])
     order = masks.tie_break(0, image_keys(["x"]), 4)
-    assert masks.ranks(maps, order).tolist() == [[[2, 0], [3, 1]]]
-    assert (masks.ranks(maps, order) < 2).tolist() == [[[False, True], [False, True]]]
+    assert masks.ranking(maps, order).tolist() == [[[2, 0], [3, 1]]]
+    assert (masks.ranking(maps, order) < 2).tolist() == [[[False, True], [False, True]]]
 
 
 @given(st.lists(st.sampled_from([-1.0, 0.0, 0.0, 0.5, 2.0]), min_size=9, max_size=9), st.integers(0, 5))
 @settings(max_examples=50, deadline=None)
 def test_ranks_are_a_permutation_that_sorts(values, seed):
     maps = torch.tensor(values).reshape(1, 1, 3, 3)
-    found = masks.ranks(maps, masks.tie_break(seed, image_keys(["x"]), 9)).flatten()
+    found = masks.ranking(maps, masks.tie_break(seed, image_keys(["x"]), 9)).flatten()
     assert sorted(found.tolist()) == list(range(9))
     by_rank = torch.empty(9)
     by_rank[found] = maps.flatten()
@@ -46,11 +46,11 @@ def test_ranks_are_a_permutation_that_sorts(values, seed):
 def test_ties_are_broken_by_the_seed_not_by_the_place():
     maps = torch.zeros(200, 1, 4, 4)
     keys = image_keys([str(i) for i in range(200)])
-    first = masks.ranks(maps, masks.tie_break(0, keys, 16))[:, 0, 0].double()
+    first = masks.ranking(maps, masks.tie_break(0, keys, 16))[:, 0, 0].double()
     assert abs(first.mean() - 7.5) < 1.5
     assert torch.equal(
-        masks.ranks(maps[:3], masks.tie_break(0, keys[:3], 16)),
-        masks.ranks(maps, masks.tie_break(0, keys, 16))[:3],
+        masks.ranking(maps[:3], masks.tie_break(0, keys[:3], 16)),
+        masks.ranking(maps, masks.tie_break(0, keys, 16))[:3],
     )
 
 

@@ -18,7 +18,7 @@ from tests.reports.synthetic import scores, write_run
 from tests.reports.test_page import HOSTILE, Reader
 from xeval.errors import DataError, UsageError
 from xeval.reports.compare import Comparison, compare
-from xeval.scoring.gallery import Pool, write_pool
+from xeval.scoring.gallery import Pictures, write_pictures
 
 CLASSES = ("cat", "dog")
 IMAGES = 20
@@ -33,7 +33,7 @@ def planted(
     maps: np.ndarray | None = None,
     shape: tuple[int, int, int] = (1, 8, 8),
     ids: Sequence[str] | None = None,
-) -> Pool:
+) -> Pictures:
     """A pool of images with these probabilities after masking; all are of class 0, ``wrong`` ones predicted as 1."""
     n, (_, height, width) = len(after), shape
     rng = np.random.default_rng(5)
@@ -51,7 +51,7 @@ def planted(
         "thresholds": ["0.15", "0.45"],
         "shown": 1,
     }
-    return Pool(
+    return Pictures(
         about,
         pixels=rng.integers(0, 256, (n, *shape), np.uint8),
         masked=rng.integers(0, 256, (n, *shape), np.uint8),
@@ -70,7 +70,7 @@ def write(root: Path, method: str, seed: int = 0, classes: Sequence[str] = CLASS
     found = scores(method, seed, 0.3)
     found["dataset"]["classes"] = list(classes)
     run = write_run(root, found)
-    write_pool(run, planted(found, **about))
+    write_pictures(run, planted(found, **about))
     return run
 
 

@@ -15,15 +15,15 @@ from xeval.data import open_dataset
 from xeval.errors import DataError
 from xeval.explainers.cam import upsample
 from xeval.perturb.masks import kept
-from xeval.scoring.gallery import ABOUT, ARRAYS, Pool, choose, read_pool, write_pool
+from xeval.scoring.gallery import ABOUT, ARRAYS, Pictures, choose, read_pictures, write_pictures
 from xeval.scoring.run import score
 from xeval.scoring.store import Store
 
 SIDE, LIMIT = 16, 90
 
 
-def pool(folder: Path) -> Pool:
-    found = read_pool(folder)
+def pool(folder: Path) -> Pictures:
+    found = read_pictures(folder)
     assert found is not None
     return found
 
@@ -146,15 +146,15 @@ def test_other_protocols(tmp_path: Path) -> None:
 
 def test_a_pool_survives_the_disk_and_is_the_same_bytes_twice(checkpoints: list[Path], tmp_path: Path) -> None:
     found = pool(checkpoints[0])
-    write_pool(tmp_path, found)
+    write_pictures(tmp_path, found)
     for name in (ABOUT, ARRAYS):
         assert (tmp_path / name).read_bytes() == (checkpoints[0] / name).read_bytes()
-    assert read_pool(tmp_path / "nowhere") is None
+    assert read_pictures(tmp_path / "nowhere") is None
 
 
 @pytest.mark.parametrize("fault", ["cut", "missing", "short", "unknown", "twice", "shown", "text"])
 def test_a_damaged_pool_is_refused(checkpoints: list[Path], tmp_path: Path, fault: str) -> None:
-    write_pool(tmp_path, pool(checkpoints[0]))
+    write_pictures(tmp_path, pool(checkpoints[0]))
     about, arrays = json.loads((tmp_path / ABOUT).read_text()), tmp_path / ARRAYS
     if fault == "cut":
         arrays.write_bytes(arrays.read_bytes()[:-100])
@@ -170,4 +170,4 @@ def test_a_damaged_pool_is_refused(checkpoints: list[Path], tmp_path: Path, faul
         }
         (tmp_path / ABOUT).write_text(json.dumps(about | changes[fault]))
     with pytest.raises(DataError, match="cannot be shown"):
-        read_pool(tmp_path)
+        read_pictures(tmp_path)

@@ -4,12 +4,12 @@ import threading
 
 import pytest
 
-from xeval.scoring.prefetch import ahead
+from xeval.scoring.prefetch import prefetched
 
 
 def test_order():
-    assert list(ahead([3, 1, 2], lambda item: item * 10)) == [30, 10, 20]
-    assert list(ahead([], str)) == []
+    assert list(prefetched([3, 1, 2], lambda item: item * 10)) == [30, 10, 20]
+    assert list(prefetched([], str)) == []
 
 
 def test_the_next_item_is_read_while_this_one_is_worked_on():
@@ -19,7 +19,7 @@ def test_the_next_item_is_read_while_this_one_is_worked_on():
         read[number].set()
         return number
 
-    for item in ahead([0, 1, 2], reader):
+    for item in prefetched([0, 1, 2], reader):
         if item < 2:
             assert read[item + 1].wait(60)  # before anyone asks for it
         if item == 0:
@@ -32,7 +32,7 @@ def test_an_error_comes_at_its_items_turn():
             raise OSError("gone")
         return number
 
-    found = ahead([0, 1, 2], reader)
+    found = prefetched([0, 1, 2], reader)
     assert next(found) == 0
     with pytest.raises(OSError, match="gone"):
         next(found)
@@ -40,6 +40,6 @@ def test_an_error_comes_at_its_items_turn():
 
 def test_leaving_early_ends_the_thread():
     before = threading.active_count()
-    for _ in ahead(list(range(100)), lambda number: number):
+    for _ in prefetched(list(range(100)), lambda number: number):
         break
     assert threading.active_count() == before

@@ -109,11 +109,11 @@ def test_float32_softmax_ties_where_float64_does_not():
 
 def test_unstable_argsort_keeps_the_first_rows_of_a_constant_map():
     scene = changed(scene_of(small_model(), images(3)), legacy_order=True)
-    legacy = control(scene, "constant", explained(scene, images(3, 1))).ranks[0].flatten()
+    legacy = control(scene, "constant", explained(scene, images(3, 1))).ranking[0].flatten()
     order = np.argsort(-np.ones(SIDE * SIDE, dtype=np.float32))
     assert torch.equal(legacy[torch.from_numpy(order)], torch.arange(SIDE * SIDE))
     seeded = scene_of(small_model(), images(3))
-    fair = control(seeded, "constant", explained(seeded, images(3, 1))).ranks
+    fair = control(seeded, "constant", explained(seeded, images(3, 1))).ranking
     kept_rows = (fair < 64).double().mean((0, 2))
     assert kept_rows.max() < 0.6  # spread over the image
     assert (legacy.reshape(SIDE, SIDE)[:4] < 64).double().mean() > 0.9  # four rows at the top
@@ -122,7 +122,7 @@ def test_unstable_argsort_keeps_the_first_rows_of_a_constant_map():
 def test_both_orders_agree_without_ties():
     scene = scene_of(small_model(), images(3))
     maps = images(3, 1, seed=4)
-    assert torch.equal(explained(scene, maps).ranks, explained(changed(scene, legacy_order=True), maps).ranks)
+    assert torch.equal(explained(scene, maps).ranking, explained(changed(scene, legacy_order=True), maps).ranking)
 
 
 def test_clamping_the_normalised_image_zeroes_half_of_it():

@@ -58,7 +58,7 @@ def pool(tmp_path, monkeypatch):
     register(tmp_path, RUNS, "local")
 
     def make(outcomes=(), *, parallel=3, retries=2, gpus=()):
-        made = local.Pool(tmp_path, Silent(), parallel=parallel, retries=retries, gpus=gpus)
+        made = local.Workers(tmp_path, Silent(), parallel=parallel, retries=retries, gpus=gpus)
         made.executor = Executor(tmp_path, dict(outcomes))
         return made, made.executor
 

@@ -9,7 +9,7 @@ import torch
 from tests.runs import make_run
 from xeval.checkpoints import read_card, write_card
 from xeval.errors import DataError
-from xeval.sweep.plan import Plan, Wish, make_plan
+from xeval.sweep.plan import SweepPlan, Wish, make_plan
 from xeval.sweep.records import read, register
 from xeval.sweep.tuning import choose, held_out_accuracy
 from xeval.sweep.work import work
@@ -20,12 +20,12 @@ from xeval.training.trainer import Trainer
 SMALL = ("image_size=8", "epochs=1", "batch_size=16", "arch=cnn-tiny")
 
 
-def planned(seeds: str = "0-2") -> Plan:
+def planned(seeds: str = "0-2") -> SweepPlan:
     overrides = (*SMALL, "loss.temperature=0.1,0.2,0.5")
     return make_plan(Wish("digits", seeds=seeds, methods=("supcon",), overrides=overrides, limit=60))
 
 
-def plant(out: Path, plan: Plan, accuracies: dict[str, list[float]]) -> None:
+def plant(out: Path, plan: SweepPlan, accuracies: dict[str, list[float]]) -> None:
     """Complete tuning runs with these held-out accuracies after the last epoch, by value and seed.
 
     Their best epoch says the opposite: who looked at it would choose otherwise.

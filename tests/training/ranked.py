@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from tests.training.interrupting import Interrupt, Stop
 from xeval.checkpoints import write_tensors
 from xeval.data import open_dataset
-from xeval.runtime.distributed import Ranks, joined
+from xeval.runtime.distributed import Processes, joined
 from xeval.runtime.progress import Silent
 from xeval.training import methods
 from xeval.training.batches import Pool
@@ -76,12 +76,12 @@ def cases() -> list[tuple[str, int, str]]:
     ]
 
 
-def loss_of_given_rows(ranks: Ranks, method: str, count: int, pattern: str) -> dict[str, Tensor]:
+def loss_of_given_rows(processes: Processes, method: str, count: int, pattern: str) -> dict[str, Tensor]:
     """The loss of one step on given embeddings, and its gradient in the rows of this rank."""
     split = open_dataset("digits", None, 8).split("train")
-    learner = Learner(recipe(method), split.info, 0, ranks)
+    learner = Learner(recipe(method), split.info, 0, processes)
     chosen = np.flatnonzero(split.labels < 3)[:count]
-    batch = Pool(split, chosen, CPU, ranks).take(torch.arange(count))
+    batch = Pool(split, chosen, CPU, processes).take(torch.arange(count))
     here = torch.from_numpy(np.searchsorted(chosen, batch.rows))
     draw = torch.Generator().manual_seed(count)
     given = [F.normalize(torch.randn(count, 10, 1, 1, generator=draw)) for _ in range(3)]
@@ -96,7 +96,7 @@ def loss_of_given_rows(ranks: Ranks, method: str, count: int, pattern: str) -> d
         step = METHODS[method].step(learner, batch, 1)
     step.loss.backward()  # type: ignore[no-untyped-call]
     found = {"loss": step.loss.detach(), "rows": here}
-    found["share"] = torch.tensor(batch.shares[ranks.rank])
+    found["share"] = torch.tensor(batch.shares[processes.rank])
     found["collapsed"] = torch.tensor(step.collapsed or 0.0)
     found |= {f"gradient{n}": torch.zeros_like(rows) if rows.grad is None else rows.grad for n, rows in enumerate(own)}
     return found
@@ -112,10 +112,10 @@ def without_batch_norm(*arguments: Any) -> Learner:
     return learner.to(memory_format=torch.channels_last)
 
 
-def trained(ranks: Ranks, make: Any, method: str) -> dict[str, Tensor]:
+def trained(processes: Processes, make: Any, method: str) -> dict[str, Tensor]:
     """Weights and buffers after two epochs, and what was measured."""
     settings, split = recipe(method), open_dataset("digits", None, 8).split("train")
-    learner, pool = make(settings, split.info, 0, CPU, ranks), Pool(split, np.arange(35), CPU, ranks)
+    learner, pool = make(settings, split.info, 0, CPU, processes), Pool(split, np.arange(35), CPU, processes)
     encoder = list(learner.model.parameters()) if method == "ce" else list(learner.model.backbone.parameters())
     optimizers = (
         make_optimizer([*encoder, *learner.projection.parameters()], settings.optimizer),
@@ -130,29 +130,36 @@ def trained(ranks: Ranks, make: Any, method: str) -> dict[str, Tensor]:
     return {"numbers": torch.tensor(numbers, dtype=torch.float64), **learner.state_dict()}
 
 
-def whole_runs(ranks: Ranks, out: Path) -> None:
+def whole_runs(processes: Processes, out: Path) -> None:
     """Runs of several methods, and one that is interrupted after its second epoch and left for others to finish."""
     with patch("xeval.training.trainer.make_learner", without_batch_norm):
         for method, overrides in RUNS.items():
-            train(recipe(method, *overrides), seed=0, out=out / "runs", limit=60, ranks=ranks)
+            train(recipe(method, *overrides), seed=0, out=out / "runs", limit=60, processes=processes)
         with suppress(Stop):
-            train(recipe("exconb", *RESUMED), seed=0, out=out / "halves", limit=60, ranks=ranks, progress=Interrupt(2))
+            train(
+                recipe("exconb", *RESUMED),
+                seed=0,
+                out=out / "halves",
+                limit=60,
+                processes=processes,
+                progress=Interrupt(2),
+            )
 
 
-def everything(ranks: Ranks, out: Path) -> None:
+def everything(processes: Processes, out: Path) -> None:
     found: dict[str, Tensor] = {}
 
     def keep(name: str, tensors: dict[str, Tensor]) -> None:
         found.update({f"{name}/{key}": value.detach().contiguous() for key, value in tensors.items()})
 
     for case in cases():
-        keep("/".join(map(str, ("loss", *case))), loss_of_given_rows(ranks, *case))
+        keep("/".join(map(str, ("loss", *case))), loss_of_given_rows(processes, *case))
     for method in METHODS:
-        keep(f"group/{method}", trained(ranks, without_batch_norm, method))
-        keep(f"batch/{method}", trained(ranks, make_learner, method))
+        keep(f"group/{method}", trained(processes, without_batch_norm, method))
+        keep(f"batch/{method}", trained(processes, make_learner, method))
     out.mkdir(parents=True, exist_ok=True)
-    write_tensors(out / f"rank{ranks.rank}.safetensors", found)
-    whole_runs(ranks, out)
+    write_tensors(out / f"rank{processes.rank}.safetensors", found)
+    whole_runs(processes, out)
 
 
 if __name__ == "__main__":

@@ -83,12 +83,12 @@ def test_networks_are_left_alone(subject):
 
 
 def test_tie_free_maps_keep_the_ranking(subject):
-    maps, ranks = subject.tie_free(3), subject.one().ranks
+    maps, ranking = subject.tie_free(3), subject.one().ranking
     assert maps.shape == (4, 3, 16, 16)
     assert maps[0].unique().numel() == 3 * 256
     for channel in range(3):
         order = maps[:, channel].flatten(1).argsort(1, descending=True)
-        assert torch.equal(ranks.flatten(1).gather(1, order), torch.arange(256).expand(4, -1))
+        assert torch.equal(ranking.flatten(1).gather(1, order), torch.arange(256).expand(4, -1))
 
 
 def test_difference_by_hand():

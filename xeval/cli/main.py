@@ -17,7 +17,7 @@ from xeval.cli import tools as cli_tools
 from xeval.cli.leave import JSON_ERRORS, leave, split_flag
 from xeval.cli.options import options_of
 from xeval.errors import UsageError
-from xeval.runtime.distributed import ALONE, Ranks, joined, require_one
+from xeval.runtime.distributed import ALONE, Processes, joined, require_one
 from xeval.runtime.signals import graceful, terminable
 
 COMPLETION = "_XEVAL_COMPLETE"  # set by the completion scripts of click
@@ -79,11 +79,11 @@ def train(recipe: str, out: Path, export: Path | None, device: str, **options: A
     """
     from xeval.runtime.progress import for_terminal
 
-    with joined(device) as ranks:
-        progress = ranks.progress(for_terminal())
-        run = train_recipe(recipe, out=out, device=ranks.device, progress=progress, ranks=ranks, **options)
-        with ranks.together():
-            if ranks.main:
+    with joined(device) as processes:
+        progress = processes.progress(for_terminal())
+        run = train_recipe(recipe, out=out, device=processes.device, progress=progress, processes=processes, **options)
+        with processes.together():
+            if processes.main:
                 _show_run(run, export)
 
 
@@ -108,16 +108,16 @@ def train_recipe(
     data: Path | None = None,
     limit: int | None = None,
     device: str = "auto",
-    ranks: Ranks = ALONE,
+    processes: Processes = ALONE,
 ) -> Path:
     """Train one run of a recipe below ``out``; returns its directory."""
     from xeval.runtime.files import writable_directory
     from xeval.training.loop import train as run_training
     from xeval.training.recipe import load_recipe
 
-    with ranks.together():
+    with processes.together():
         wanted = load_recipe(recipe, method, overrides)
-        if ranks.main:
+        if processes.main:
             writable_directory(out)
     return run_training(
         wanted,
@@ -127,7 +127,7 @@ def train_recipe(
         limit=limit,
         device=device,
         progress=progress,
-        ranks=ranks,
+        processes=processes,
     )
 
 
@@ -216,16 +216,16 @@ def score(checkpoints: Sequence[Path], as_json: bool, markdown: bool, spread: st
     from xeval.scoring.run import SCORES, run
 
     amiss = []
-    with joined(options.device) as ranks, graceful(tell=ranks.main) as stop:
-        options = options.model_copy(update={"device": ranks.device})
+    with joined(options.device) as processes, graceful(tell=processes.main) as stop:
+        options = options.model_copy(update={"device": processes.device})
         for checkpoint in checkpoints:
-            scored = run(checkpoint, options, ranks.progress(for_terminal()), stop, ranks)
+            scored = run(checkpoint, options, processes.progress(for_terminal()), stop, processes)
             amiss += [scored.shortfall] if scored.shortfall else []
-            if ranks.main:
+            if processes.main:
                 text = (scored.folder / SCORES).read_text(encoding="utf-8")
                 shown = text.rstrip() if as_json else _score_table(json.loads(text), scored.folder, markdown and spread)
                 click.echo(shown)
-        with ranks.together():
+        with processes.together():
             if amiss:
                 raise amiss[0]
 

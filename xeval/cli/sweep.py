@@ -12,7 +12,7 @@ import click
 from xeval.errors import BusyError, DataError, UsageError
 
 if TYPE_CHECKING:
-    from xeval.sweep.plan import Plan, Run
+    from xeval.sweep.plan import Run, SweepPlan
     from xeval.sweep.slurm import Phase
 
 
@@ -92,7 +92,7 @@ def run(recipe: str, methods: str | None, overrides: Sequence[str], out: Path, *
 
 def _start(
     out: Path,
-    plan: Plan,
+    plan: SweepPlan,
     device: str,
     *,
     executor: str,
@@ -138,7 +138,7 @@ def _require_submitit() -> None:
         ) from None
 
 
-def _listing(out: Path, plan: Plan) -> str:
+def _listing(out: Path, plan: SweepPlan) -> str:
     """The runs of a plan, one a line, and whether they are complete."""
     from xeval.sweep.records import is_complete
 
@@ -146,12 +146,12 @@ def _listing(out: Path, plan: Plan) -> str:
     return "\n".join([*lines, f"{len(plan.every)} runs in {out}"])
 
 
-def _here(out: Path, plan: Plan, device: str, parallel: int | None, retries: int) -> None:
+def _here(out: Path, plan: SweepPlan, device: str, parallel: int | None, retries: int) -> None:
     """Run everything on this machine and compare it."""
     from xeval.runtime.files import writable_directory
     from xeval.runtime.locks import locked
     from xeval.runtime.progress import for_terminal
-    from xeval.sweep.local import Pool, visible_gpus
+    from xeval.sweep.local import Workers, visible_gpus
     from xeval.sweep.plan import CONTROL, require_data
     from xeval.sweep.records import register
 
@@ -164,7 +164,7 @@ def _here(out: Path, plan: Plan, device: str, parallel: int | None, retries: int
         left = register(out, plan.every, "local")
         progress.say(f"{len(plan.every) - len(left)} of {len(plan.every)} runs are complete")
         for phase in ([run for run in some if run in left] for some in (plan.tuning, plan.runs)):
-            pool = Pool(out, progress, parallel=parallel or len(gpus) or 1, retries=retries, gpus=gpus)
+            pool = Workers(out, progress, parallel=parallel or len(gpus) or 1, retries=retries, gpus=gpus)
             failed = pool.run(phase)
             if failed:
                 first = failed[0]
@@ -175,7 +175,7 @@ def _here(out: Path, plan: Plan, device: str, parallel: int | None, retries: int
     _compare(out, plan)
 
 
-def _require_idle(out: Path, plan: Plan) -> None:
+def _require_idle(out: Path, plan: SweepPlan) -> None:
     """No run of the plan belongs to another sweep, or is in the hands of another process."""
     from xeval.sweep.records import alive, read_all, require_same
 
@@ -187,14 +187,14 @@ def _require_idle(out: Path, plan: Plan) -> None:
         raise BusyError(f"{len(held)} runs of {out} are running, first {first}", "wait for them to end")
 
 
-def _compare(out: Path, plan: Plan) -> None:
+def _compare(out: Path, plan: SweepPlan) -> None:
     from xeval.sweep.work import compare_folders
 
     for page in compare_folders(out, plan.folders):
         click.echo(f"report: {page}")
 
 
-def _on_cluster(out: Path, plan: Plan, slurm: Sequence[str], retries: int, dry_run: bool) -> None:
+def _on_cluster(out: Path, plan: SweepPlan, slurm: Sequence[str], retries: int, dry_run: bool) -> None:
     """Submit what is neither complete nor in the queue, then the comparison; or print the scripts."""
     from xeval.sweep.records import is_complete, require_same
     from xeval.sweep.slurm import options_of, phases, scripts
@@ -212,7 +212,7 @@ def _on_cluster(out: Path, plan: Plan, slurm: Sequence[str], retries: int, dry_r
 
 
 def _submit(
-    out: Path, plan: Plan, todo: Sequence[Run], waiting: Sequence[Phase], options: Mapping[str, Any], retries: int
+    out: Path, plan: SweepPlan, todo: Sequence[Run], waiting: Sequence[Phase], options: Mapping[str, Any], retries: int
 ) -> None:
     from xeval.runtime.files import writable_directory
     from xeval.sweep.plan import CONTROL, require_data
@@ -228,7 +228,7 @@ def _submit(
     click.echo(f"look at them with: xeval sweep status {out}")
 
 
-def _queued(out: Path, plan: Plan) -> dict[str, str]:
+def _queued(out: Path, plan: SweepPlan) -> dict[str, str]:
     """The runs of a plan that a scheduler has already, with the ids of their jobs."""
     from xeval.sweep.records import read, record_file
     from xeval.sweep.status import in_queue

@@ -27,7 +27,7 @@ SIDE, PIXELS = 32, 3 * 32 * 32
 
 
 @dataclass(frozen=True)
-class Layout:
+class Form:
     """One distribution of one of the two data sets: where its parts lie."""
 
     archive: Archive
@@ -53,7 +53,7 @@ class Variant:
     name: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    layouts: tuple[Layout, ...]
+    forms: tuple[Form, ...]
 
 
 def _archive(file: str, md5: str, folder: str) -> Archive:
@@ -66,13 +66,13 @@ CIFAR10 = Variant(
     (0.4914, 0.4822, 0.4465),
     (0.2470, 0.2435, 0.2616),
     (
-        Layout(
+        Form(
             _archive("cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530", "cifar-10-batches-bin"),
             {"train": tuple(f"{name}.bin" for name in BATCHES), "test": ("test_batch.bin",)},
             "batches.meta.txt",
             1,
         ),
-        Layout(
+        Form(
             _archive("cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a", "cifar-10-batches-py"),
             {"train": BATCHES, "test": ("test_batch",)},
             "batches.meta",
@@ -85,13 +85,13 @@ CIFAR100 = Variant(
     (0.5071, 0.4867, 0.4408),
     (0.2675, 0.2565, 0.2761),
     (
-        Layout(
+        Form(
             _archive("cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8", "cifar-100-binary"),
             {"train": ("train.bin",), "test": ("test.bin",)},
             "fine_label_names.txt",
             2,
         ),
-        Layout(
+        Form(
             _archive("cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85", "cifar-100-python"),
             {"train": ("train",), "test": ("test",)},
             "meta",
@@ -106,11 +106,11 @@ class Files:
     """The files of a layout, in a folder or in a tar.gz."""
 
     place: Path
-    layout: Layout
+    form: Form
 
     def describe(self, file: str) -> str:
         """Where a file lies, for messages."""
-        return str(self.place / file) if self.place.is_dir() else f"{self.place}:{self.layout.folder}/{file}"
+        return str(self.place / file) if self.place.is_dir() else f"{self.place}:{self.form.folder}/{file}"
 
     def read(self, file: str) -> bytes:
         """All bytes of a file."""
@@ -122,32 +122,30 @@ class Files:
 
     @cached_property
     def _members(self) -> dict[str, bytes]:
-        start = f"{self.layout.folder}/"
-        wanted = {start + file for file in self.layout.files}
+        start = f"{self.form.folder}/"
+        wanted = {start + file for file in self.form.files}
         return {name.removeprefix(start): data for name, data in read_members(self.place, wanted).items()}
 
     def records(self, split: str) -> tuple[Pixels, Ints]:
         """Images uint8 (N, 3, 32, 32) and labels (N,) of a split."""
-        parse = _binary if isinstance(self.layout.labels, int) else _python
-        parts = [parse(self, file) for file in self.layout.parts[split]]
+        parse = _binary if isinstance(self.form.labels, int) else _python
+        parts = [parse(self, file) for file in self.form.parts[split]]
         images = parts[0][0] if len(parts) == 1 else np.concatenate([images for images, _ in parts])
         return images, np.concatenate([labels for _, labels in parts])
 
     def class_names(self) -> tuple[str, ...]:
         """The class names in label order."""
-        data = self.read(self.layout.names)
-        if isinstance(self.layout.labels, int):
+        data = self.read(self.form.names)
+        if isinstance(self.form.labels, int):
             return tuple(
                 line.strip() for line in data.decode("utf-8-sig", errors="replace").splitlines() if line.strip()
             )
-        key = self.layout.labels.replace("labels", "label_names")
-        return tuple(
-            map(str, _entry(load_arrays(data, self.describe(self.layout.names)), key, self, self.layout.names))
-        )
+        key = self.form.labels.replace("labels", "label_names")
+        return tuple(map(str, _entry(load_arrays(data, self.describe(self.form.names)), key, self, self.form.names)))
 
 
 def _binary(files: Files, file: str) -> tuple[Pixels, Ints]:
-    label_bytes = int(files.layout.labels)
+    label_bytes = int(files.form.labels)
     width = label_bytes + PIXELS
     path = files.place / file
     data: Pixels
@@ -166,7 +164,7 @@ def _binary(files: Files, file: str) -> tuple[Pixels, Ints]:
 def _python(files: Files, file: str) -> tuple[Pixels, Ints]:
     content = load_arrays(files.read(file), files.describe(file))
     images = np.asarray(_entry(content, "data", files, file))
-    labels = np.asarray(_entry(content, str(files.layout.labels), files, file))
+    labels = np.asarray(_entry(content, str(files.form.labels), files, file))
     if images.dtype != np.uint8 or images.shape != (len(labels), PIXELS) or labels.dtype.kind not in "iu":
         raise DataError(
             f"{files.describe(file)} holds {images.dtype} {images.shape} for {len(labels)} labels, not uint8 (N, 3072)",
@@ -183,14 +181,14 @@ def _entry(content: dict[str, Any], key: str, files: Files, file: str) -> Any:
 
 def find(variant: Variant, root: Path) -> Files | None:
     """The first distribution there is: ``root`` itself, or a folder or archive under its official name in it."""
-    for layout in variant.layouts:
-        if root.name == layout.archive.file and root.is_file():
-            return Files(root, layout)
-        for place in (root, root / layout.folder):
-            if all((place / file).is_file() for file in layout.files):
-                return Files(place, layout)
-        if (root / layout.archive.file).is_file():
-            return Files(root / layout.archive.file, layout)
+    for form in variant.forms:
+        if root.name == form.archive.file and root.is_file():
+            return Files(root, form)
+        for place in (root, root / form.folder):
+            if all((place / file).is_file() for file in form.files):
+                return Files(place, form)
+        if (root / form.archive.file).is_file():
+            return Files(root / form.archive.file, form)
     return None
 
 
@@ -199,7 +197,7 @@ def _reader(variant: Variant) -> Callable[[Path, int | None], Dataset]:
         files = find(variant, root)
         if files is None:
             raise missing(variant.name, " or ".join(_places(variant)), root)
-        require_official(files.place, (files.layout.archive,))
+        require_official(files.place, (files.form.archive,))
         names = files.class_names()
         info = DatasetInfo(variant.name, names, variant.mean, variant.std, channels=3, size=size or SIDE, native=SIDE)
         return Dataset(info, {name: partial(_split, info, files, name) for name in ("train", "test")})
@@ -208,7 +206,7 @@ def _reader(variant: Variant) -> Callable[[Path, int | None], Dataset]:
 
 
 def _places(variant: Variant) -> list[str]:
-    return [place for layout in variant.layouts for place in (f"{layout.folder}/", layout.archive.file)]
+    return [place for form in variant.forms for place in (f"{form.folder}/", form.archive.file)]
 
 
 def _split(info: DatasetInfo, files: Files, name: str) -> ArraySplit:
@@ -221,7 +219,7 @@ def _source(variant: Variant, description: str) -> Source:
         files = find(variant, root)
         return files.place if files else None
 
-    return Source(_reader(variant), description, tuple(layout.archive for layout in variant.layouts), locate)
+    return Source(_reader(variant), description, tuple(form.archive for form in variant.forms), locate)
 
 
 READERS.add("cifar10", _source(CIFAR10, "60,000 photographs of 10 classes, 32 px, colour"), __file__)

@@ -21,9 +21,9 @@ class LocalisationSettings(Settings):
     """No parameters."""
 
 
-def pointing_hit(ranks: Tensor, masks: Tensor) -> Tensor:
+def pointing_hit(ranking: Tensor, masks: Tensor) -> Tensor:
     """1 where the most relevant pixel (rank 0 of N×H×W) lies inside the mask N×1×H×W, else 0: float64 (N,)."""
-    return ((ranks == 0) & masks[:, 0]).flatten(1).any(1).double()
+    return ((ranking == 0) & masks[:, 0]).flatten(1).any(1).double()
 
 
 def relevance_mass(maps: Tensor, masks: Tensor) -> Tensor:
@@ -33,10 +33,10 @@ def relevance_mass(maps: Tensor, masks: Tensor) -> Tensor:
     return (positive * masks).flatten(1).sum(1) / total
 
 
-def top_iou(ranks: Tensor, masks: Tensor) -> Tensor:
+def top_iou(ranking: Tensor, masks: Tensor) -> Tensor:
     """Intersection over union of the mask and the equally many most relevant pixels, float64 (N,); 0 without a mask."""
     size = masks.flatten(1).sum(1)
-    shared = ((ranks < size[:, None, None]) & masks[:, 0]).flatten(1).sum(1).double()
+    shared = ((ranking < size[:, None, None]) & masks[:, 0]).flatten(1).sum(1).double()
     return shared / (2 * size - shared).clamp_min(1)
 
 
@@ -47,7 +47,7 @@ def _pointing(explained: Explained, masks: Tensor) -> Tensor:
 
     Equal values are ordered by the seeded tie-break.
     """
-    return pointing_hit(explained.ranks, masks)
+    return pointing_hit(explained.ranking, masks)
 
 
 def _relevance(explained: Explained, masks: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ def _topk(explained: Explained, masks: Tensor) -> Tensor:
 
     A map that ranks pixels at random gets s / (2 − s) where the object covers the share s of the image.
     """
-    return top_iou(explained.ranks, masks)
+    return top_iou(explained.ranking, masks)
 
 
 def _score(column: str, value: Callable[[Explained, Tensor], Tensor]) -> Callable[[Explained, Any, None], Scores]:

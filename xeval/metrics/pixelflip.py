@@ -16,7 +16,7 @@ from torch import Tensor
 
 from xeval.metrics.metric import METRICS, Column, Metric, Scores, Settings, Values, nothing
 from xeval.metrics.scene import Explained
-from xeval.perturb.masks import legacy_ranks
+from xeval.perturb.masks import legacy_ranking
 
 
 class FlipSettings(Settings):
@@ -43,9 +43,9 @@ def features(explained: Explained, settings: FlipSettings) -> Tensor:
         channels = 1
     if settings.legacy_order:
         values = explained.maps.expand(-1, channels, -1, -1)
-        return legacy_ranks(values.reshape(n, 1, channels * height, width)).reshape(values.shape)
+        return legacy_ranking(values.reshape(n, 1, channels * height, width)).reshape(values.shape)
     channel = torch.arange(channels, device=explained.maps.device).reshape(-1, 1, 1)
-    return explained.ranks.unsqueeze(1) * channels + channel
+    return explained.ranking.unsqueeze(1) * channels + channel
 
 
 def flipping_curve(explained: Explained, settings: FlipSettings) -> Tensor:

@@ -13,7 +13,7 @@ from xeval.engine import Engine
 from xeval.explainers.base import Units
 from xeval.explainers.cam import upsample
 from xeval.perturb.fills import Compose, replaced
-from xeval.perturb.masks import legacy_ranks, ranks, tie_break
+from xeval.perturb.masks import legacy_ranking, ranking, tie_break
 
 
 @dataclass(frozen=True)
@@ -129,11 +129,11 @@ class Explained:
         return self.positive.flatten(1).amax(1) <= 0
 
     @cached_property
-    def ranks(self) -> Tensor:
+    def ranking(self) -> Tensor:
         """Rank of each pixel, 0 = most relevant, N×H×W."""
         if self.scene.legacy_order:
-            return legacy_ranks(self.maps)
-        return ranks(self.maps, self.scene.order)
+            return legacy_ranking(self.maps)
+        return ranking(self.maps, self.scene.order)
 
     def keeping(self, counts: list[int], *, lowest: bool = False) -> Tensor:
         """Target probability with only the ``counts`` most (or least) relevant pixels kept: float64 (N, len(counts)).
@@ -153,7 +153,7 @@ class Explained:
 
     def _pass(self, counts: list[int], lowest: bool) -> Tensor:
         scene = self.scene
-        place = scene.pixels - 1 - self.ranks if lowest else self.ranks
+        place = scene.pixels - 1 - self.ranking if lowest else self.ranking
         bound = torch.tensor(counts, device=place.device)
 
         def compose(rows: Tensor, columns: Tensor) -> Tensor:
@@ -204,8 +204,8 @@ class _Inverted(Explained):
         self._original = original
 
     @cached_property
-    def ranks(self) -> Tensor:
-        return self.scene.pixels - 1 - self._original.ranks
+    def ranking(self) -> Tensor:
+        return self.scene.pixels - 1 - self._original.ranking
 
     def keeping(self, counts: list[int], *, lowest: bool = False) -> Tensor:
         return self._original.keeping(counts, lowest=not lowest)

@@ -24,7 +24,7 @@ def tie_break(seed: int, keys: Tensor, pixels: int) -> Tensor:
     return bits(seed, "tie-break", keys, 1, pixels)[:, 0].argsort(dim=1)
 
 
-def ranks(maps: Tensor, order: Tensor) -> Tensor:
+def ranking(maps: Tensor, order: Tensor) -> Tensor:
     """The rank of each pixel, 0 = most relevant; equal values in the seeded ``order``.
 
     ``maps`` N×1×H×W, ``order`` from :func:`tie_break`; returns int64 N×H×W. Deterministic and independent of the batch.
@@ -35,7 +35,7 @@ def ranks(maps: Tensor, order: Tensor) -> Tensor:
     return torch.empty_like(descending).scatter_(1, descending, places).reshape(maps.shape[0], *maps.shape[-2:])
 
 
-def legacy_ranks(maps: Tensor) -> Tensor:
+def legacy_ranking(maps: Tensor) -> Tensor:
     """Ranks by numpy's default argsort of −A on the host: what published code does, with arbitrary order among ties."""
     flat = maps.flatten(1)
     order = torch.from_numpy(np.argsort(-flat.cpu().numpy(), axis=1)).to(maps.device)

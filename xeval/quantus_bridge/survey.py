@@ -26,7 +26,7 @@ HEADER = ("metric", "family", "better", "stock Quantus", "through the bridge", "
 
 
 @dataclass(frozen=True)
-class Row:
+class Surveyed:
     """One line of the table."""
 
     entry: Entry
@@ -111,13 +111,13 @@ def bridged(entry: Entry, explained: Explained) -> tuple[str, float | None]:
     return "; ".join(filter(None, [state, entry.repaired])), seconds
 
 
-def survey() -> list[Row]:
+def survey() -> list[Surveyed]:
     """Every class of Quantus, in the order of the table."""
     explained = rehearsal()
-    return [Row(entry, stock(entry, explained), *bridged(entry, explained)) for entry in ENTRIES]
+    return [Surveyed(entry, stock(entry, explained), *bridged(entry, explained)) for entry in ENTRIES]
 
 
-def markdown(rows: list[Row]) -> list[str]:
+def markdown(rows: list[Surveyed]) -> list[str]:
     """The table of the docs, line by line."""
     lines = [HEADER, ("---",) * len(HEADER), *(row.cells() for row in rows)]
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]

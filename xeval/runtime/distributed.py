@@ -3,8 +3,8 @@
 Each process is a *rank* of the job's *world*. Rank 0, the main one, alone prints, holds locks and writes files. The
 others compute their share and hand it over; where nothing else was started, there is one rank and nothing to tell.
 
-Work between two exchanges happens in :meth:`Ranks.together`: an error on any rank is raised on all of them. A rank that
-dies closes its connections, which ends the exchange that the others wait in. Messages are JSON and raw bytes.
+Work between two exchanges happens in :meth:`Processes.together`: an error on any rank is raised on all of them. A rank
+that dies closes its connections, which ends the exchange that the others wait in. Messages are JSON and raw bytes.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ KINDS: dict[int, type[XevalError]] = {
 }
 
 
-class Ranks:
+class Processes:
     """This process among those of its job; without arguments, a job of one process."""
 
     def __init__(
@@ -184,7 +184,7 @@ class Ranks:
             _in_one(alike, lambda flat: dist.broadcast(flat, src=0))
 
 
-ALONE = Ranks()
+ALONE = Processes()
 
 
 def _in_one(tensors: list[Tensor], run: Callable[[Tensor], object]) -> None:
@@ -199,13 +199,13 @@ def _in_one(tensors: list[Tensor], run: Callable[[Tensor], object]) -> None:
 
 
 @contextmanager
-def joined(device: str = "auto") -> Iterator[Ranks]:
+def joined(device: str = "auto") -> Iterator[Processes]:
     """This process among those that torchrun started, each with a GPU of its own; alone where it was started without.
 
     Raises :class:`UsageError` where a machine has fewer GPUs than ranks.
     """
     if world() == 1:
-        yield Ranks(device=device)
+        yield Processes(device=device)
         return
     import torch
     import torch.distributed as dist
@@ -217,11 +217,11 @@ def joined(device: str = "auto") -> Iterator[Ranks]:
     with _alive():
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=STEP)
         messages = dist.new_group(backend="gloo", timeout=MESSAGE)
-    ranks = Ranks(dist.get_rank(), dist.get_world_size(), device=where, messages=messages)
+    processes = Processes(dist.get_rank(), dist.get_world_size(), device=where, messages=messages)
     try:
-        yield ranks
+        yield processes
     except Exception as error:
-        if error is not ranks.agreed:
+        if error is not processes.agreed:
             error.add_note(OWN)
         raise
     dist.destroy_process_group()  # not after an error: see end()

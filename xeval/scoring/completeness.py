@@ -19,7 +19,7 @@ SHARE = 0.01
 NAMED = 3
 
 
-def gap(series: Series, what: str, ids: Sequence[str]) -> str | None:
+def missing_values(series: Series, what: str, ids: Sequence[str]) -> str | None:
     """A sentence about the images without a value that ``what`` should have, None where there are few or none."""
     errors = series.counts("error")
     odd = {text: n for text, n in series.counts("undefined").items() if text not in EXPECTED_REASONS}

@@ -22,7 +22,7 @@ from xeval.explainers import EXPLAINERS
 from xeval.models import Classifier
 from xeval.perturb.masks import kept
 from xeval.runtime.files import write_json
-from xeval.scoring.gallery import pool_of, write_pool
+from xeval.scoring.gallery import pictures_of, write_pictures
 
 if TYPE_CHECKING:
     from xeval.scoring.scorer import Scorer
@@ -38,7 +38,7 @@ Floats = NDArray[np.float64]
 
 def write_artifacts(out: Path, scorer: Scorer) -> dict[str, float | None]:
     """Write the features and the gallery's pool; returns the numbers measured in feature space."""
-    write_pool(out, pool_of(scorer))
+    write_pictures(out, pictures_of(scorer))
     plan = scorer.plan
     chosen = spaced_classes(len(plan.info.classes))
     positions = sample_positions(plan.split.labels, plan.chosen, chosen)
@@ -89,7 +89,7 @@ def _features(scorer: Scorer, positions: list[int]) -> tuple[Tensor, Tensor]:
     for start in range(0, len(positions), 64):
         scene, _ = scorer.scene(positions[start : start + 64])
         explained = scorer.rows.explain(scene, EXPLAINERS[scorer.plan.protocol.explainers[0]])
-        keep = explained.ranks < kept(KEEP, scene.pixels)
+        keep = explained.ranking < kept(KEEP, scene.pixels)
         masked = torch.where(keep.unsqueeze(1), scene.images, scene.fill)
         with torch.no_grad():
             plain.append(encode(scene.images).cpu())

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from xeval.errors import DataError
-from xeval.runtime.distributed import Ranks
+from xeval.runtime.distributed import Processes
 from xeval.scoring.plan import Plan, Task
 from xeval.scoring.scorer import Blocks, Chunk, Failure, Scorer, chunks
 from xeval.scoring.store import Block
@@ -18,23 +18,23 @@ from xeval.scoring.store import Block
 Work: TypeAlias = list[tuple[Chunk, list[Task]]]
 
 
-def shared_work(ranks: Ranks, plan: Plan, todo: Work | None) -> Work | None:
+def shared_work(processes: Processes, plan: Plan, todo: Work | None) -> Work | None:
     """Rank 0's list of what is to do, on every rank; None where everything is done.
 
     Raises :class:`DataError` where a rank has planned something else from files of the same name.
     """
-    if ranks.world == 1:
+    if processes.world == 1:
         return todo
     identity = [plan.loaded.sha256, plan.data_key, plan.protocol.hash(), plan.layer]
     message = None
-    if ranks.main:
+    if processes.main:
         work = [[chunk.first, [plan.tasks.index(task) for task in tasks]] for chunk, tasks in todo or []]
         message = {"identity": identity, "work": None if todo is None else work}
-    said = ranks.from_main(message)
-    with ranks.together():
+    said = processes.from_main(message)
+    with processes.together():
         if said["identity"] != identity:
             raise DataError(
-                f"rank {ranks.rank} finds another checkpoint or other data than rank 0",
+                f"rank {processes.rank} finds another checkpoint or other data than rank 0",
                 "put them where all machines see the same files",
             )
     if said["work"] is None:
@@ -43,14 +43,14 @@ def shared_work(ranks: Ranks, plan: Plan, todo: Work | None) -> Work | None:
     return [(known[first], [plan.tasks[number] for number in numbers]) for first, numbers in said["work"]]
 
 
-def collected(ranks: Ranks, scorer: Scorer, blocks: Blocks) -> list[Blocks]:
+def collected(processes: Processes, scorer: Scorer, blocks: Blocks) -> list[Blocks]:
     """The blocks that the ranks have computed, in their order, on rank 0, whose scorer also learns what else they saw.
 
     Nothing on the others.
     """
-    if ranks.world == 1:
+    if processes.world == 1:
         return [blocks]
-    parts = [unpacked(part) for part in ranks.to_main(packed(blocks, {} if ranks.main else _news(scorer)))]
+    parts = [unpacked(part) for part in processes.to_main(packed(blocks, {} if processes.main else _news(scorer)))]
     for _, news in parts[1:]:
         scorer.failures += [Failure(**failure) for failure in news["failures"]]
         scorer.engine.passes += news["passes"]

@@ -37,7 +37,7 @@ CHUNK = 16
 
 
 @dataclass(frozen=True)
-class Pool:
+class Pictures:
     """Images as one checkpoint sees them; J masks, one a threshold of drop/increase, of which one is ``shown``."""
 
     about: dict[str, Any]  # checkpoint, data, protocol, seed, explainer, fill, mask, image_ids, thresholds, shown
@@ -73,15 +73,15 @@ def choose(ids: Sequence[str], seed: int, pixels: int) -> list[int]:
     return sorted(range(len(ids)), key=lambda i: (word(f"{seed}:gallery:{ids[i]}"), ids[i]))[:room]
 
 
-def pool_of(scorer: Scorer) -> Pool:
+def pictures_of(scorer: Scorer) -> Pictures:
     """The pool of a plan's images, explained by the protocol's first explainer."""
     plan = scorer.plan
     ids = [plan.split.ids[i] for i in plan.chosen]
     numbers = choose(ids, plan.protocol.seed, plan.info.size**2)
-    return explained_pool(scorer, [int(plan.chosen[i]) for i in numbers])
+    return explained_pictures(scorer, [int(plan.chosen[i]) for i in numbers])
 
 
-def explained_pool(scorer: Scorer, positions: list[int]) -> Pool:
+def explained_pictures(scorer: Scorer, positions: list[int]) -> Pictures:
     """The images at ``positions`` of the split, explained and masked."""
     plan, protocol = scorer.plan, scorer.plan.protocol
     drop = _drop(protocol)
@@ -101,7 +101,7 @@ def explained_pool(scorer: Scorer, positions: list[int]) -> Pool:
         "thresholds": thresholds,
         "shown": shown,
     }
-    return Pool(about, **{name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]})
+    return Pictures(about, **{name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]})
 
 
 def _drop(protocol: Protocol) -> DropSettings:
@@ -134,7 +134,7 @@ def _kept(explained: Explained, drop: DropSettings) -> Tensor:
     """The masks of drop/increase, N×J×H×W: bool, or weights for the mask ``soft``."""
     if drop.mask == "topk":
         counts = [kept(q, explained.scene.pixels) for q in drop.thresholds]
-        return torch.stack([explained.ranks < k for k in counts], 1)
+        return torch.stack([explained.ranking < k for k in counts], 1)
     if drop.mask == "cutoff":
         return torch.cat([cutoff_mask(explained.maps, q) for q in drop.thresholds], 1)
     return minmax(explained.maps)
@@ -145,7 +145,7 @@ def _bytes(scene: Scene, images: Tensor) -> Tensor:
     return ((images / scene.pixel + scene.mean).clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-def write_pool(out: Path, pool: Pool) -> None:
+def write_pictures(out: Path, pool: Pictures) -> None:
     """Write ``gallery.safetensors``, then ``gallery.json``."""
     from safetensors.numpy import save
 
@@ -153,7 +153,7 @@ def write_pool(out: Path, pool: Pool) -> None:
     write_json(out / ABOUT, pool.about)
 
 
-def read_pool(folder: Path) -> Pool | None:
+def read_pictures(folder: Path) -> Pictures | None:
     """The pool in a folder, None where there is none; raises :class:`DataError` for a damaged one."""
     if not (folder / ABOUT).is_file():
         return None
@@ -163,7 +163,7 @@ def read_pool(folder: Path) -> Pool | None:
     about = read_json(folder / ABOUT, SCHEMA)
     try:
         arrays = load_file(folder / ARRAYS)
-        pool = Pool(about, **{name: arrays[name] for name in _arrays()})
+        pool = Pictures(about, **{name: arrays[name] for name in _arrays()})
         sound = _sound(pool)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise _damaged(folder, f"({type(error).__name__}: {error})") from None
@@ -177,10 +177,10 @@ def _damaged(folder: Path, why: str) -> DataError:
 
 
 def _arrays() -> list[str]:
-    return [field.name for field in fields(Pool)][1:]
+    return [field.name for field in fields(Pictures)][1:]
 
 
-def _sound(pool: Pool) -> bool:
+def _sound(pool: Pictures) -> bool:
     """Whether shapes, types and numbers are those of a pool."""
     (n, _, height, width), about = pool.pixels.shape, pool.about
     thresholds = about["thresholds"]

@@ -10,7 +10,7 @@ Item = TypeVar("Item")
 Read = TypeVar("Read")
 
 
-def ahead(items: Sequence[Item], read: Callable[[Item], Read]) -> Iterator[Read]:
+def prefetched(items: Sequence[Item], read: Callable[[Item], Read]) -> Iterator[Read]:
     """What ``read`` makes of each item, one item in advance in a thread; an error comes at its item's turn."""
     with ThreadPoolExecutor(1, thread_name_prefix="reader") as pool:
         coming = [pool.submit(read, item) for item in items[:1]]

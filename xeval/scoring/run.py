@@ -19,7 +19,7 @@ from xeval.checkpoints.load import require_unchanged
 from xeval.engine import deterministic
 from xeval.errors import DataError, InternalError, PartialError, ResourceError, UsageError, XevalError
 from xeval.models import frozen_eval
-from xeval.runtime.distributed import ALONE, Ranks
+from xeval.runtime.distributed import ALONE, Processes
 from xeval.runtime.files import atomic_write, read_json, require_writable, slug, writable_directory, write_json
 from xeval.runtime.locks import locked
 from xeval.runtime.progress import Progress, Silent
@@ -29,7 +29,7 @@ from xeval.scoring.embedding import write_artifacts
 from xeval.scoring.exchange import Work, collected, shared_work
 from xeval.scoring.options import ScoreOptions, validated
 from xeval.scoring.plan import Plan, Task, make_plan
-from xeval.scoring.prefetch import ahead
+from xeval.scoring.prefetch import prefetched
 from xeval.scoring.scorer import Blocks, Chunk, Failure, Scorer, chunks
 from xeval.scoring.store import Cell, Store, start_afresh
 from xeval.scoring.summary import SCHEMA, summarize
@@ -72,28 +72,33 @@ def output_directory(checkpoint: Path, options: ScoreOptions) -> Path:
 
 
 def run(
-    checkpoint: Path, options: ScoreOptions, progress: Progress, stop: Stop = never, ranks: Ranks = ALONE
+    checkpoint: Path, options: ScoreOptions, progress: Progress, stop: Stop = never, processes: Processes = ALONE
 ) -> Scored:
     """Check, try on two images, score what is missing, summarise."""
-    with ranks.together():
+    with processes.together():
         if not checkpoint.exists():
             raise UsageError(f"{checkpoint} does not exist", "give a run directory or a weight file")
         folder = output_directory(checkpoint, options)
-        if ranks.main:
+        if processes.main:
             require_writable(folder)
         plan = make_plan(checkpoint, options)
-    return execute(plan, options, folder, progress, stop, ranks)
+    return execute(plan, options, folder, progress, stop, processes)
 
 
 def execute(
-    plan: Plan, options: ScoreOptions, folder: Path, progress: Progress, stop: Stop = never, ranks: Ranks = ALONE
+    plan: Plan,
+    options: ScoreOptions,
+    folder: Path,
+    progress: Progress,
+    stop: Stop = never,
+    processes: Processes = ALONE,
 ) -> Scored:
     """Score what is missing of a plan, summarise, and write everything to ``folder``; rank 0 does the writing."""
     with ExitStack() as held:
-        with ranks.together():
-            store = held.enter_context(_opened(plan, options, folder, progress)) if ranks.main else None
+        with processes.together():
+            store = held.enter_context(_opened(plan, options, folder, progress)) if processes.main else None
         with deterministic():
-            return _scored(store, plan, options, folder, progress, stop, ranks)
+            return _scored(store, plan, options, folder, progress, stop, processes)
 
 
 @contextmanager
@@ -113,26 +118,32 @@ def _opened(plan: Plan, options: ScoreOptions, folder: Path, progress: Progress)
 
 
 def _scored(
-    store: Store | None, plan: Plan, options: ScoreOptions, out: Path, progress: Progress, stop: Stop, ranks: Ranks
+    store: Store | None,
+    plan: Plan,
+    options: ScoreOptions,
+    out: Path,
+    progress: Progress,
+    stop: Stop,
+    processes: Processes,
 ) -> Scored:
     """Only rank 0 has a store, and tells the others what is missing in it."""
     todo, finished = None, None
-    with ranks.together():
+    with processes.together():
         if store is not None:
             store.name_images(plan.data_key, [plan.split.ids[i] for i in plan.chosen])
             missing = _missing(store, plan)
             finished = None if missing else _finished(out / SCORES, plan)
             todo = missing if finished is None else None
-    todo = shared_work(ranks, plan, todo)
+    todo = shared_work(processes, plan, todo)
     if todo is None:
         progress.say("nothing to do: every requested number is already there")
         return Scored(out, shortfall(finished, allowed=options.allow_partial) if finished else None)
     started = time.perf_counter()
-    with ranks.together():
+    with processes.together():
         scorer = Scorer(plan, options)
     with frozen_eval(scorer.engine.model):
-        compute(scorer, store, todo, progress, stop, ranks)
-        with ranks.together():
+        compute(scorer, store, todo, progress, stop, processes)
+        with processes.together():
             return Scored(out, None if store is None else _finish(store, scorer, options, out, progress, started))
 
 
@@ -196,26 +207,26 @@ def compute(
     todo: Work,
     progress: Progress,
     stop: Stop = never,
-    ranks: Ranks = ALONE,
+    processes: Processes = ALONE,
 ) -> None:
     """Score the chunks, one a rank at a time, and commit each; two images go ahead as a rehearsal of everything."""
     total = len(scorer.plan.chosen)
     left = images_of(todo)
     if left < total:
         progress.say(f"resuming: {total - left:,} of {total:,} images done")
-    with ranks.together():
+    with processes.together():
         _halt(stop, total - left, total)
-        _rehearse(scorer, store, todo, progress, ranks)
+        _rehearse(scorer, store, todo, progress, processes)
         _halt(stop, total - left, total)
         put = _putting(store, scorer.plan) if store is not None else None
-    turns = [todo[start : start + ranks.world] for start in range(0, len(todo), ranks.world)]
-    pixels = ahead(todo[ranks.rank :: ranks.world], lambda work: scorer.read(work[0].positions))
+    turns = [todo[start : start + processes.world] for start in range(0, len(todo), processes.world)]
+    pixels = prefetched(todo[processes.rank :: processes.world], lambda work: scorer.read(work[0].positions))
     for turn in progress.track(turns, len(turns), "scoring, blocks of images"):
-        with ranks.together():
-            blocks = scorer.score_chunk(*turn[ranks.rank], next(pixels)) if ranks.rank < len(turn) else {}
-        found = collected(ranks, scorer, blocks)
+        with processes.together():
+            blocks = scorer.score_chunk(*turn[processes.rank], next(pixels)) if processes.rank < len(turn) else {}
+        found = collected(processes, scorer, blocks)
         left -= images_of(turn)
-        with ranks.together():
+        with processes.together():
             if put is not None:
                 for (chunk, _), part in zip(turn, found, strict=False):  # the last turn may leave ranks without one
                     put(chunk, part)
@@ -244,7 +255,7 @@ def _halt(stop: Stop, saved: int, total: int) -> None:
         raise kind(f"saved {saved:,} of {total:,} images", "run the same command again to go on")
 
 
-def _rehearse(scorer: Scorer, store: Store | None, todo: Work, progress: Progress, ranks: Ranks) -> None:
+def _rehearse(scorer: Scorer, store: Store | None, todo: Work, progress: Progress, processes: Processes) -> None:
     """Run everything on two images, so that a mistake shows now; say how much work there is and about how long."""
     plan, engine = scorer.plan, scorer.engine
     first, tasks = todo[0] if todo else (chunks(plan)[0], [])
@@ -261,12 +272,12 @@ def _rehearse(scorer: Scorer, store: Store | None, todo: Work, progress: Progres
     images = images_of(todo)
     if store is not None:
         _require_space(store.path, images * _bytes_of(blocks) // len(small.positions))
-    left = images * passes / scorer.rate / ranks.world
+    left = images * passes / scorer.rate / processes.world
     duration = f"{left / 60:.0f} min" if left >= 90 else f"{max(1, left):.0f} s"
     name = plan.loaded.card.name if plan.loaded.card else plan.loaded.path.name
     progress.say(
         f"{name}: {images} images × {passes:.0f} passes, about {duration}, batches of {engine.batch_size} "
-        f"on {scorer.device.type}{f', {ranks.world} ranks' if ranks.world > 1 else ''}"
+        f"on {scorer.device.type}{f', {processes.world} ranks' if ranks.world > 1 else ''}"
     )
 
 

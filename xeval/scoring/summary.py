@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from xeval.explainers import CONTROLS, EXPLAINERS
 from xeval.runtime.provenance import provenance
-from xeval.scoring.completeness import gap
+from xeval.scoring.completeness import missing_values
 from xeval.scoring.plan import Plan, Task
 from xeval.scoring.store import Series, Store
 
@@ -24,14 +24,14 @@ def summarize(store: Store, plan: Plan, cam_size: tuple[int, int], cost: dict[st
     model = {name: store.read(cell_id) for name, cell_id in _ids(store, plan.model_cells()).items()}
     correct, known = model["correct"].values > 0.5, model["confidence"].ok
     ids = [plan.split.ids[i] for i in plan.chosen]
-    problems = [_left_out(plan), gap(model["confidence"], "the network", ids)]
+    problems = [_left_out(plan), missing_values(model["confidence"], "the network", ids)]
     scores: dict[str, dict[str, Any]] = {name: {} for name in plan.rows}
     curves: dict[str, Any] = {}
     for task in plan.tasks:
         for (row, name), cell_id in _ids(store, plan.cells(task)).items():
             series = store.read(cell_id)
             if row not in CONTROLS:
-                problems.append(gap(series, f"{name} of {row}", ids))
+                problems.append(missing_values(series, f"{name} of {row}", ids))
             if name in task.metric.curves:
                 curves.setdefault(CURVES[name], {})[row] = _curve(series)
             else:

@@ -36,7 +36,7 @@ EQUAL_SPREAD = "assumes equal spread"
 
 
 @dataclass(frozen=True)
-class Check:
+class ExactTest:
     """The p of an exact test, or None and the reason in ``note``, and the smallest p that its sample sizes allow."""
 
     p: float | None
@@ -44,7 +44,7 @@ class Check:
     note: str = ""
 
 
-def permutation_check(a: ArrayLike, b: ArrayLike) -> Check:
+def permutation_check(a: ArrayLike, b: ArrayLike) -> ExactTest:
     """Exact two-sided permutation p of Welch's t between two sets of seed values, over all C(n_a + n_b, n_a) splits.
 
     Twice the smaller tail. Exact only where both methods spread alike, so there is no p when one standard deviation
@@ -55,13 +55,13 @@ def permutation_check(a: ArrayLike, b: ArrayLike) -> Check:
     smallest = smallest_permutation_p(len(a), len(b))
     reason = _no_permutation(a, b)
     if reason:
-        return Check(None, smallest, reason)
+        return ExactTest(None, smallest, reason)
     pool = np.concatenate([a, b])
     z = (pool - pool.mean()) / pool.std()
     first, second = _splits(len(a), len(b))
     t = _welch_statistic(z[first], z[second])
     tail = min(float((t >= t[0]).mean()), float((t <= t[0]).mean()))
-    return Check(min(1.0, 2 * tail), smallest, EQUAL_SPREAD)
+    return ExactTest(min(1.0, 2 * tail), smallest, EQUAL_SPREAD)
 
 
 @lru_cache(maxsize=8)
@@ -97,7 +97,7 @@ def _welch_statistic(x: Array, y: Array) -> Array:
     return found
 
 
-def wilcoxon_check(a: ArrayLike, b: ArrayLike) -> Check:
+def wilcoxon_check(a: ArrayLike, b: ArrayLike) -> ExactTest:
     """Exact two-sided Wilcoxon signed-rank p of paired values, one pair a checkpoint.
 
     None below 6 checkpoints or where the pairs do not differ. Pairs with a NaN are left out. Raises :class:`DataError`
@@ -110,10 +110,10 @@ def wilcoxon_check(a: ArrayLike, b: ArrayLike) -> Check:
     difference, scale = scalars(a - b), scale_of(a, b)
     smallest = smallest_sign_flip_p(len(difference))
     if len(difference) < CHECKPOINTS_FOR_WILCOXON:
-        return Check(None, smallest, f"Wilcoxon needs at least {CHECKPOINTS_FOR_WILCOXON} checkpoints")
+        return ExactTest(None, smallest, f"Wilcoxon needs at least {CHECKPOINTS_FOR_WILCOXON} checkpoints")
     if scale_of(difference) <= ROUNDING * scale:
-        return Check(None, smallest, IDENTICAL)
-    return Check(float(stats.wilcoxon(np.round(difference / scale, 12)).pvalue), smallest)
+        return ExactTest(None, smallest, IDENTICAL)
+    return ExactTest(float(stats.wilcoxon(np.round(difference / scale, 12)).pvalue), smallest)
 
 
 def smallest_permutation_p(n_a: int, n_b: int) -> float:

@@ -22,7 +22,7 @@ POLL = 0.2  # seconds
 PATIENCE = 20.0  # seconds that jobs are given to stop
 
 
-class Pool:
+class Workers:
     """Jobs in as many slots as ``parallel``; slot k uses GPU k of ``gpus``, wrapping around."""
 
     def __init__(self, out: Path, progress: Progress, *, parallel: int, retries: int, gpus: Sequence[str] = ()) -> None:

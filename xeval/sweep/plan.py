@@ -71,7 +71,7 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SweepPlan:
     """All runs of a sweep: first those that tune, then those that are scored and compared."""
 
     name: str
@@ -90,7 +90,7 @@ class Plan:
         return tuple(dict.fromkeys(run.folder for run in self.runs))
 
 
-def make_plan(wish: Wish) -> Plan:
+def make_plan(wish: Wish) -> SweepPlan:
     """The runs of a recipe or a matrix; raises :class:`UsageError` for anything that could only fail later."""
     found = find_matrix(wish.recipe)
     if found is None:
@@ -110,7 +110,7 @@ def make_plan(wish: Wish) -> Plan:
         tuning += tried
         runs += kept
     _refuse_collisions(runs)
-    return Plan(slug(name), tuple(tuning), tuple(runs), dict(matrix.slurm))
+    return SweepPlan(slug(name), tuple(tuning), tuple(runs), dict(matrix.slurm))
 
 
 def _alone(wish: Wish) -> Part:
@@ -152,7 +152,7 @@ def _score_options(given: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-def require_data(plan: Plan) -> None:
+def require_data(plan: SweepPlan) -> None:
     """Raise :class:`DataError` where the data of a run are not there, before any job starts."""
     wanted = {(run.choices[0].recipe["dataset"], run.data, run.choices[0].recipe["image_size"]) for run in plan.every}
     for name, root, size in sorted(wanted, key=str):

@@ -18,7 +18,7 @@ from submitit.slurm.slurm import SlurmInfoWatcher
 from xeval.errors import ResourceError, UsageError, unknown
 from xeval.runtime.files import read_json, write_json
 from xeval.sweep.jobs import CompareJob, Resumable, RunJob
-from xeval.sweep.plan import CONTROL, Plan, Run
+from xeval.sweep.plan import CONTROL, Run, SweepPlan
 
 DEFAULTS: dict[str, Any] = {"time": 24 * 60, "gpus_per_node": 1, "cpus_per_task": 8, "mem": "32GB"}
 LISTS = ("setup", "teardown", "srun_args")
@@ -96,7 +96,9 @@ def minutes(value: Any) -> int:
     return total
 
 
-def phases(out: Path, plan: Plan, todo: Sequence[Run], queued: Mapping[str, str] = MappingProxyType({})) -> list[Phase]:
+def phases(
+    out: Path, plan: SweepPlan, todo: Sequence[Run], queued: Mapping[str, str] = MappingProxyType({})
+) -> list[Phase]:
     """What is to be submitted, in order: the runs ``todo`` of a plan, then the comparison.
 
     ``queued`` are runs that were submitted before, with the ids of their jobs: whoever needs them waits for them too.
@@ -111,7 +113,7 @@ def phases(out: Path, plan: Plan, todo: Sequence[Run], queued: Mapping[str, str]
 
 
 def executor(
-    out: Path, plan: Plan, phase: Phase, before: str | None, options: Mapping[str, Any], retries: int
+    out: Path, plan: SweepPlan, phase: Phase, before: str | None, options: Mapping[str, Any], retries: int
 ) -> Cluster:
     """An executor for a phase that begins when the job ``before``, and those it waits for besides, have ended."""
     made = Cluster(out / CONTROL / "logs", max_num_timeout=retries)
@@ -125,7 +127,7 @@ def executor(
     return made
 
 
-def scripts(out: Path, plan: Plan, todo: Sequence[Phase], options: Mapping[str, Any], retries: int) -> list[str]:
+def scripts(out: Path, plan: SweepPlan, todo: Sequence[Phase], options: Mapping[str, Any], retries: int) -> list[str]:
     """The text of every script; the name of a phase stands where sbatch will have given its number."""
     texts: list[str] = []
     before = None
@@ -145,7 +147,9 @@ def require_slurm() -> None:
         )
 
 
-def submit(out: Path, plan: Plan, todo: Sequence[Phase], options: Mapping[str, Any], retries: int) -> dict[str, str]:
+def submit(
+    out: Path, plan: SweepPlan, todo: Sequence[Phase], options: Mapping[str, Any], retries: int
+) -> dict[str, str]:
     """Hand all phases to SLURM; returns the path of each run, or the name of the phase, with the id of its job."""
     submitted: dict[str, str] = {}
     before = None
@@ -158,7 +162,7 @@ def submit(out: Path, plan: Plan, todo: Sequence[Phase], options: Mapping[str, A
 
 
 def _handed_over(
-    out: Path, plan: Plan, phase: Phase, before: str | None, options: Mapping[str, Any], retries: int
+    out: Path, plan: SweepPlan, phase: Phase, before: str | None, options: Mapping[str, Any], retries: int
 ) -> Sequence[submitit.Job[Any]]:
     try:
         return executor(out, plan, phase, before, options, retries).submit_array(list(phase.jobs))

@@ -68,9 +68,9 @@ class Subject:
 
         Within a position the first channel is the most relevant.
         """
-        ranks = self.one().ranks.unsqueeze(1).double()
-        offset = torch.arange(channels, device=ranks.device).reshape(1, -1, 1, 1)
-        return self.scene.pixels * channels - 1 - (ranks * channels + offset)
+        ranking = self.one().ranking.unsqueeze(1).double()
+        offset = torch.arange(channels, device=ranking.device).reshape(1, -1, 1, 1)
+        return self.scene.pixels * channels - 1 - (ranking * channels + offset)
 
     def values(self, metric: str, column: str, one: Explained | None = None, **settings: Any) -> Tensor:
         """A native column or curve, NaN where it is undefined; what was drawn for it stays in ``draws``."""

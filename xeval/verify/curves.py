@@ -106,12 +106,12 @@ def _loop(sign: int) -> Side:
 
     def found(subject: Subject) -> Tensor:
         exact = subject.exact
-        scene, ranks = exact.scene, exact.one().ranks
+        scene, ranking = exact.scene, exact.one().ranking
         values = torch.zeros(len(scene.images), len(THRESHOLDS), dtype=torch.float64)
         for n, image in enumerate(scene.images):
             for j, q in enumerate(THRESHOLDS):
                 count, masked = math.floor(Fraction(repr(q)) * scene.pixels), scene.fill[n].clone()
-                for y, x in (ranks[n] < count).nonzero().tolist():
+                for y, x in (ranking[n] < count).nonzero().tolist():
                     masked[:, y, x] = image[:, y, x]
                 with torch.no_grad():
                     p0, p1 = softmax64(exact.model(torch.stack([image, masked])))[:, scene.targets[n]].tolist()
@@ -123,8 +123,8 @@ def _loop(sign: int) -> Side:
 
 def _kept_masks(subject: Subject) -> list[Tensor]:
     """The native top-k masks as maps of 0 and 1, N×H×W: a soft mask that keeps or removes whole pixels."""
-    ranks = subject.one().ranks
-    return [(ranks < kept(q, subject.scene.pixels)).double() for q in THRESHOLDS]
+    ranking = subject.one().ranking
+    return [(ranking < kept(q, subject.scene.pixels)).double() for q in THRESHOLDS]
 
 
 class Extractor:

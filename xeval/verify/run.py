@@ -31,7 +31,7 @@ INSTALL = "pip install 'xeval-explanations[verify]'"
 
 
 @dataclass(frozen=True)
-class Row:
+class Comparison:
     """One comparison: the largest difference |a − b| / max(1, |b|) over ``n`` values, and the seconds of both."""
 
     name: str
@@ -49,7 +49,9 @@ def checks() -> list[Check]:
     return [*QUANTUS, *CURVES, *[check for name, check in CAMS if name in EXPLAINERS]]
 
 
-def verify(checkpoint: Path | str, progress: Progress | None = None, *, n: int = 64, **options: Any) -> list[Row]:
+def verify(
+    checkpoint: Path | str, progress: Progress | None = None, *, n: int = 64, **options: Any
+) -> list[Comparison]:
     """Compare native metrics and maps with other libraries on ``n`` images of a checkpoint's own data.
 
     ``options`` are those of :class:`~xeval.scoring.options.ScoreOptions`. What is not installed is reported as such.
@@ -64,17 +66,17 @@ def verify(checkpoint: Path | str, progress: Progress | None = None, *, n: int =
         return [compare(check, subject) for check in (progress or Silent()).track(wanted, len(wanted), "comparing")]
 
 
-def compare(check: Check, subject: Subject) -> Row:
+def compare(check: Check, subject: Subject) -> Comparison:
     """Both sides of one check, timed."""
     if check.package and find_spec(check.package) is None:
-        return Row(check.name, check.oracle, check.tolerance, "not installed")
+        return Comparison(check.name, check.oracle, check.tolerance, "not installed")
     if check.needs_masks and subject.scene.masks is None:
-        return Row(check.name, check.oracle, check.tolerance, "no masks")
+        return Comparison(check.name, check.oracle, check.tolerance, "no masks")
     native, native_seconds = _timed(check.native, subject)
     other, oracle_seconds = _timed(check.other, subject)
     largest, n = difference(native, other)
     verdict: Verdict = "equal" if largest <= check.tolerance else "DIFFERS"
-    return Row(check.name, check.oracle, check.tolerance, verdict, largest, n, native_seconds, oracle_seconds)
+    return Comparison(check.name, check.oracle, check.tolerance, verdict, largest, n, native_seconds, oracle_seconds)
 
 
 def difference(native: Tensor, other: Tensor) -> tuple[float, int]:
@@ -106,7 +108,7 @@ def versions() -> str:
     return ", ".join(found)
 
 
-def table(rows: list[Row]) -> list[str]:
+def table(rows: list[Comparison]) -> list[str]:
     """Markdown, one line a comparison, and what to install where something is missing."""
     header = ("native", "other", "values", "largest difference", "tolerance", "verdict", "seconds", "other's seconds")
     lines = [header, ("---",) * len(header), *(_cells(row) for row in rows)]
@@ -116,7 +118,7 @@ def table(rows: list[Row]) -> list[str]:
     return text
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: Comparison) -> tuple[str, ...]:
     measured = ("–",) * 4
     if row.difference is not None and row.native_seconds is not None and row.oracle_seconds is not None:
         measured = (str(row.n), f"{row.difference:.1e}", f"{row.native_seconds:.3f}", f"{row.oracle_seconds:.3f}")
@@ -124,12 +126,12 @@ def _cells(row: Row) -> tuple[str, ...]:
     return row.name, row.oracle, count, largest, f"{row.tolerance:.0e}", row.verdict, native, other
 
 
-def as_json(rows: list[Row]) -> list[dict[str, Any]]:
+def as_json(rows: list[Comparison]) -> list[dict[str, Any]]:
     """The rows as plain objects."""
     return [asdict(row) for row in rows]
 
 
-def demand(rows: list[Row]) -> None:
+def demand(rows: list[Comparison]) -> None:
     """Raise :class:`DataError` where a comparison fell outside its tolerance."""
     outside = [f"{row.name} ({row.oracle})" for row in rows if row.verdict == "DIFFERS"]
     if outside:

@@ -20,7 +20,7 @@ FACETS = ("pixelflip.auc", "complexity.entropy", "complexity.gini", "ssim.value"
 LOCALISATION = ("pointing.hit", "relevance.mass")
 
 
-def layouts(grounds: Sequence[tuple[Ground, str]]) -> list[Table]:
+def paper_tables(grounds: Sequence[tuple[Ground, str]]) -> list[Table]:
     """The layouts that the runs have columns for; each ground comes with its reference."""
     found = [_excon(grounds), _facets(grounds)]
     return [table for table in found if table is not None]
