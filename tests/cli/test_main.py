@@ -1,6 +1,7 @@
 """The command line as users type it."""
 
 import json
+import re
 import shutil
 import sys
 
@@ -94,24 +95,20 @@ def test_help_loads_nothing_heavy(command, tmp_path):
 
 @pytest.mark.fault("S11", "S12", "S17", "E4")
 @pytest.mark.parametrize(
-    ("options", "code", "message"),
+    ("options", "code", "named"),
     [
-        (
-            ["--thresholds", "1.5"],
-            2,
-            "the threshold 1.5 is not a fraction of pixels kept — give a fraction from 0 to 1",
-        ),
-        (["--thresholds", "-0.1"], 2, "the threshold -0.1 is not a fraction"),
-        (["--thresholds", "abc"], 2, "the threshold 'abc' is not a number"),
-        (["--thresholds", "15"], 2, "did you mean 0.15?"),
-        (["--thresholds", "0.15,0.15"], 2, "the threshold 0.15 is given twice"),
-        (["--thresholds", ""], 2, "is not a number"),
-        (["--thresholds", "1e-9"], 2, "keeps no pixel"),
-        (["--thresholds", "nan"], 2, "is not a fraction"),
-        (["--dataset", "cifar1000"], 2, "unknown dataset 'cifar1000' — did you mean 'cifar100'?"),
-        (["--metrics", "infidelty"], 2, "did you mean 'infidelity'?"),
-        (["--explainers", "gradcam"], 2, "did you mean 'grad-cam'?"),
-        (["--layer", "backbone.stagee"], 2, "did you mean 'backbone.stage'?"),
+        (["--thresholds", "1.5"], 2, "threshold 1.5 .* — .* from 0 to 1"),
+        (["--thresholds", "-0.1"], 2, "threshold -0.1 .* — "),
+        (["--thresholds", "abc"], 2, "threshold 'abc' .* — "),
+        (["--thresholds", "15"], 2, r"did you mean 0\.15\?"),
+        (["--thresholds", "0.15,0.15"], 2, "0.15 .*twice"),
+        (["--thresholds", ""], 2, "not a number"),
+        (["--thresholds", "1e-9"], 2, "no pixel"),
+        (["--thresholds", "nan"], 2, "nan .*fraction"),
+        (["--dataset", "cifar1000"], 2, "'cifar1000' — .*'cifar100'"),
+        (["--metrics", "infidelty"], 2, r"did you mean 'infidelity'\?"),
+        (["--explainers", "gradcam"], 2, r"did you mean 'grad-cam'\?"),
+        (["--layer", "backbone.stagee"], 2, r"did you mean 'backbone\.stage'\?"),
         (["--protocol", "excon"], 2, "unknown protocol 'excon'"),
         (["--engine", "fast"], 2, "--engine"),
         (["--limit", "0"], 2, "--limit"),
@@ -120,17 +117,17 @@ def test_help_loads_nothing_heavy(command, tmp_path):
         (["--device", "cuda:7"], 2, "--device"),
         (["--device", "abacus"], 2, "--device"),
         (["--no-such-option"], 2, "No such option"),
-        (["--dataset", "shapes"], 3, "the head has 10 outputs, shapes has"),
-        (["--data", "nowhere", "--dataset", "cifar100"], 3, "nowhere does not exist"),
+        (["--dataset", "shapes"], 3, "10 outputs, shapes has"),
+        (["--data", "nowhere", "--dataset", "cifar100"], 3, "nowhere"),
     ],
 )
-def test_score_mistakes(run, capsys, tmp_path, options, code, message):
+def test_score_mistakes(run, capsys, tmp_path, options, code, named):
     if "--device" in options and options[1].startswith("cuda") and torch.cuda.device_count() > 7:
         pytest.fail("this machine has more devices than the test thinks possible")
     left, out, last = here(capsys, "score", str(run), "--out", str(tmp_path / "scores"), *options)
     assert (left, out) == (code, "")
     assert last.startswith(f"xeval: error[E{code}00]: ")
-    assert message in last
+    assert re.search(named, last), last
     assert not (tmp_path / "scores" / "scores.json").exists()
 
 

@@ -12,11 +12,11 @@ from tests.faults.scored import FAST, SMALL, Hears, among, equal, fault_at, imag
 from xeval.errors import DataError, InternalError, PartialError, ResourceError
 from xeval.scoring import run as scoring
 from xeval.scoring.completeness import missing_values
-from xeval.scoring.maps import Maps
+from xeval.scoring.maps import Rows
 from xeval.scoring.options import ScoreOptions
 from xeval.scoring.plan import make_plan
 from xeval.scoring.run import score
-from xeval.scoring.scorer import Chunk, Scorer, make_scorer
+from xeval.scoring.scorer import Chunk, Scorer
 from xeval.scoring.store import Series, Store
 
 # ---- memory and devices
@@ -31,7 +31,8 @@ def test_memory_for_64_images_gives_the_same_numbers(run, whole, tmp_path, monke
     hears = Hears()
     out = score(run, hears, out=tmp_path, **{**FAST, "batch_size": 256})
     equal(table(out), whole, atol=1e-5)
-    assert [text for text in hears.said if "memory" in text] == ["not enough memory: batch 256→64"]
+    (said,) = (text for text in hears.said if "memory" in text)
+    assert "256→64" in said
 
 
 @pytest.mark.fault("S6")
@@ -174,14 +175,14 @@ def test_a_network_that_gives_nan_is_told_with_the_images(run, whole, tmp_path, 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_a_map_that_is_not_finite_is_no_ranking(run, tmp_path, monkeypatch, value):
     """Ranks, and so finite scores, exist for NaN maps too: the map itself is looked at."""
-    original = Maps._shown
+    original = Rows._shown
 
     def shown(self, maps):
         maps = original(self, maps).clone()
         maps[0, 0, 0, 0] = value
         return maps
 
-    monkeypatch.setattr(Maps, "_shown", shown)
+    monkeypatch.setattr(Rows, "_shown", shown)
     with pytest.raises(
         DataError, match=r"of grad-cam has no value for 2 of 100 images \(map not finite: 2\), first \S+, "
     ):
@@ -228,14 +229,14 @@ def test_limits(run, tmp_path):
     assert read(score(run, out=tmp_path / "one", limit=1, metrics=("drop", "complexity")))["dataset"]["n"] == 1
     hears = Hears()
     assert read(score(run, hears, out=tmp_path / "all", limit=9999, metrics=("complexity",)))["dataset"]["n"] == 360
-    assert "note: --limit 9,999 is more than the 360 images there are" in hears.said
+    assert any("--limit 9,999" in text and "360 images" in text for text in hears.said)
 
 
 @pytest.mark.fault("S13")
 def test_the_order_of_the_images_changes_nothing(run):
     options = ScoreOptions(**{**FAST, "metrics": ("drop", "infidelity", "deletion", "ssim")})
     plan = make_plan(run, options)
-    scorer = make_scorer(plan, options)
+    scorer = Scorer(plan, options)
     places = [int(i) for i in plan.chosen[:24]]
     order = np.random.default_rng(0).permutation(24)
     straight = scorer.score_chunk(Chunk(0, places), list(plan.tasks))
@@ -250,7 +251,8 @@ def test_the_same_command_twice(run, tmp_path):
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     hears = Hears()
     score(run, hears, out=tmp_path, **FAST)
-    assert hears.said == ["nothing to do: every requested number is already there"]
+    (said,) = hears.said
+    assert said.startswith("nothing to do")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 

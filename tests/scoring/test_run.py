@@ -154,7 +154,8 @@ def test_the_same_command_twice_does_nothing(run, tmp_path):
             yield from items
 
     score(run, Hears(), out=tmp_path, **FAST)
-    assert Hears.said == ["nothing to do: every requested number is already there"]
+    (said,) = Hears.said
+    assert said.startswith("nothing to do")
     assert (out / "scores.json").read_bytes() == before
     equal(values, table(out))
 

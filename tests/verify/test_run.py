@@ -125,7 +125,8 @@ def test_what_is_not_installed_is_no_success(subject):
     assert row.difference is None
     text = verify.table([row])
     assert text[2].count("–") == 4
-    assert text[-1] == "not installed: pip install 'xeval-explanations[verify]'"
+    assert text[-1].startswith("not installed: ")
+    assert "xeval-explanations[verify]" in text[-1]
     verify.demand([row])
 
 
