@@ -15,6 +15,7 @@ from xeval.data import DatasetInfo
 from xeval.errors import DataError
 from xeval.models import ModelSpec
 from xeval.runtime.files import file_sha256, read_json, slug, write_json
+from xeval.runtime.validation import first_mistake
 
 MANIFEST = "run.json"
 
@@ -77,10 +78,8 @@ class RunCard(BaseModel):
         try:
             return cls.model_validate(fields)
         except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
             raise DataError(
-                f"{origin}: {key}: {first['msg']}", "write the run again with this version of xeval"
+                f"{origin}: {first_mistake(error)}", "write the run again with this version of xeval"
             ) from None
 
 

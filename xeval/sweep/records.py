@@ -18,6 +18,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from xeval.checkpoints import MANIFEST
 from xeval.errors import DataError, UsageError
 from xeval.runtime.files import digest, read_json, write_json
+from xeval.runtime.validation import first_mistake
 from xeval.scoring.run import SCORES
 from xeval.sweep.plan import CONTROL, Choice, Frozen, Run
 
@@ -85,9 +86,7 @@ def _parse(file: Path) -> Record:
     try:
         return Record.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(step) for step in first["loc"])
-        raise DataError(f"{file}: {key}: {first['msg']}", "remove it and start the sweep again") from None
+        raise DataError(f"{file}: {first_mistake(error)}", "remove it and start the sweep again") from None
 
 
 def is_complete(out: Path, run: Run) -> bool:
