@@ -18,6 +18,7 @@ from xeval.cli import leave as exits
 from xeval.cli import main as cli
 from xeval.errors import BusyError, CheckpointError, DataError, PartialError, ResourceError, UsageError
 from xeval.runtime import files as runs
+from xeval.runtime import provenance
 from xeval.runtime.signals import Kill
 from xeval.scoring.run import score
 from xeval.scoring.store import Store
@@ -93,9 +94,9 @@ def test_a_commit_that_cannot_be_told_is_unknown(monkeypatch, how):
             raise subprocess.TimeoutExpired("git", 10)
         return subprocess.CompletedProcess("git", 128, "", "fatal: detected dubious ownership in repository")
 
-    monkeypatch.setattr(runs.subprocess, "run", git)
-    monkeypatch.setattr(runs.Path, "exists", lambda _: True)
-    assert runs._commit() == "unknown"
+    monkeypatch.setattr(provenance.subprocess, "run", git)
+    monkeypatch.setattr(provenance.Path, "exists", lambda _: True)
+    assert provenance._commit() == "unknown"
 
 
 @pytest.mark.fault("E1")
@@ -105,24 +106,25 @@ def test_dirty_detached_and_shallow_trees_have_a_name(tmp_path, monkeypatch):
         return subprocess.run(["git", *identity, *arguments], cwd=cwd, check=True, capture_output=True, text=True)
 
     tree = tmp_path / "tree"
-    (tree / "xeval").mkdir(parents=True)
-    (tree / "xeval" / "runs.py").write_text("")
+    inside = provenance.Path("xeval", "runtime", "provenance.py")
+    (tree / inside).parent.mkdir(parents=True)
+    (tree / inside).write_text("")
     git("init", cwd=tree)
-    monkeypatch.setattr(runs, "__file__", str(tree / "xeval" / "runs.py"))
-    assert runs._commit() == "unknown"  # no commit yet
+    monkeypatch.setattr(provenance, "__file__", str(tree / inside))
+    assert provenance._commit() == "unknown"  # no commit yet
     for number in range(2):
         (tree / "file").write_text(str(number))
         git("add", ".", cwd=tree)
         git("commit", "-m", "one", cwd=tree)
-    commit = runs._commit()
+    commit = provenance._commit()
     assert re.fullmatch(r"[0-9a-f]{12}", commit)
     git("checkout", "--detach", cwd=tree)
-    assert runs._commit() == commit
+    assert provenance._commit() == commit
     (tree / "file").write_text("changed")
-    assert runs._commit() == f"{commit}+dirty"
+    assert provenance._commit() == f"{commit}+dirty"
     git("clone", "--depth", "1", f"file://{tree}", str(tmp_path / "shallow"), cwd=tmp_path)
-    monkeypatch.setattr(runs, "__file__", str(tmp_path / "shallow" / "xeval" / "runs.py"))
-    assert runs._commit() == commit
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "shallow" / inside))
+    assert provenance._commit() == commit
 
 
 @pytest.mark.fault("E4")
@@ -223,7 +225,7 @@ def test_doctor_finds_a_vulnerable_torch(capsys, monkeypatch):
         "failed",
         "failed",
     ]
-    monkeypatch.setattr(doctor, "_version", lambda name: "2.9.1" if name == "torch" else "1")
+    monkeypatch.setattr(doctor, "package_version", lambda name: "2.9.1" if name == "torch" else "1")
     left, _, last = here(capsys, "doctor")
     assert left == 2
     assert "CVE-2026-24747" in last
