@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from xeval.data import DatasetInfo
 from xeval.errors import DataError
 from xeval.models import ModelSpec
-from xeval.runtime.files import file_sha256, read_json, slug, write_json
+from xeval.runtime.files import file_hash, read_json, slug, write_json
 from xeval.runtime.validation import first_mistake
 
 MANIFEST = "run.json"
@@ -86,7 +86,7 @@ class RunCard(BaseModel):
 def write_card(directory: Path, card: RunCard, files: list[str]) -> None:
     """Finish a run: hash ``files`` and write the manifest, last."""
     entries = {
-        name: FileEntry(sha256=file_sha256(directory / name), bytes=(directory / name).stat().st_size) for name in files
+        name: FileEntry(sha256=file_hash(directory / name), bytes=(directory / name).stat().st_size) for name in files
     }
     write_json(directory / MANIFEST, card.model_copy(update={"files": entries}).to_json())
 

@@ -9,8 +9,9 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from xeval.data.archive import CHUNK, file_hash
+from xeval.data.archive import CHUNK
 from xeval.errors import CheckpointError, ResourceError
+from xeval.runtime.files import file_hash
 
 
 @dataclass(frozen=True)
