@@ -163,7 +163,7 @@ def _read_folder(folder: Path, path: str) -> Run | Excluded:
         return Excluded(path, f"scoring is {scores.status}", f"xeval score {path}")
     images = images_of(folder, scores)
     if images is not None:
-        images.check()
+        images.require_agreement()
     return Run(
         folder=folder,
         path=path,

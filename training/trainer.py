@@ -58,7 +58,7 @@ class Trainer:
         self.ranks = ranks
         self.method = METHODS[recipe.method]
         self.learner = make_learner(recipe, dataset.info, seed, device, ranks)
-        self._check()
+        self._require_possible()
         self.train_split = dataset.split("train")
         self.fit, self.held = self._pools(device)
         if len(self.fit) < 2:
@@ -86,8 +86,8 @@ class Trainer:
         recipe = result_settings(self.recipe.model_dump(mode="json"))
         return {"recipe": recipe, "seed": self.seed, "limit": self.limit, "train_manifest": self.train_split.manifest()}
 
-    def _check(self) -> None:
-        """What would fail late is an error before the first epoch."""
+    def _require_possible(self) -> None:
+        """Raise before the first epoch what would fail late."""
         settings = self.recipe.excon
         if self.recipe.select_on == "loss" and self.head_epochs > 1:
             raise UsageError(

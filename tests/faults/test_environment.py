@@ -253,4 +253,4 @@ def test_doctor_measures_the_disk(tmp_path, monkeypatch):
     found = doctor.disk("disk", tmp_path / "not" / "there")
     assert (found.state, found.status) == ("failed", 5)
     with pytest.raises(ResourceError):
-        doctor.demand([found])
+        doctor.require_sound([found])

@@ -141,7 +141,7 @@ def as_json(findings: Sequence[Finding]) -> list[dict[str, Any]]:
     return [asdict(one) for one in findings]
 
 
-def demand(findings: Sequence[Finding]) -> None:
+def require_sound(findings: Sequence[Finding]) -> None:
     """Raise the first failure, as the kind of error that fits it."""
     for one in findings:
         if one.state == "failed":

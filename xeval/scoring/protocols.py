@@ -196,7 +196,7 @@ def expand(names: tuple[str, ...]) -> tuple[str, ...]:
     if any(name.startswith("quantus:") for name in names):
         from xeval.quantus_bridge import bridge  # registers what runs through Quantus and knows what does not
 
-        bridge.check(names)
+        bridge.require_accepted(names)
     groups: dict[str, list[str]] = {}
     for name, metric in METRICS.items():
         if metric.group is not None:

@@ -123,7 +123,7 @@ def as_json(rows: list[Row]) -> list[dict[str, Any]]:
     return [asdict(row) for row in rows]
 
 
-def demand(rows: list[Row]) -> None:
+def require_agreement(rows: list[Row]) -> None:
     """Raise :class:`DataError` where a comparison fell outside its tolerance."""
     outside = [f"{row.name} ({row.oracle})" for row in rows if row.verdict == "DIFFERS"]
     if outside:
