@@ -94,7 +94,9 @@ def write_card(directory: Path, card: RunCard, files: list[str]) -> None:
 def read_card(directory: Path) -> RunCard:
     """The manifest of a complete run; raises :class:`DataError` where there is none."""
     if not (directory / MANIFEST).is_file():
-        raise DataError(f"{directory} holds no complete run (no {MANIFEST})", "finish it with: xeval train … --resume")
+        raise DataError(
+            f"{directory} holds no complete run (no {MANIFEST})", "finish it: type the same `xeval train` command again"
+        )
     return RunCard.from_json(read_json(directory / MANIFEST), str(directory / MANIFEST))
 
 

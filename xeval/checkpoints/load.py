@@ -161,7 +161,7 @@ def _from_run(run: Path, weights: Weights) -> LoadedModel:
     if not (run / MANIFEST).is_file():
         raise CheckpointError(
             f"{run} is not a regular file, and as a directory it holds no complete run (no {MANIFEST})",
-            "finish it with: xeval train … --resume",
+            "finish it: type the same `xeval train` command again",
         )
     card = read_card(run)
     name = f"{weights}.safetensors"
