@@ -201,7 +201,7 @@ def _drop(scene: Scene, one: Explained) -> Tensor:
     return torch.stack([scores[f"drop.mag@{q:g}"].value for q in settings.thresholds], 1)
 
 
-def check(subject: Subject, explainers: tuple[str, ...], options: Options) -> tuple[str, dict[str, int]]:
+def require_equal(subject: Subject, explainers: tuple[str, ...], options: Options) -> tuple[str, dict[str, int]]:
     """Compare every number, with the same draws on both sides; what agrees how closely, and the passes of each side.
 
     The drop is compared in float64, where rounding exchanges no pixels. Raises where a number differs.
@@ -247,7 +247,7 @@ def measure(options: Options) -> Iterator[Row]:
         subject = subject_of(arch, options.pick("images", usual, FEW), options)
         mine, prepared = _prepared(options, subject)
         few = replace(subject, images=subject.images[:FEW], targets=subject.targets[:FEW], keys=subject.keys[:FEW])
-        checked, passes = check(few, names, mine)
+        checked, passes = require_equal(few, names, mine)
         pair = alternate(
             partial(stock, subject, names, captum=options.captum),
             partial(own, subject, names, mine),

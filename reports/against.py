@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from xeval.errors import DataError
 from xeval.reports.collect import Group, Run
 from xeval.reports.summary import Measure
+from xeval.runtime.validation import first_mistake
 
 SCHEMA = "xeval.comparison/1"
 
@@ -83,7 +84,7 @@ def _parse(path: Path) -> _Results:
             raise DataError(f"{path} is not a results.json of xeval compare", f"give a file with schema {SCHEMA}")
         return _Results.model_validate({**content, "schema_": content["schema"]})
     except ValidationError as error:
-        problem = ".".join(str(part) for part in error.errors()[0]["loc"])
+        problem = first_mistake(error).key
     except (ValueError, OSError, RecursionError) as error:
         problem = str(error)
     raise DataError(f"{path} cannot be read ({problem})", "give a results.json that xeval compare wrote")

@@ -20,6 +20,7 @@ from xeval.errors import DataError
 from xeval.reports.images import Images, images_of
 from xeval.reports.schema import Artifacts, Card, Part, Scores, Subset
 from xeval.reports.text import clean
+from xeval.runtime.validation import first_mistake
 
 P = TypeVar("P", bound=Part)
 SCHEMA = "xeval.scores/1"
@@ -162,7 +163,7 @@ def _read_folder(folder: Path, path: str) -> Run | Excluded:
         return Excluded(path, f"scoring is {scores.status}", f"xeval score {path}")
     images = images_of(folder, scores)
     if images is not None:
-        images.check()
+        images.require_agreement()
     return Run(
         folder=folder,
         path=path,
@@ -182,8 +183,7 @@ def _parse(path: Path, schema: type[P]) -> P:
     try:
         return schema.model_validate(json.loads(path.read_text(encoding="utf-8"), parse_constant=_not_finite))
     except ValidationError as error:
-        first = error.errors()[0]
-        problem = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+        problem = str(first_mistake(error))
     except (ValueError, OSError, RecursionError) as error:
         problem = str(error)
     raise DataError(f"{path} cannot be read ({problem})", "score the checkpoint again or move the folder away")

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from xeval.errors import UsageError
 from xeval.runtime.files import atomic_write
+from xeval.runtime.validation import first_mistake
 
 FILE = "comparison.toml"
 ALPHA = 0.05
@@ -88,8 +89,7 @@ def _read(path: Path) -> Declared:
     try:
         return Declared.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except ValidationError as error:
-        first = error.errors()[0]
-        problem = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+        problem = str(first_mistake(error))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         problem = str(error)
     raise UsageError(f"{path} cannot be read ({problem})", "mend it, or remove it to declare anew")

@@ -36,7 +36,7 @@ class Images:
         series = self._read(explainer, about.metric, column, about.definition)
         return np.where(series.ok, series.values, np.nan)
 
-    def check(self) -> None:
+    def require_agreement(self) -> None:
         """Compare the means of the competing explainers' ranked columns with their values; raises DataError."""
         for explainer, about in self.scores.explainers.items():
             for column, score in self.scores.scores.get(explainer, {}).items() if not about.control else ():

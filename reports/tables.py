@@ -11,6 +11,7 @@ from textwrap import wrap
 
 from xeval.reports.summary import Measure
 from xeval.reports.text import clean, latex, markdown, number, spreadsheet
+from xeval.runtime.tables import markdown_lines
 
 MISSING = "–"
 TERMINAL_WIDTH = 100
@@ -211,23 +212,20 @@ def to_markdown(table: Table) -> str:
     """A GitHub table; the best mean is bold, control rows are in italics."""
     seeds = ["seeds"] if table.show_seeds else []
     heads = [table.corner, *seeds, *(f"{markdown(h.group)} {markdown(h.text)}".strip() for h in table.headings)]
-    lines = [_markdown_row(heads), _markdown_row([":---", *("---:" for _ in heads[1:])])]
+    rows: list[list[str]] = []
     for line in table.lines:
         if isinstance(line, Row):
-            lines.append(_markdown_line(line, table.show_seeds))
+            rows.append(_markdown_cells(line, table.show_seeds))
         elif line:
-            lines.append(_markdown_row([f"**{markdown(line)}**", *("" for _ in heads[1:])]))
-    return f"### {markdown(table.full_title)}\n\n" + "\n".join(lines) + f"\n\n{markdown(table.caption)}\n"
+            rows.append([f"**{markdown(line)}**", *("" for _ in heads[1:])])
+    lines = "\n".join(markdown_lines(heads, rows, numbers=True))
+    return f"### {markdown(table.full_title)}\n\n{lines}\n\n{markdown(table.caption)}\n"
 
 
-def _markdown_row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _markdown_line(row: Row, show_seeds: bool) -> str:
+def _markdown_cells(row: Row, show_seeds: bool) -> list[str]:
     name = markdown(row.label)
     seeds = [_count(row.seeds)] if show_seeds else []
-    return _markdown_row([f"*{name}*" if row.control else name, *seeds, *map(_markdown_entry, row.entries)])
+    return [f"*{name}*" if row.control else name, *seeds, *map(_markdown_entry, row.entries)]
 
 
 def _markdown_entry(entry: Entry) -> str:

@@ -42,7 +42,7 @@ class Tally:
         """Share of right predictions; None where the steps made none."""
         return int(torch.stack(self.correct).sum()) / sum(self.sizes) if self.correct else None
 
-    def check(self, what: str, epoch: int, rows: Tensor, ids: tuple[str, ...]) -> None:
+    def require_finite(self, what: str, epoch: int, rows: Tensor, ids: tuple[str, ...]) -> None:
         """Raise :class:`DataError` naming the first step whose loss is not finite."""
         bad = (~torch.isfinite(torch.stack(self.losses))).nonzero()
         if not len(bad):
@@ -79,7 +79,7 @@ def encoder_epoch(
             if report.accepted is not None:
                 tally.accepted.append(report.accepted)
     with learner.processes.together():
-        tally.check("encoder", epoch, torch.from_numpy(pool.rows)[order], pool.split.ids)
+        tally.require_finite("encoder", epoch, torch.from_numpy(pool.rows)[order], pool.split.ids)
     return tally
 
 
@@ -99,7 +99,7 @@ def head_epoch(learner: Learner, pool: Pool, optimizer: torch.optim.Optimizer, *
             record(tally, batch, loss, rate)
             tally.correct.append((logits.argmax(1) == batch.whole).sum())
     with learner.processes.together():
-        tally.check("head", epoch, torch.from_numpy(pool.rows)[order], pool.split.ids)
+        tally.require_finite("head", epoch, torch.from_numpy(pool.rows)[order], pool.split.ids)
     return tally
 
 

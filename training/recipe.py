@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from xeval.errors import UsageError, unknown
+from xeval.runtime.validation import Mistake, first_mistake
 from xeval.training.settings import Recipe
 
 __all__ = ["Recipe", "json_schema", "load_recipe", "recipe_hash", "recipe_names", "result_settings"]
@@ -176,27 +177,26 @@ def _validate(content: dict[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate_json(text, strict=True)
     except ValidationError as error:
-        raise _explain(error, name) from None
+        raise _explain(first_mistake(error), name) from None
 
 
-def _explain(error: ValidationError, recipe: str) -> UsageError:
-    first = error.errors()[0]
-    path = [str(part) for part in first["loc"]]
-    where = f"recipe {recipe!r}: key {'.'.join(path)!r}"
-    if first["type"] == "extra_forbidden":
+def _explain(found: Mistake, recipe: str) -> UsageError:
+    path = found.path
+    where = f"recipe {recipe!r}: key {found.key!r}"
+    if found.reason == "extra_forbidden":
         known = _fields(path[:-1])
         near = get_close_matches(path[-1], known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""
         return UsageError(f"{where} is unknown", f"{hint}known here: {', '.join(known)}")
-    if first["type"] == "missing":
+    if found.reason == "missing":
         return UsageError(f"{where} is missing", "add it to the recipe")
-    wish = first["msg"].removeprefix("Input ").removeprefix("Value error, ").replace("should", "must", 1)
+    wish = found.message.removeprefix("Input ").removeprefix("Value error, ").replace("should", "must", 1)
     if not path:
         return UsageError(f"recipe {recipe!r}: {wish}", "correct the recipe or the override")
-    return UsageError(f"{where} is {repr(first['input'])[:80]} but {wish}", "correct the recipe or the override")
+    return UsageError(f"{where} is {repr(found.value)[:80]} but {wish}", "correct the recipe or the override")
 
 
-def _fields(path: list[str]) -> list[str]:
+def _fields(path: Sequence[str]) -> list[str]:
     """The keys that exist in the table at ``path``."""
     model: Any = Recipe
     for part in path:

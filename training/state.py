@@ -18,7 +18,7 @@ from torch import Tensor
 
 from xeval.checkpoints import read_tensors, write_tensors
 from xeval.errors import CheckpointError, ResourceError, UsageError, XevalError
-from xeval.runtime.files import digest, file_sha256, read_json, sync_directory, write_json
+from xeval.runtime.files import digest, file_hash, read_json, sync_directory, write_json
 
 SCHEMA = "xeval.state/1"
 TENSORS, CONTENT = "state.safetensors", "state.json"
@@ -44,7 +44,7 @@ def save_state(run: Path, state: State) -> None:
         fresh.mkdir()
         write_tensors(fresh / TENSORS, state.tensors)
         content = {"identity": state.identity, "epoch": state.epoch, "record": state.record, "rows": state.rows}
-        hashes = {"sha256": file_sha256(fresh / TENSORS), "content_sha256": digest(content)}
+        hashes = {"sha256": file_hash(fresh / TENSORS), "content_sha256": digest(content)}
         write_json(fresh / CONTENT, {"schema": SCHEMA, **hashes, **content})
         if current.exists():
             shutil.rmtree(previous, ignore_errors=True)
@@ -115,7 +115,7 @@ def _begins_as_safetensors(path: Path) -> bool:
 
 def _read(folder: Path) -> State:
     content = read_json(folder / CONTENT, SCHEMA)
-    if not (folder / TENSORS).is_file() or file_sha256(folder / TENSORS) != content.pop("sha256", None):
+    if not (folder / TENSORS).is_file() or file_hash(folder / TENSORS) != content.pop("sha256", None):
         raise CheckpointError(f"{folder / TENSORS} is missing or differs from its hash", "restore it")
     del content["schema"]
     if content.pop("content_sha256", None) != digest(content):

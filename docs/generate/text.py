@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from xeval.runtime.tables import escape_bars, markdown_lines
+
 ROLE = re.compile(r":(?:class|func|meth|mod):`~?(?:[\w.]*\.)?([\w]+)`")
 REFUSALS = "Raises "
 
@@ -53,8 +55,8 @@ def refusals(thing: Any) -> list[str]:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table; bars inside cells are escaped."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") or "–" for cell in line) + " |" for line in lines)
+    cells = [[escape_bars(cell) or "–" for cell in line] for line in (header, *rows)]
+    return "\n".join(markdown_lines(cells[0], cells[1:]))
 
 
 def listed(parts: Sequence[str], word: str = "and") -> str:

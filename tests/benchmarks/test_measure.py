@@ -93,7 +93,7 @@ def test_a_wrong_single_metric_is_not_timed():
 def test_a_wrong_number_of_the_suite_is_not_timed(monkeypatch, name, metric):
     plant(monkeypatch, suite, name, lambda value: value + 1e-3)
     with pytest.raises(DisagreementError, match=metric):
-        suite.check(suite.subject_of("cnn-tiny", 2, QUICK), ("grad-cam",), QUICK)
+        suite.require_equal(suite.subject_of("cnn-tiny", 2, QUICK), ("grad-cam",), QUICK)
 
 
 def test_a_wrong_sensitivity_of_the_suite_is_not_timed(monkeypatch):
@@ -105,7 +105,7 @@ def test_a_wrong_sensitivity_of_the_suite_is_not_timed(monkeypatch):
 
     monkeypatch.setattr(suite, "METRICS", {**dict(suite.METRICS.items()), "sensitivity": replace(about, score=wrong)})
     with pytest.raises(DisagreementError, match="MaxSensitivity"):
-        suite.check(suite.subject_of("cnn-tiny", 2, QUICK), ("grad-cam",), QUICK)
+        suite.require_equal(suite.subject_of("cnn-tiny", 2, QUICK), ("grad-cam",), QUICK)
 
 
 def test_a_heavy_import_of_a_help_page_is_an_error(monkeypatch):

@@ -67,7 +67,7 @@ def sealed(data: bytes, flips: list[tuple[float, int]]) -> bytes:
     return hostile.rezipped(data, lambda name, body: damaged(body, 1, flips) if name.endswith("data.pkl") else body)
 
 
-def check_damage(damage: Damage) -> None:
+def assert_told(damage: Damage) -> None:
     """A damaged file is refused, or is the same network; safetensors have no checksum, so theirs is a finite one."""
     name, keep, flips = damage
     with tempfile.TemporaryDirectory() as folder:
@@ -87,14 +87,14 @@ FUZZ = settings(deadline=None, derandomize=True, suppress_health_check=list(Heal
 @settings(FUZZ, max_examples=150)
 @given(DAMAGE)
 def test_no_damage_ends_in_anything_but_a_documented_code(damage: Damage) -> None:
-    check_damage(damage)
+    assert_told(damage)
 
 
 @pytest.mark.slow
 @settings(FUZZ, max_examples=2000)
 @given(DAMAGE)
 def test_no_damage_among_two_thousand_ends_otherwise(damage: Damage) -> None:
-    check_damage(damage)
+    assert_told(damage)
 
 
 def test_the_fuzzing_reaches_files_that_load() -> None:

@@ -231,7 +231,7 @@ def test_doctor_finds_a_vulnerable_torch(capsys, monkeypatch):
         "failed",
         "failed",
     ]
-    monkeypatch.setattr(doctor, "_version", lambda name: "2.9.1" if name == "torch" else "1")
+    monkeypatch.setattr(doctor, "package_version", lambda name: "2.9.1" if name == "torch" else "1")
     left, _, last = here(capsys, "doctor")
     assert left == 2
     assert "CVE-2026-24747" in last
@@ -259,4 +259,4 @@ def test_doctor_measures_the_disk(tmp_path, monkeypatch):
     found = doctor.disk("disk", tmp_path / "not" / "there")
     assert (found.state, found.status) == ("failed", 5)
     with pytest.raises(ResourceError):
-        doctor.demand([found])
+        doctor.require_sound([found])

@@ -12,11 +12,11 @@ from tests.faults.scored import FAST, SMALL, Hears, among, equal, fault_at, imag
 from xeval.errors import DataError, InternalError, PartialError, ResourceError
 from xeval.scoring import run as scoring
 from xeval.scoring.completeness import missing_values
-from xeval.scoring.maps import Rows
+from xeval.scoring.maps import Maps
 from xeval.scoring.options import ScoreOptions
 from xeval.scoring.plan import make_plan
 from xeval.scoring.run import score
-from xeval.scoring.scorer import Chunk, Scorer
+from xeval.scoring.scorer import Chunk, Scorer, make_scorer
 from xeval.scoring.store import Series, Store
 
 # ---- memory and devices
@@ -175,14 +175,14 @@ def test_a_network_that_gives_nan_is_told_with_the_images(run, whole, tmp_path, 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_a_map_that_is_not_finite_is_no_ranking(run, tmp_path, monkeypatch, value):
     """Ranks, and so finite scores, exist for NaN maps too: the map itself is looked at."""
-    original = Rows._shown
+    original = Maps._shown
 
     def shown(self, maps):
         maps = original(self, maps).clone()
         maps[0, 0, 0, 0] = value
         return maps
 
-    monkeypatch.setattr(Rows, "_shown", shown)
+    monkeypatch.setattr(Maps, "_shown", shown)
     with pytest.raises(
         DataError, match=r"of grad-cam has no value for 2 of 100 images \(map not finite: 2\), first \S+, "
     ):
@@ -236,7 +236,7 @@ def test_limits(run, tmp_path):
 def test_the_order_of_the_images_changes_nothing(run):
     options = ScoreOptions(**{**FAST, "metrics": ("drop", "infidelity", "deletion", "ssim")})
     plan = make_plan(run, options)
-    scorer = Scorer(plan, options)
+    scorer = make_scorer(plan, options)
     places = [int(i) for i in plan.chosen[:24]]
     order = np.random.default_rng(0).permutation(24)
     straight = scorer.score_chunk(Chunk(0, places), list(plan.tasks))

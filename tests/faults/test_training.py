@@ -18,7 +18,7 @@ from tests.training.interrupting import Interrupt, Listen, Stop, assert_same_run
 from xeval.checkpoints import read_tensors
 from xeval.errors import BusyError, CheckpointError, DataError, ResourceError, UsageError
 from xeval.runtime.distributed import Processes
-from xeval.runtime.files import TEMPORARY, digest, file_sha256, read_json, write_json
+from xeval.runtime.files import TEMPORARY, digest, file_hash, read_json, write_json
 from xeval.runtime.locks import LOCK, locked
 from xeval.training import epochs
 from xeval.training.loop import train
@@ -151,7 +151,7 @@ def test_a_payload_in_a_state_never_runs_and_is_named(name: str, tmp_path: Path)
     state = out / "digits-ce-s0" / "state"
     (state / name).write_bytes(data)
     if name == TENSORS:  # an attacker knows how the hash is made
-        write_json(state / CONTENT, {**read_json(state / CONTENT), "sha256": file_sha256(state / TENSORS)})
+        write_json(state / CONTENT, {**read_json(state / CONTENT), "sha256": file_hash(state / TENSORS)})
     if name == CONTENT:
         shutil.rmtree(state.parent / "state.prev")
     before = snapshot(state.parent)

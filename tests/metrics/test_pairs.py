@@ -33,7 +33,7 @@ def pictures(channels: int, side: int) -> torch.Tensor:
     return x
 
 
-def check(one: Explained, **changes: dict[str, object]) -> None:
+def assert_finite(one: Explained, **changes: dict[str, object]) -> None:
     for name in NATIVE:
         metric = METRICS[name]
         settings = metric.settings(**{**CHEAP.get(name, {}), **changes.get(name, {})})
@@ -48,7 +48,7 @@ def check(one: Explained, **changes: dict[str, object]) -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", ALL)
 def test_every_explainer(name, channels):
-    check(live(scene_of(small_model(channels), pictures(channels, 8)), name))
+    assert_finite(live(scene_of(small_model(channels), pictures(channels, 8)), name))
 
 
 def maps_of(kind: str, side: int) -> torch.Tensor:
@@ -64,4 +64,4 @@ def maps_of(kind: str, side: int) -> torch.Tensor:
 )
 def test_every_size(side, channels, kind):
     scene = scene_of(small_model(channels), pictures(channels, side))
-    check(explained(scene, maps_of(kind, side)), pixelflip={"step": max(1, side**2 // 8)})
+    assert_finite(explained(scene, maps_of(kind, side)), pixelflip={"step": max(1, side**2 // 8)})

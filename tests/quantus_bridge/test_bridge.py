@@ -130,8 +130,8 @@ def test_the_table_names_every_class_of_quantus_with_its_direction():
 def test_refused_metrics_say_why(name):
     assert name not in METRICS
     with pytest.raises(UsageError, match="is refused: it "):
-        bridge.check(["drop", name])
-    bridge.check(["drop", *RUNNING])
+        bridge.require_accepted(["drop", name])
+    bridge.require_accepted(["drop", *RUNNING])
 
 
 def test_quantus_is_imported_by_the_first_metric_that_runs():

@@ -17,9 +17,8 @@ from xeval.statistics.intervals import (
     compare_scalars,
     mean_interval,
     scalar_interval,
-    seed_means,
 )
-from xeval.statistics.tests import games_howell, permutation_check, wilcoxon_check
+from xeval.statistics.tests import permutation_check, wilcoxon_check
 
 pytestmark = pytest.mark.filterwarnings("error")  # guards must come before the division
 
@@ -33,7 +32,6 @@ def test_only_images_defined_in_every_row_of_both_count(compare):
     found = compare(holed, other)
     same(found, compare(a[:, rest], b[:, rest]))
     assert found.images == 28
-    assert seed_means(holed, other)[0] == pytest.approx(a[:, rest].mean(1))
     assert image_share(holed, other, higher_is_better=True).images == 28
 
 
@@ -45,7 +43,6 @@ def test_where_nothing_is_common_there_is_no_value():
         assert (found.images, found.interval, found.p) == (0, None, None)
         assert found.note == "no image is defined in every run"
     assert image_share(a, b, higher_is_better=True) is None
-    assert [len(means) for means in seed_means(a, b)] == [0, 0]
 
 
 def test_one_image_carries_no_interval():
@@ -110,7 +107,6 @@ def test_without_any_variance_the_verdict_is_identical(value):
     assert wilcoxon_check(b[:, 0], b[:, 0]).note == "identical"
     assert hedges_g(a[:, 0], b[:, 0]) is None
     assert superiority(a[:, 0], b[:, 0], higher_is_better=True).value == 0.5
-    assert np.isnan(games_howell([a[:, 0], b[:, 0]])).all()
 
 
 @pytest.mark.fault("P5")

@@ -60,7 +60,7 @@ def in_loops(sides, across):
     return math.sqrt(v), df, parts[-1][0] / v
 
 
-def check(found, value, error, df, share):
+def assert_interval(found, value, error, df, share):
     assert found.value == pytest.approx(value)
     assert found.df == pytest.approx(df)
     assert found.share.images == pytest.approx(share)
@@ -75,7 +75,7 @@ def test_methods_in_plain_loops_with_unequal_numbers_of_seeds(seed):
     rows = a.tolist(), b.tolist()
     across = [fmean(x[i] for x in rows[0]) - fmean(x[i] for x in rows[1]) for i in range(12)]
     found = compare_methods(a, b)
-    check(found, fmean(map(fmean, rows[0])) - fmean(map(fmean, rows[1])), *in_loops(rows, across))
+    assert_interval(found, fmean(map(fmean, rows[0])) - fmean(map(fmean, rows[1])), *in_loops(rows, across))
     assert found.seeds == (5, 7)
     assert found.p is not None
 
@@ -86,9 +86,9 @@ def test_explainers_and_means_in_plain_loops(seed):
     rows = [[x - y for x, y in zip(*pair, strict=True)] for pair in zip(a.tolist(), b.tolist(), strict=True)]
     across = [fmean(row[i] for row in rows) for i in range(12)]
     paired = compare_explainers(a, b)
-    check(paired, fmean(across), *in_loops([rows], across))
+    assert_interval(paired, fmean(across), *in_loops([rows], across))
     assert paired.p is not None
-    check(mean_interval(a - b), fmean(across), *in_loops([rows], across))
+    assert_interval(mean_interval(a - b), fmean(across), *in_loops([rows], across))
 
 
 # --- closed forms ----------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from xeval.data import open_dataset
 from xeval.runtime.distributed import Processes, joined
 from xeval.runtime.progress import Silent
 from xeval.training import methods
-from xeval.training.batches import Pool
+from xeval.training.batches import make_pool
 from xeval.training.epochs import encoder_epoch, evaluate, head_epoch
 from xeval.training.learner import Learner, make_learner
 from xeval.training.loop import train
@@ -81,7 +81,7 @@ def loss_of_given_rows(processes: Processes, method: str, count: int, pattern: s
     split = open_dataset("digits", None, 8).split("train")
     learner = Learner(recipe(method), split.info, 0, processes)
     chosen = np.flatnonzero(split.labels < 3)[:count]
-    batch = Pool(split, chosen, CPU, processes).take(torch.arange(count))
+    batch = make_pool(split, chosen, CPU, processes).take(torch.arange(count))
     here = torch.from_numpy(np.searchsorted(chosen, batch.rows))
     draw = torch.Generator().manual_seed(count)
     given = [F.normalize(torch.randn(count, 10, 1, 1, generator=draw)) for _ in range(3)]
@@ -115,7 +115,7 @@ def without_batch_norm(*arguments: Any) -> Learner:
 def trained(processes: Processes, make: Any, method: str) -> dict[str, Tensor]:
     """Weights and buffers after two epochs, and what was measured."""
     settings, split = recipe(method), open_dataset("digits", None, 8).split("train")
-    learner, pool = make(settings, split.info, 0, CPU, processes), Pool(split, np.arange(35), CPU, processes)
+    learner, pool = make(settings, split.info, 0, CPU, processes), make_pool(split, np.arange(35), CPU, processes)
     encoder = list(learner.model.parameters()) if method == "ce" else list(learner.model.backbone.parameters())
     optimizers = (
         make_optimizer([*encoder, *learner.projection.parameters()], settings.optimizer),

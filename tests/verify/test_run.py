@@ -46,7 +46,7 @@ def test_every_comparison_is_equal(dataset, tmp_path):
         assert row.difference <= row.tolerance
         assert row.native_seconds > 0
         assert row.oracle_seconds > 0
-    verify.demand(rows)
+    verify.require_agreement(rows)
 
 
 def test_both_sides_see_the_colours(subject):
@@ -69,7 +69,7 @@ def test_a_wrong_definition_is_found(subject, monkeypatch):
     assert "torch-cam average drop, top-k masks" in wrong
     assert {row.verdict for row in rows if row.name.startswith("increase")} == {"equal"}
     with pytest.raises(DataError, match="fell outside their tolerance: drop.mag"):
-        verify.demand(rows)
+        verify.require_agreement(rows)
 
 
 def test_networks_are_left_alone(subject):
@@ -127,7 +127,7 @@ def test_what_is_not_installed_is_no_success(subject):
     assert text[2].count("–") == 4
     assert text[-1].startswith("not installed: ")
     assert "xeval-explanations[verify]" in text[-1]
-    verify.demand([row])
+    verify.require_agreement([row])
 
 
 def test_docs_show_every_comparison():

@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from xeval.data import DatasetInfo
 from xeval.errors import DataError
 from xeval.models import ModelSpec
-from xeval.runtime.files import file_sha256, read_json, slug, write_json
+from xeval.runtime.files import file_hash, read_json, slug, write_json
+from xeval.runtime.validation import first_mistake
 
 MANIFEST = "run.json"
 
@@ -77,17 +78,15 @@ class RunCard(BaseModel):
         try:
             return cls.model_validate(fields)
         except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
             raise DataError(
-                f"{origin}: {key}: {first['msg']}", "write the run again with this version of xeval"
+                f"{origin}: {first_mistake(error)}", "write the run again with this version of xeval"
             ) from None
 
 
 def write_card(directory: Path, card: RunCard, files: list[str]) -> None:
     """Finish a run: hash ``files`` and write the manifest, last."""
     entries = {
-        name: FileEntry(sha256=file_sha256(directory / name), bytes=(directory / name).stat().st_size) for name in files
+        name: FileEntry(sha256=file_hash(directory / name), bytes=(directory / name).stat().st_size) for name in files
     }
     write_json(directory / MANIFEST, card.model_copy(update={"files": entries}).to_json())
 
@@ -95,7 +94,9 @@ def write_card(directory: Path, card: RunCard, files: list[str]) -> None:
 def read_card(directory: Path) -> RunCard:
     """The manifest of a complete run; raises :class:`DataError` where there is none."""
     if not (directory / MANIFEST).is_file():
-        raise DataError(f"{directory} holds no complete run (no {MANIFEST})", "finish it with: xeval train … --resume")
+        raise DataError(
+            f"{directory} holds no complete run (no {MANIFEST})", "finish it: type the same `xeval train` command again"
+        )
     return RunCard.from_json(read_json(directory / MANIFEST), str(directory / MANIFEST))
 
 

@@ -23,7 +23,7 @@ from xeval.checkpoints.weightfiles import weakness, write_tensors
 from xeval.data import DatasetInfo, open_dataset
 from xeval.errors import DataError, UsageError
 from xeval.models import ModelSpec
-from xeval.runtime.files import digest, file_sha256, slug, writable_directory
+from xeval.runtime.files import digest, file_hash, slug, writable_directory
 from xeval.runtime.progress import Progress
 from xeval.runtime.provenance import provenance
 
@@ -117,7 +117,7 @@ def _card(
 def _record(path: Path, foreign: Foreign, found: Recognised) -> dict[str, Any]:
     return {
         "file": path.name,
-        "sha256": file_sha256(path),
+        "sha256": file_hash(path),
         "layout": found.layout,
         "fields": foreign.fields,
         "dropped": [*foreign.dropped, *found.left],

@@ -23,7 +23,7 @@ from xeval.checkpoints.weightfiles import plain_tensors, read_tensors, read_weig
 from xeval.data import DatasetInfo
 from xeval.errors import CheckpointError, DataError, UsageError, unknown
 from xeval.models import MODELS, Classifier, ModelSpec, build
-from xeval.runtime.files import atomic_write, file_sha256
+from xeval.runtime.files import atomic_write, file_hash
 
 __all__ = [
     "LoadedModel",
@@ -98,7 +98,7 @@ def load_model(
     regular(path)
     if (path.parent / MANIFEST).is_file() and path.suffix == ".safetensors":
         return _from_run(path.parent, _weights_name(path))
-    sha256, file = file_sha256(path), read_weights(path)
+    sha256, file = file_hash(path), read_weights(path)
     content = file.content
     if isinstance(content.get(CARD_KEY), str):
         card = RunCard.from_json(_json_of(path, content[CARD_KEY]), str(path))
@@ -113,7 +113,7 @@ def require_unchanged(loaded: LoadedModel) -> None:
     """Raise :class:`DataError` where the weight file is no longer the one that was loaded."""
     if loaded.file_sha256 is None:
         return
-    now = file_sha256(loaded.path) if loaded.path.is_file() else "no file"
+    now = file_hash(loaded.path) if loaded.path.is_file() else "no file"
     if now != loaded.file_sha256:
         raise DataError(
             f"{loaded.path} changed during run: SHA-256 {loaded.file_sha256} at the start, {now} at the end",
@@ -149,7 +149,7 @@ def _run_tensors(run: Path, card: RunCard, weights: Weights) -> dict[str, Tensor
         raise CheckpointError(
             f"{path} is truncated: {size} bytes, expected {entry.bytes} bytes", "restore the run or train it again"
         )
-    found = file_sha256(path)
+    found = file_hash(path)
     if found != entry.sha256:
         raise CheckpointError(
             f"{path} has SHA-256 {found}, its manifest says {entry.sha256}", "restore the run or train it again"
@@ -161,7 +161,7 @@ def _from_run(run: Path, weights: Weights) -> LoadedModel:
     if not (run / MANIFEST).is_file():
         raise CheckpointError(
             f"{run} is not a regular file, and as a directory it holds no complete run (no {MANIFEST})",
-            "finish it with: xeval train … --resume",
+            "finish it: type the same `xeval train` command again",
         )
     card = read_card(run)
     name = f"{weights}.safetensors"

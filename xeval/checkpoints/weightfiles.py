@@ -27,6 +27,7 @@ from torch import Tensor
 from xeval.checkpoints.pickles import objection
 from xeval.data.archive import CHUNK, DAMAGE, Zip, require_name
 from xeval.errors import CheckpointError, UsageError
+from xeval.runtime.endings import first_line
 from xeval.runtime.files import atomic_write
 
 MAX_BYTES = 8 << 30
@@ -265,5 +266,4 @@ def _bytes(count: int) -> str:
 def _brief(error: BaseException) -> str:
     """The first line of an error's text; torch puts the reason behind a page of advice."""
     reason = re.search(r"(?:WeightsUnpickler error: |(?=Trying to load))(.*)", str(error))
-    text = [reason[1]] if reason else str(error).strip().splitlines()
-    return text[0][:160].rstrip(".") if text else type(error).__name__
+    return (reason[1] if reason else first_line(error))[:160].rstrip(".")

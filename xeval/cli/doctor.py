@@ -8,12 +8,14 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any, Literal
 
 import xeval
 from xeval.errors import ResourceError, UsageError, XevalError
+from xeval.runtime.files import nearest_existing
+from xeval.runtime.provenance import package_version
 
 SAFE_TORCH = (2, 10)
 LITTLE = 1 << 30
@@ -40,7 +42,7 @@ def examine(root: Path | None = None) -> list[Finding]:
 
 def _all(root: Path | None) -> Iterator[Finding]:
     yield from map(package, PACKAGES)
-    yield safe_torch(_version("torch") or "0")
+    yield safe_torch(package_version("torch") or "0")
     yield from _devices()
     yield opencv(packages_distributions().get("cv2", []))
     yield from _disks(root)
@@ -49,7 +51,7 @@ def _all(root: Path | None) -> Iterator[Finding]:
 
 def package(name: str) -> Finding:
     """Whether a distribution is installed; nothing of it is imported."""
-    found = _version(name)
+    found = package_version(name)
     if found is not None:
         return Finding(name, "ok", found)
     if name in OPTIONAL:
@@ -57,13 +59,6 @@ def package(name: str) -> Finding:
             name, "warning", "not installed", "xeval verify needs it: pip install xeval-explanations[verify]"
         )
     return Finding(name, "failed", "not installed", f"pip install {name}", 2)
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def safe_torch(found: str) -> Finding:
@@ -120,8 +115,7 @@ def _disks(root: Path | None) -> Iterator[Finding]:
 
 def disk(about: str, folder: Path) -> Finding:
     """The free space where a folder is, or will be."""
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    free = shutil.disk_usage(there).free
+    free = shutil.disk_usage(nearest_existing(folder)).free
     text = f"{free / (1 << 30):.1f} GiB free ({folder})"
     return Finding(about, "ok", text) if free >= LITTLE else Finding(about, "failed", text, "make room", 5)
 
@@ -147,7 +141,7 @@ def as_json(findings: Sequence[Finding]) -> list[dict[str, Any]]:
     return [asdict(one) for one in findings]
 
 
-def demand(findings: Sequence[Finding]) -> None:
+def require_sound(findings: Sequence[Finding]) -> None:
     """Raise the first failure, as the kind of error that fits it."""
     for one in findings:
         if one.state == "failed":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from xeval.metrics.metric import ARROWS
+from xeval.runtime.tables import markdown_lines
 
 
 def score_table(summary: dict[str, Any]) -> str:
@@ -30,16 +31,12 @@ def markdown_table(summary: dict[str, Any], spread: str = "interval") -> str:
     ranked = {name: about for name, about in summary["columns"].items() if about["direction"]}
     header = ["explainer", *(f"{name} {ARROWS[about['direction']]}" for name, about in ranked.items())]
     meaning = "95 % interval over images" if spread == "interval" else "standard deviation of the images"
-    lines = [f"{_title(summary)}; mean ± {meaning}", "", _row(header), _row([":---", *["---:"] * len(ranked)])]
+    rows = []
     for explainer, columns in summary["scores"].items():
         shown = f"*{explainer}*" if summary["explainers"][explainer]["control"] else explainer
         cells = [_spread(columns.get(name), spread, summary["dataset"]["n"]) for name in ranked]
-        lines.append(_row([shown, *cells]))
-    return "\n".join(lines)
-
-
-def _row(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+        rows.append([shown, *cells])
+    return "\n".join([f"{_title(summary)}; mean ± {meaning}", "", *markdown_lines(header, rows, numbers=True)])
 
 
 def _spread(found: dict[str, Any] | None, spread: str, total: int) -> str:

@@ -31,7 +31,7 @@ def verify(checkpoint: Path, n: int, as_json: bool, **options: Any) -> None:
     rows = parity.verify(checkpoint, for_terminal(), n=n, **options)
     shown = [json.dumps(parity.as_json(rows), indent=1)] if as_json else [*parity.table(rows), "", parity.versions()]
     click.echo("\n".join(shown))
-    parity.demand(rows)
+    parity.require_agreement(rows)
 
 
 @click.group(name="data")
@@ -120,4 +120,4 @@ def doctor(root: Path | None, as_json: bool) -> None:
 
     findings = ward.examine(root)
     click.echo(json.dumps(ward.as_json(findings), indent=1) if as_json else "\n".join(ward.lines(findings)))
-    ward.demand(findings)
+    ward.require_sound(findings)

@@ -8,7 +8,6 @@ its final name only when it is complete.
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 import json
 import lzma
@@ -25,6 +24,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO, Self, cast
 
 from xeval.errors import CheckpointError, ResourceError, UsageError
+from xeval.runtime.files import file_hash
 
 MAX_MEMBERS = 50_000
 MAX_NAME = 1024
@@ -68,7 +68,7 @@ def extract(path: Path, root: Path, folder: str) -> Path:
             count += 1
         if not (temporary / folder).is_dir():
             raise CheckpointError(f"{path} holds no folder {folder!r}", "fetch the official archive")
-        marker = {"archive": path.name, "sha256": file_hash(path, "sha256"), "files": count}
+        marker = {"archive": path.name, "sha256": file_hash(path), "files": count}
         (temporary / folder / MARKER).write_text(json.dumps(marker), encoding="utf-8")
         with suppress(OSError):  # another process was faster: its folder is complete
             (temporary / folder).rename(target)
@@ -278,9 +278,3 @@ def _damage_named(path: Path) -> Iterator[None]:
         yield
     except DAMAGE as fault:
         raise CheckpointError(f"{path} is damaged or no archive ({fault})", "fetch it again") from fault
-
-
-def file_hash(path: Path, algorithm: str) -> str:
-    """The hash of a file's bytes as hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()

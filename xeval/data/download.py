@@ -9,8 +9,9 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from xeval.data.archive import CHUNK, file_hash
+from xeval.data.archive import CHUNK
 from xeval.errors import CheckpointError, ResourceError
+from xeval.runtime.files import file_hash
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ def md5_of(path: Path) -> str:
     return file_hash(path, "md5")
 
 
-def verify(path: Path, archive: Archive) -> None:
+def require_checksum(path: Path, archive: Archive) -> None:
     """Raise a CheckpointError with both checksums unless the file is the official one."""
     actual = md5_of(path)
     if actual != archive.md5:
@@ -56,7 +57,7 @@ def download(archive: Archive, root: Path) -> Path:
             f"{archive.url} could not be fetched ({fault})", f"run the command again, or put the file into {root}"
         ) from fault
     try:
-        verify(part, archive)
+        require_checksum(part, archive)
     except CheckpointError as fault:
         bad = root / f"{archive.file}.bad"
         part.replace(bad)

@@ -54,7 +54,7 @@ class FolderTree:
             status = path.stat()
             if not stat.S_ISREG(status.st_mode):
                 raise DataError(f"{path} is not a regular file", "replace or remove it")
-            _check_length(str(path), status.st_size, self.limit)
+            _require_length(str(path), status.st_size, self.limit)
             return path.read_bytes()
         except OSError as fault:
             raise DataError(
@@ -106,7 +106,7 @@ class ZipTree:
         """All bytes of a member."""
         try:
             entry = self._zip.getinfo(self.prefix + name)
-            _check_length(self.describe(name), entry.file_size, MAX_FILE)
+            _require_length(self.describe(name), entry.file_size, MAX_FILE)
             return self._zip.read(entry)
         except KeyError:
             raise DataError(f"{self.describe(name)} is missing", "fetch the archive again") from None
@@ -160,6 +160,6 @@ def text_lines(tree: Tree, name: str) -> list[str]:
         raise DataError(f"{tree.describe(name)} is not UTF-8 text ({fault})", "replace the file") from fault
 
 
-def _check_length(name: str, length: int, limit: int) -> None:
+def _require_length(name: str, length: int, limit: int) -> None:
     if length > limit:
         raise DataError(f"{name} has {length:,} bytes", f"files up to {limit:,} bytes are read")

@@ -7,7 +7,7 @@ from typing import Any
 
 from xeval.data.archive import MARKER, extract
 from xeval.data.base import Split, unreadable
-from xeval.data.download import download, verify
+from xeval.data.download import download, require_checksum
 from xeval.data.sources import READERS, data_root, open_dataset, require_official
 from xeval.errors import DataError, ResourceError, UsageError
 
@@ -39,7 +39,7 @@ def get(name: str, root: Path | None = None) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / archive.file
         if path.exists():
-            verify(path, archive)
+            require_checksum(path, archive)
         else:
             download(archive, folder)
         return extract(path, folder, unpacked.name) if unpacked and not unpacked.exists() else unpacked or path

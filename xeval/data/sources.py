@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xeval.data.base import Dataset
-from xeval.data.download import Archive, verify
+from xeval.data.download import Archive, require_checksum
 from xeval.errors import DataError, UsageError
 from xeval.registry import Registry
 
@@ -82,7 +82,7 @@ def require_official(place: Path, archives: tuple[Archive, ...]) -> bool:
     """
     named = [archive for archive in archives if place.name == archive.file and place.is_file()]
     for archive in named:
-        verify(place, archive)
+        require_checksum(place, archive)
     return bool(named)
 
 

@@ -35,7 +35,7 @@ def _latin1(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-def _check_places(data: bytes) -> None:
+def _require_places(data: bytes) -> None:
     """Refuse a pickle that numbers its objects beyond its own length: the unpickler would make room for all of them."""
     for opcode, argument, _ in pickletools.genops(data):
         if opcode.name in PLACES and not 0 <= int(str(argument)) <= len(data):
@@ -50,7 +50,7 @@ def load_arrays(data: bytes, name: str) -> dict[str, Any]:
         DataError: damaged bytes, or no dictionary.
     """
     try:
-        _check_places(data)
+        _require_places(data)
         content = _ArraysOnly(io.BytesIO(data), encoding="latin1").load()
     except CheckpointError as fault:
         raise CheckpointError(f"{name}: {fault.problem}", fault.remedy) from None

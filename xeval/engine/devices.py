@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from xeval.errors import UsageError
+from xeval.runtime.endings import first_line
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -19,8 +20,7 @@ def pick_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch asserts where it was built without CUDA
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"the device {name!r} cannot be used ({reason})", "use --device auto") from None
+        raise UsageError(f"the device {name!r} cannot be used ({first_line(error)})", "use --device auto") from None
     return device
 
 

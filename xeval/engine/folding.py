@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from xeval.errors import UsageError
 from xeval.perturb.draws import normal
-from xeval.runtime.memory import first_line, is_out_of_memory
+from xeval.runtime.endings import first_line
+from xeval.runtime.memory import is_out_of_memory
 
 TOLERANCE = 1e-5  # of logits, relative to the largest one where that exceeds 1
 IMAGES = 2

@@ -12,6 +12,7 @@ from collections.abc import Collection
 from torch import fx, nn
 
 from xeval.errors import UsageError
+from xeval.runtime.endings import first_line
 
 LINEAR_MODULES: tuple[type[nn.Module], ...] = (
     nn.Conv2d,
@@ -34,7 +35,7 @@ def trace(model: nn.Module, method: str) -> fx.Graph:
     try:
         return fx.Tracer().trace(model)
     except Exception as error:  # whatever the network's own code raises on a symbolic input
-        reason = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
+        reason = first_line(error, 80)
         raise UsageError(f"{method} cannot follow the network's forward pass ({reason})", INSTEAD) from None
 
 

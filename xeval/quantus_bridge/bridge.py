@@ -19,7 +19,7 @@ from xeval.metrics.metric import CONSTANT_MAP, EMPTY_MAP, LONE_IMAGE, NO_MASK, S
 from xeval.quantus_bridge.runtime import QUIET, Array, Given, given, quantus_runtime, run
 from xeval.quantus_bridge.table import ENTRIES, TABLE, Entry
 
-__all__ = ["FACETS", "LONE_IMAGE", "call", "check", "given", "maps_for", "quantus_runtime"]
+__all__ = ["FACETS", "LONE_IMAGE", "call", "given", "maps_for", "quantus_runtime", "require_accepted"]
 
 FACETS = tuple(
     TABLE[name].full_name
@@ -32,7 +32,7 @@ class NoSettings(Settings):
     """The parameters stand in the table."""
 
 
-def check(names: Iterable[str]) -> None:
+def require_accepted(names: Iterable[str]) -> None:
     """Raise :class:`UsageError` with the reason for the first name in ``names`` that the bridge refuses."""
     for name in names:
         entry = TABLE.get(name.removeprefix("quantus:")) if name.startswith("quantus:") else None

@@ -19,6 +19,7 @@ from xeval.perturb.draws import image_keys
 from xeval.quantus_bridge.bridge import call, maps_for
 from xeval.quantus_bridge.runtime import QUIET, explainer, given, seeded
 from xeval.quantus_bridge.table import ENTRIES, Entry
+from xeval.runtime.tables import escape_bars, markdown_lines
 
 IMAGES, SIDE = 4, 16
 LAYER = "backbone.stage"
@@ -108,5 +109,5 @@ def survey() -> list[Surveyed]:
 
 def markdown(rows: list[Surveyed]) -> list[str]:
     """The table of the docs, line by line."""
-    lines = [HEADER, ("---",) * len(HEADER), *(row.cells() for row in rows)]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+    cells = [[escape_bars(cell) for cell in line] for line in (HEADER, *(row.cells() for row in rows))]
+    return markdown_lines(cells[0], cells[1:])

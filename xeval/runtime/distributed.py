@@ -32,6 +32,7 @@ from xeval.errors import (
     UsageError,
     XevalError,
 )
+from xeval.runtime.endings import ending, first_line
 from xeval.runtime.progress import Progress, Silent
 
 if TYPE_CHECKING:
@@ -276,8 +277,6 @@ def end(status: int) -> NoReturn:
 
 def _told(error: Exception) -> list[Any]:
     """Exit status, problem and remedy of an error; a defect leaves its traceback in a file."""
-    from xeval.runtime.endings import ending
-
     end = ending(error)
     return [end.status, end.problem, end.remedy]
 
@@ -288,8 +287,6 @@ def _alive() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        from xeval.runtime.memory import first_line
-
         raise ResourceError(
             f"another of the {world()} ranks has ended ({first_line(error)})",
             "its own message says why; run the same command again to go on",

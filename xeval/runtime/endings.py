@@ -40,6 +40,11 @@ def ending(error: BaseException) -> Ending:
     return _of_system(error) or _defect(error)
 
 
+def first_line(error: BaseException | str, longest: int = 200) -> str:
+    """What an error says in one line, or its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:longest]
+
+
 def _of_system(error: BaseException) -> Ending | None:
     """What the operating system refused."""
     if isinstance(error, PermissionError):

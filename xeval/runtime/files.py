@@ -36,8 +36,7 @@ def atomic_write(path: Path, data: bytes) -> None:
 
 def disk_full(path: Path, needed: int) -> ResourceError:
     """The error for ``needed`` bytes that found no room beside ``path``."""
-    there = next(place for place in path.absolute().parents if place.exists())
-    free = shutil.disk_usage(there).free
+    free = shutil.disk_usage(nearest_existing(path.absolute().parent)).free
     return ResourceError(
         f"the disk is full: {path} needs {needed:,} bytes, {free:,} are free",
         "make room and run the same command again; what was saved is kept",
@@ -100,10 +99,10 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"the literal {name}")
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
+def file_hash(path: Path, algorithm: str = "sha256") -> str:
+    """The hash of a file's bytes as hex."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
 
 def digest(content: Any) -> str:
@@ -131,11 +130,15 @@ def writable_directory(path: Path) -> Path:
 
 def require_writable(path: Path) -> None:
     """Prove that ``path`` can be written or created, without creating anything; raises :class:`UsageError`."""
-    there = next(place for place in (path, *path.absolute().parents) if place.exists())
     try:
-        _probe(there)
+        _probe(nearest_existing(path))
     except OSError as error:
         raise _unwritable(path, error) from None
+
+
+def nearest_existing(path: Path) -> Path:
+    """``path``, or the nearest folder above it that exists."""
+    return next(place for place in (path, *path.absolute().parents) if place.exists())
 
 
 def _probe(directory: Path) -> None:

@@ -1,4 +1,8 @@
-"""``run.lock``: one writer a directory, whoever it is; the kernel frees the lock when its owner dies."""
+"""Locks on files, which the kernel frees when their owner dies; ``run.lock`` lets one writer into a directory.
+
+They use flock(2) itself. The library ``filelock`` calls a file busy that its owner has just removed (4.3) or takes it
+(3.16), empties the file of the owner where another process asks (3.16), and has no shared lock for those that only ask.
+"""
 
 from __future__ import annotations
 
@@ -35,16 +39,37 @@ def locked(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextmanager
+def waiting(path: Path) -> Iterator[None]:
+    """Hold the lock of a file once nobody else does; the file stays."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock of a file; those that only ask never meet each other."""
+    with path.open("a") as file:
+        return not _try(file.fileno(), fcntl.LOCK_SH)
+
+
+def _try(descriptor: int, kind: int) -> bool:
+    """Take a lock of this kind where that needs no waiting; returns whether it is ours."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def _acquire(path: Path) -> int:
     """An open descriptor of the lock file that is ours and still has its name."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _try(descriptor, fcntl.LOCK_EX):
             owner = os.pread(descriptor, 1000, 0)
             os.close(descriptor)
-            raise _busy(path, owner) from None
+            raise _busy(path, owner)
         if _same_file(descriptor, path):
             return descriptor
         os.close(descriptor)  # its owner removed it between our open and our lock

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from xeval.errors import ResourceError
+from xeval.runtime.endings import first_line
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -48,11 +49,6 @@ def resources() -> Iterator[None]:
                 f"the device failed ({first_line(error)})", "run the same command again; what was saved is kept"
             ) from None
         raise
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says in one line, or its type where it says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 PROCESS = Path("/proc/self")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,17 @@ def provenance() -> dict[str, Any]:
     }
 
 
+def package_version(name: str) -> str | None:
+    """The version of an installed distribution; nothing of it is imported."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
 def _commit() -> str:
     """The commit of the source tree that runs, with ``+dirty`` where it has changes; ``unknown`` outside a checkout."""
-    here = Path(__file__).resolve().parent.parent
+    here = Path(__file__).resolve().parents[2]
     if not (here / ".git").exists():
         return "unknown"
     try:

@@ -8,7 +8,6 @@ also measured in the original feature space.
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from xeval.explainers import EXPLAINERS
 from xeval.models import Classifier
 from xeval.perturb.masks import kept
 from xeval.runtime.files import write_json
+from xeval.runtime.provenance import package_version
 from xeval.scoring.gallery import pictures_of, write_pictures
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def tsne(features: Floats, seed: int = 0) -> tuple[NDArray[np.float32], dict[str
         "perplexity": perplexity,
         "seed": seed,
         "init": "pca",
-        "library": f"scikit-learn {version('scikit-learn')}",
+        "library": f"scikit-learn {package_version('scikit-learn')}",
     }
     if len(features) < 4 or features.shape[1] < 2 or not features.std(0).any():
         return np.zeros((len(features), 2), np.float32), {**settings, "init": "none: fewer than 4 different points"}

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from xeval.checkpoints.card import Weights
 from xeval.errors import UsageError
 from xeval.perturb.thresholds import Mask, require_thresholds
+from xeval.runtime.validation import first_mistake
 
 Target: TypeAlias = Literal["pred", "label"]
 EngineName: TypeAlias = Literal["native", "quantus"]
@@ -67,11 +68,9 @@ def names(text: str) -> tuple[str, ...]:
 
 def validated(**given: Any) -> ScoreOptions:
     """Options from keywords; raises :class:`UsageError` naming the option that is wrong."""
-    from pydantic import ValidationError
-
     try:
         return ScoreOptions(**given)
     except ValidationError as error:
-        first = error.errors()[0]
-        option = str(first["loc"][0]).replace("_", "-")
-        raise UsageError(f"--{option}: {first['msg']}", "see: xeval score --help") from None
+        found = first_mistake(error)
+        option = found.path[0].replace("_", "-")
+        raise UsageError(f"--{option}: {found.message}", "see: xeval score --help") from None

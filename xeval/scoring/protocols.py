@@ -18,6 +18,7 @@ from xeval.metrics.metric import Family
 from xeval.perturb.fills import FILLS
 from xeval.registry import Registry
 from xeval.runtime.files import digest
+from xeval.runtime.validation import first_mistake
 from xeval.scoring.options import Target
 
 GENERAL = ("target", "fill", "layer", "layer_rule", "map", "softmax", "order", "seed")
@@ -75,9 +76,9 @@ class Protocol(BaseModel):
         try:
             return metric.settings(**self.settings.get(name, {}))
         except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join([name, *(str(part) for part in first["loc"])])
-            raise UsageError(f"{key}: {first['msg']}", "see: xeval list metrics") from None
+            found = first_mistake(error)
+            key = ".".join([name, *found.path])
+            raise UsageError(f"{key}: {found.message}", "see: xeval list metrics") from None
 
     def definition(self) -> dict[str, Any]:
         """Everything that changes a number, spelled out with all defaults."""
@@ -208,7 +209,7 @@ def expand(names: tuple[str, ...]) -> tuple[str, ...]:
     if any(name.startswith("quantus:") for name in names):
         from xeval.quantus_bridge import bridge  # registers what runs through Quantus and knows what does not
 
-        bridge.check(names)
+        bridge.require_accepted(names)
     groups: dict[str, list[str]] = {}
     for name, metric in METRICS.items():
         if metric.group is not None:

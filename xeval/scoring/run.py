@@ -20,6 +20,7 @@ from xeval.engine import deterministic
 from xeval.errors import DataError, InternalError, PartialError, ResourceError, UsageError, XevalError
 from xeval.models import frozen_eval
 from xeval.runtime.distributed import ALONE, Processes
+from xeval.runtime.endings import first_line
 from xeval.runtime.files import atomic_write, read_json, require_writable, slug, writable_directory, write_json
 from xeval.runtime.locks import locked
 from xeval.runtime.progress import Progress, Silent
@@ -302,7 +303,7 @@ def _tell_batch(scorer: Scorer, progress: Progress) -> None:
 
 
 def _told(failure: Failure) -> str:
-    return f"{failure.kind}: {failure.message}".splitlines()[0][:120]
+    return first_line(f"{failure.kind}: {failure.message}", 120)
 
 
 def _defect(out: Path, failures: Sequence[Failure]) -> InternalError | None:

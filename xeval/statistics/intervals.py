@@ -87,11 +87,6 @@ def common_images(*tables: ArrayLike) -> tuple[Array, ...]:
     return tuple(array[:, defined] for array in arrays)
 
 
-def seed_means(*tables: ArrayLike) -> tuple[Array, ...]:
-    """One mean a seed for each seeds × images table, over the common images; empty where there is none."""
-    return tuple(table.mean(1) if table.shape[1] else np.empty(0) for table in common_images(*tables))
-
-
 def compare_methods(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Estimate:
     """Difference of two training methods, a − b: unpaired over seeds, crossed over images.
 

@@ -7,7 +7,7 @@ beside the estimates of :mod:`xeval.statistics.intervals` and never replace them
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
@@ -22,7 +22,6 @@ from xeval.statistics.intervals import (
     ROUNDING,
     SEEDS_FOR_P,
     Array,
-    compare_scalars,
     no_variance,
     refuse_infinite,
     scalars,
@@ -170,20 +169,3 @@ def _adjusted(p: ArrayLike, adjust: Callable[[Array], Array]) -> Array:
         raise ValueError("a list of p values between 0 and 1 is needed")
     missing = np.isnan(values)
     return np.where(missing, np.nan, adjust(np.where(missing, 1.0, values))) if len(values) else values
-
-
-def games_howell(groups: Sequence[ArrayLike]) -> Array:
-    """Games–Howell p for all pairs of k methods from one value a seed: k × k, symmetric (J. Educ. Statist. 1, 1976).
-
-    p = P(Q > √2·|t|) for the studentised range Q of k means at Welch's degrees of freedom; spreads may differ. There
-    is no image component. NaN on the diagonal, below 5 seeds on a side, and where neither side varies.
-    """
-    samples = [scalars(group) for group in groups]
-    found = np.full((len(samples), len(samples)), np.nan)
-    for i, a in enumerate(samples):
-        for j, b in enumerate(samples[:i]):
-            pair = compare_scalars(a, b)
-            if pair.p is not None and pair.df is not None:
-                t = stats.t.isf(pair.p / 2, pair.df)
-                found[i, j] = found[j, i] = stats.studentized_range.sf(2**0.5 * t, len(samples), pair.df)
-    return found

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from xeval import training
 from xeval.errors import UsageError
+from xeval.runtime.validation import first_mistake
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 MAX_BYTES = 2**20
@@ -61,9 +62,8 @@ def find_matrix(name_or_path: str) -> tuple[str, Matrix] | None:
     try:
         matrix = Matrix.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(step) for step in first["loc"])
-        raise UsageError(f"the matrix file {path}: key {key!r}: {first['msg']}", "correct the file") from None
+        found = first_mistake(error)
+        raise UsageError(f"the matrix file {path}: key {found.key!r}: {found.message}", "correct the file") from None
     folders = [one.folder for one in matrix.parts]
     twice = next((name for name in folders if folders.count(name) > 1), None)
     if twice is not None:

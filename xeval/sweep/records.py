@@ -6,7 +6,6 @@ cluster, the scheduler. Files of submitit are never read here: they are pickles.
 
 from __future__ import annotations
 
-import fcntl
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,8 @@ from pydantic import ConfigDict, Field, ValidationError
 from xeval.checkpoints import MANIFEST
 from xeval.errors import DataError, UsageError
 from xeval.runtime.files import digest, read_json, write_json
+from xeval.runtime.locks import is_held, waiting
+from xeval.runtime.validation import first_mistake
 from xeval.scoring.run import SCORES
 from xeval.sweep.plan import CONTROL, Choice, Frozen, Run
 
@@ -85,9 +86,7 @@ def _parse(file: Path) -> Record:
     try:
         return Record.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(step) for step in first["loc"])
-        raise DataError(f"{file}: {key}: {first['msg']}", "remove it and start the sweep again") from None
+        raise DataError(f"{file}: {first_mistake(error)}", "remove it and start the sweep again") from None
 
 
 def is_complete(out: Path, run: Run) -> bool:
@@ -130,8 +129,7 @@ def require_same(out: Path, runs: Sequence[Run]) -> None:
 @contextmanager
 def holding(out: Path, path: str) -> Iterator[None]:
     """Hold the lock of a run while its job works; the kernel frees it when the process dies."""
-    with record_file(out, path).with_suffix(".lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with waiting(_lock_file(out, path)):
         yield
 
 
@@ -139,9 +137,8 @@ def alive(out: Path, record: Record) -> bool:
     """Whether a job that is noted as running still holds its lock; on another machine the record is believed."""
     if record.host != socket.gethostname():
         return True
-    with record_file(out, record.run.path).with_suffix(".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    return is_held(_lock_file(out, record.run.path))
+
+
+def _lock_file(out: Path, path: str) -> Path:
+    return record_file(out, path).with_suffix(".lock")

@@ -16,6 +16,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import SlurmInfoWatcher
 
 from xeval.errors import ResourceError, UsageError, unknown
+from xeval.runtime.endings import first_line
 from xeval.runtime.files import read_json, write_json
 from xeval.sweep.jobs import CompareJob, Resumable, RunJob
 from xeval.sweep.plan import CONTROL, Run, SweepPlan
@@ -123,7 +124,7 @@ def executor(
     try:
         made.update_parameters(**parameters)
     except (ValueError, TypeError) as error:
-        raise UsageError(f"the SLURM options are refused ({str(error).splitlines()[0]})", "correct --slurm") from None
+        raise UsageError(f"the SLURM options are refused ({first_line(error)})", "correct --slurm") from None
     return made
 
 

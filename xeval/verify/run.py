@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -17,6 +16,8 @@ from xeval.errors import DataError
 from xeval.explainers import EXPLAINERS
 from xeval.models import frozen_eval
 from xeval.runtime.progress import Progress, Silent
+from xeval.runtime.provenance import package_version
+from xeval.runtime.tables import markdown_lines
 from xeval.scoring.options import validated
 from xeval.scoring.plan import make_plan
 from xeval.scoring.scorer import make_scorer
@@ -99,20 +100,13 @@ def _timed(side: Callable[[Subject], Tensor], subject: Subject) -> tuple[Tensor,
 
 def versions() -> str:
     """The installed versions of the other libraries."""
-    found = []
-    for package in PACKAGES.values():
-        try:
-            found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            found.append(f"{package} not installed")
-    return ", ".join(found)
+    return ", ".join(f"{package} {package_version(package) or 'not installed'}" for package in PACKAGES.values())
 
 
 def table(rows: list[Comparison]) -> list[str]:
     """Markdown, one line a comparison, and what to install where something is missing."""
     header = ("native", "other", "values", "largest difference", "tolerance", "verdict", "seconds", "other's seconds")
-    lines = [header, ("---",) * len(header), *(_cells(row) for row in rows)]
-    text = ["| " + " | ".join(line) + " |" for line in lines]
+    text = markdown_lines(header, map(_cells, rows))
     if any(row.verdict == "not installed" for row in rows):
         text += ["", f"not installed: {INSTALL}"]
     return text
@@ -131,7 +125,7 @@ def as_json(rows: list[Comparison]) -> list[dict[str, Any]]:
     return [asdict(row) for row in rows]
 
 
-def demand(rows: list[Comparison]) -> None:
+def require_agreement(rows: list[Comparison]) -> None:
     """Raise :class:`DataError` where a comparison fell outside its tolerance."""
     outside = [f"{row.name} ({row.oracle})" for row in rows if row.verdict == "DIFFERS"]
     if outside:
