@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from xeval.checkpoints import LoadedModel, load_model
+from xeval.checkpoints.load import LoadedModel, load_model
 from xeval.data import DatasetInfo, open_dataset
 from xeval.data.base import ArraySplit, Pixels
 from xeval.data.images import decode, square

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from xeval.checkpoints import RunCard, Selection, write_card, write_tensors
+from xeval.checkpoints.card import RunCard, Selection, write_card
+from xeval.checkpoints.weightfiles import write_tensors
 from xeval.data import DatasetInfo, open_dataset
 from xeval.models import Classifier, ModelSpec, build
 

@@ -18,7 +18,8 @@ import pytest
 
 import xeval
 from tests.commands import ROOT, here
-from xeval.checkpoints import load_model, read_card
+from xeval.checkpoints.card import read_card
+from xeval.checkpoints.load import load_model
 from xeval.errors import UsageError
 from xeval.runtime.progress import Silent
 from xeval.scoring.store import Store

@@ -14,7 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from xeval.checkpoints import RunCard, Selection, load_encoder, run_name, write_card, write_tensors
+from xeval.checkpoints.card import RunCard, Selection, write_card
+from xeval.checkpoints.folder import run_name
+from xeval.checkpoints.load import load_encoder
+from xeval.checkpoints.weightfiles import write_tensors
 from xeval.data import DatasetInfo, Split, holdout, normalize, open_dataset
 from xeval.engine import pick_device
 from xeval.models import Classifier, ModelSpec, frozen_eval

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from xeval.checkpoints import MANIFEST, read_card, run_name
+from xeval.checkpoints.card import read_card
+from xeval.checkpoints.folder import MANIFEST, run_name
 from xeval.data import open_dataset
 from xeval.engine import pick_device
 from xeval.errors import DataError

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xeval.checkpoints import read_tensors, write_tensors
+from xeval.checkpoints.weightfiles import read_tensors, write_tensors
 from xeval.errors import CheckpointError, ResourceError, UsageError, XevalError
 from xeval.runtime.files import digest, file_hash, read_json, sync_directory, write_json
 

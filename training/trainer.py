@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from xeval.checkpoints import RunCard, Selection, read_tensors, write_card, write_tensors
+from xeval.checkpoints.card import RunCard, Selection, write_card
+from xeval.checkpoints.weightfiles import read_tensors, write_tensors
 from xeval.data import Dataset, Split, holdout, stratified
 from xeval.errors import CheckpointError, UsageError
 from xeval.explainers import EXPLAINERS

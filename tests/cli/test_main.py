@@ -38,7 +38,7 @@ def test_the_two_commands_as_typed(tmp_path):
             folder / "runs" / f"cifar100-{method}-s0", dataset="cifar100", method=method, seed=len(method), root=data
         )
         xeval("score", f"runs/cifar100-{method}-s0", "--limit", "100", cwd=folder, XEVAL_DATA=str(data))
-    from xeval.checkpoints import export
+    from xeval.checkpoints.load import export
 
     export(folder / "runs" / "cifar100-excon-s0", folder / "ckpt.pt")
     scored = xeval(

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from tests.data.makers import cifar100_python, noise, tiny_imagenet, write_tree
 from tests.reports.synthetic import card, scores, write_run
-from xeval.checkpoints import read_card
+from xeval.checkpoints.card import read_card
 from xeval.data import archive, open_dataset
 from xeval.data.archive import MARKER, extract
 from xeval.data.unpickler import load_arrays

@@ -37,10 +37,11 @@ from tests.faults.foreign import (
     supce,
     supcontrast,
 )
-from xeval.checkpoints import load_encoder, load_model, read_card
 from xeval.checkpoints import sandbox as quarantine
+from xeval.checkpoints.card import read_card
 from xeval.checkpoints.convert import import_checkpoint
 from xeval.checkpoints.layouts import LAYOUTS
+from xeval.checkpoints.load import load_encoder, load_model
 from xeval.errors import CheckpointError, DataError, UsageError, XevalError
 from xeval.runtime.files import read_json
 from xeval.runtime.progress import Silent

@@ -15,7 +15,7 @@ import torch
 from tests.commands import here
 from tests.data.makers import image_folder, noise, png, snapshot, write_tree
 from tests.training.interrupting import Interrupt, Listen, Stop, assert_same_run, run
-from xeval.checkpoints import read_tensors
+from xeval.checkpoints.weightfiles import read_tensors
 from xeval.errors import BusyError, CheckpointError, DataError, ResourceError, UsageError
 from xeval.runtime.distributed import Processes
 from xeval.runtime.files import TEMPORARY, digest, file_hash, read_json, write_json

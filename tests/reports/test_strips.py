@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tests.commands import here
 from tests.runs import make_run
-from xeval.checkpoints import write_tensors
+from xeval.checkpoints.weightfiles import write_tensors
 from xeval.data import DatasetInfo, open_dataset
 from xeval.errors import DataError, UsageError, XevalError
 from xeval.explainers.cam import grad_cam, upsample

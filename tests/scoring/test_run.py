@@ -8,7 +8,7 @@ import torch
 
 from tests import reference
 from tests.runs import make_run
-from xeval.checkpoints import load_model
+from xeval.checkpoints.load import load_model
 from xeval.data import normalize, open_dataset
 from xeval.errors import CheckpointError, DataError, UsageError
 from xeval.explainers import cam
@@ -241,7 +241,7 @@ def test_artifacts(scored):
 
 
 def test_exported_file_scores_the_same(run, tmp_path):
-    from xeval.checkpoints import export
+    from xeval.checkpoints.load import export
 
     export(run, tmp_path / "ckpt.pt")
     out = score(tmp_path / "ckpt.pt", **FAST)

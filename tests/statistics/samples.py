@@ -39,10 +39,10 @@ def same(x, y):
     assert (x.p, x.df, x.share.seeds) == pytest.approx((y.p, y.df, y.share.seeds), rel=1e-6)
 
 
-LIMITS = {  # sign flip, permutation, largest family, detectable d for 1, 5 and 10 comparisons
-    3: (0.250, 0.100, 0, 3.07, 4.80, 5.76),
-    5: (0.0625, 0.0079, 6, 2.02, 2.74, 3.08),
-    6: (0.031, 0.0022, 23, 1.80, 2.38, 2.63),
-    8: (0.0078, 0.00016, 321, 1.51, 1.94, 2.13),
-    10: (0.0020, 0.00001, 4618, 1.32, 1.69, 1.84),
+LIMITS = {  # permutation, largest family, detectable d for 1, 5 and 10 comparisons
+    3: (0.100, 0, 3.07, 4.80, 5.76),
+    5: (0.0079, 6, 2.02, 2.74, 3.08),
+    6: (0.0022, 23, 1.80, 2.38, 2.63),
+    8: (0.00016, 321, 1.51, 1.94, 2.13),
+    10: (0.00001, 4618, 1.32, 1.69, 1.84),
 }

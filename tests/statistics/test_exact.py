@@ -1,14 +1,14 @@
 """The exact checks beside the intervals: every split, every sign."""
 
 import math
-from itertools import combinations, product
+from itertools import combinations
 from statistics import fmean, variance
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from xeval.statistics.tests import permutation_check, wilcoxon_check
+from xeval.statistics.tests import permutation_check
 
 pytestmark = pytest.mark.filterwarnings("error")  # guards must come before the division
 
@@ -64,16 +64,3 @@ def test_the_permutation_check_is_withheld_where_it_is_not_exact():
         assert (found.p, found.note) == (None, "one standard deviation exceeds 3 times the other")
     many = np.random.default_rng(0).normal(size=(2, 12))
     assert permutation_check(*many).note == "more than 200000 splits to enumerate"
-
-
-def test_wilcoxon_counts_sign_flips_and_needs_six_checkpoints():
-    difference = [0.3, -0.1, 0.5, 0.7, 0.2, 0.9]
-    ranks = stats.rankdata(np.abs(difference))
-    sums = [sum(r for r, sign in zip(ranks, signs, strict=True) if sign) for signs in product((0, 1), repeat=6)]
-    observed = sum(r for r, d in zip(ranks, difference, strict=True) if d > 0)
-    found = wilcoxon_check(np.add(difference, 4), np.full(6, 4.0))
-    assert found.p == pytest.approx(2 * fmean(total >= observed for total in sums))
-    assert wilcoxon_check(range(1, 7), np.zeros(6)).p == found.smallest_p == pytest.approx(2 / 64)
-    few = wilcoxon_check([*range(1, 6), np.nan], np.zeros(6))
-    assert (few.p, few.smallest_p) == (None, 2 / 32)
-    assert "at least 6 checkpoints" in few.note

@@ -18,7 +18,7 @@ from xeval.statistics.intervals import (
     mean_interval,
     scalar_interval,
 )
-from xeval.statistics.tests import permutation_check, wilcoxon_check
+from xeval.statistics.tests import permutation_check
 
 pytestmark = pytest.mark.filterwarnings("error")  # guards must come before the division
 
@@ -65,10 +65,6 @@ def test_scores_that_cannot_be_compared_are_refused():
         compare_scalars([1, 2, 3], [1, 2, -np.inf])
     with pytest.raises(DataError, match="5 and 4 checkpoints"):
         compare_explainers(np.ones((5, 3)), np.ones((4, 3)))
-    with pytest.raises(DataError, match="6 and 7 checkpoints"):
-        wilcoxon_check(range(6), range(7))
-    with pytest.raises(DataError, match="infinite"):
-        wilcoxon_check([np.inf] * 6, [np.inf] * 6)
     for wrong in (np.ones(3), np.ones((0, 3))):
         with pytest.raises(ValueError, match="seeds × images"):
             common_images(wrong)
@@ -104,7 +100,6 @@ def test_without_any_variance_the_verdict_is_identical(value):
     for found in estimates:
         assert (found.interval, found.p, found.note) == (None, None, "identical")
     assert permutation_check(a[:, 0], b[:, 0]).note == "identical"
-    assert wilcoxon_check(b[:, 0], b[:, 0]).note == "identical"
     assert hedges_g(a[:, 0], b[:, 0]) is None
     assert superiority(a[:, 0], b[:, 0], higher_is_better=True).value == 0.5
 

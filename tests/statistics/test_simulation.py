@@ -9,7 +9,7 @@ from scipy import special, stats
 from tests import simulated
 from tests.statistics.samples import PAGE
 from xeval.statistics.intervals import compare_methods
-from xeval.statistics.tests import holm, permutation_check, wilcoxon_check
+from xeval.statistics.tests import holm, permutation_check
 
 pytestmark = pytest.mark.filterwarnings("error")  # guards must come before the division
 
@@ -82,10 +82,3 @@ def test_the_permutation_check_keeps_its_level_and_withholds_itself(ratio, serve
     given = [x for x in p if x is not None]
     assert served[0] <= len(given) / 6000 <= served[1]
     assert sum(x < 0.05 for x in given) / 6000 <= 0.06  # of all runs: where it is withheld it claims nothing
-
-
-@pytest.mark.slow
-def test_wilcoxon_keeps_its_level():
-    rng = np.random.default_rng(0)
-    p = [wilcoxon_check(rng.normal(size=6), rng.normal(size=6)).p for _ in range(4000)]
-    assert np.mean(np.less(p, 0.05)) == pytest.approx(2 / 64, abs=0.011)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import ROOT, here, xeval
-from xeval.checkpoints import read_card
+from xeval.checkpoints.card import read_card
 
 MATRIX = """
 limit = 200

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.runs import make_run
-from xeval.checkpoints import read_card, write_card
+from xeval.checkpoints.card import read_card, write_card
 from xeval.errors import DataError
 from xeval.sweep.plan import SweepPlan, Wish, make_plan
 from xeval.sweep.records import read, register

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from xeval.checkpoints import read_tensors
+from xeval.checkpoints.weightfiles import read_tensors
 from xeval.runtime.progress import Silent
 from xeval.training.loop import train
 from xeval.training.recipe import Recipe

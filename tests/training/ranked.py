@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.training.interrupting import Interrupt, Stop
-from xeval.checkpoints import write_tensors
+from xeval.checkpoints.weightfiles import write_tensors
 from xeval.data import open_dataset
 from xeval.runtime.distributed import Processes, joined
 from xeval.runtime.progress import Silent

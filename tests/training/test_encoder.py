@@ -10,7 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from tests.runs import make_run
-from xeval.checkpoints import load_model, write_tensors
+from xeval.checkpoints.load import load_model
+from xeval.checkpoints.weightfiles import write_tensors
 from xeval.data import normalize, open_dataset
 from xeval.errors import CheckpointError
 from xeval.models import NearestNeighbours

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from xeval.checkpoints import read_tensors
+from xeval.checkpoints.weightfiles import read_tensors
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """

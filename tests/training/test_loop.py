@@ -12,7 +12,8 @@ import torch
 
 from tests.data.makers import snapshot
 from tests.training.interrupting import LIMIT, Interrupt, Listen, Stop, assert_same_run, rows, run, without_seconds
-from xeval.checkpoints import load_model, read_card
+from xeval.checkpoints.card import read_card
+from xeval.checkpoints.load import load_model
 from xeval.data import normalize, open_dataset
 from xeval.engine import pick_device
 from xeval.errors import CheckpointError, DataError, ResourceError, UsageError

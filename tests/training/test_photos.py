@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from xeval.checkpoints import read_card
+from xeval.checkpoints.card import read_card
 from xeval.training.loop import train
 from xeval.training.recipe import load_recipe
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from tests.jobs import processes
 from tests.training import ranked
 from tests.training.interrupting import rows
-from xeval.checkpoints import read_card, read_tensors
+from xeval.checkpoints.card import read_card
+from xeval.checkpoints.weightfiles import read_tensors
 from xeval.runtime.distributed import ALONE
 from xeval.training.batches import shared_out
 from xeval.training.loop import train

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from xeval.checkpoints import LoadedModel, load_model
+from xeval.checkpoints.load import LoadedModel, load_model
 from xeval.data import DatasetInfo, open_dataset
 from xeval.errors import UsageError
 from xeval.explainers import EXPLAINERS

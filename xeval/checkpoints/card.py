@@ -7,22 +7,16 @@ last and lists the others with size and SHA-256: a directory without it is incom
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from xeval.checkpoints.folder import MANIFEST
 from xeval.data import DatasetInfo
 from xeval.errors import DataError
 from xeval.models import ModelSpec
-from xeval.runtime.files import file_hash, read_json, slug, write_json
+from xeval.runtime.files import file_hash, read_json, write_json
 from xeval.runtime.validation import first_mistake
-
-MANIFEST = "run.json"
-
-
-def run_name(dataset: str, method: str, seed: int) -> str:
-    """The name of a run's directory: ``<dataset>-<method>-s<seed>``."""
-    return slug(f"{dataset}-{method}-s{seed}")
 
 
 class FileEntry(BaseModel):
@@ -98,6 +92,3 @@ def read_card(directory: Path) -> RunCard:
             f"{directory} holds no complete run (no {MANIFEST})", "finish it: type the same `xeval train` command again"
         )
     return RunCard.from_json(read_json(directory / MANIFEST), str(directory / MANIFEST))
-
-
-Weights: TypeAlias = Literal["best", "last"]

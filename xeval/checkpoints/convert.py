@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from xeval.checkpoints.card import MANIFEST, RunCard, Selection, write_card
+from xeval.checkpoints.card import RunCard, Selection, write_card
+from xeval.checkpoints.folder import MANIFEST
 from xeval.checkpoints.layouts import Recognised, classifier_of, recognise
 from xeval.checkpoints.load import encoder_from, require_head, spec_of
 from xeval.checkpoints.match import fit

@@ -17,25 +17,14 @@ from typing import Any, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from xeval.checkpoints.card import MANIFEST, RunCard, Weights, read_card
+from xeval.checkpoints.card import RunCard, read_card
+from xeval.checkpoints.folder import MANIFEST, Weights
 from xeval.checkpoints.match import canonical, fit, infer
-from xeval.checkpoints.weightfiles import plain_tensors, read_tensors, read_weights, regular, write_tensors
+from xeval.checkpoints.weightfiles import plain_tensors, read_tensors, read_weights, regular
 from xeval.data import DatasetInfo
 from xeval.errors import CheckpointError, DataError, UsageError, unknown
 from xeval.models import MODELS, Classifier, ModelSpec, build
 from xeval.runtime.files import atomic_write, file_hash
-
-__all__ = [
-    "LoadedModel",
-    "encoder_from",
-    "export",
-    "load_encoder",
-    "load_model",
-    "read_tensors",
-    "require_unchanged",
-    "tensors_sha256",
-    "write_tensors",
-]
 
 CARD_KEY = "xeval"
 STATE_KEY = "state_dict"

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from xeval.checkpoints import write_tensors
+from xeval.checkpoints.weightfiles import write_tensors
 from xeval.explainers import EXPLAINERS
 from xeval.models import Classifier
 from xeval.perturb.masks import kept

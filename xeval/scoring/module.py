@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from xeval.checkpoints import LoadedModel, tensors_sha256
+from xeval.checkpoints.load import LoadedModel, tensors_sha256
 from xeval.data import DatasetInfo, Split
 from xeval.data.base import Ints, Pixels
 from xeval.errors import DataError, UsageError

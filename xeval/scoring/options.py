@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from xeval.checkpoints.card import Weights
+from xeval.checkpoints.folder import Weights
 from xeval.errors import UsageError
 from xeval.perturb.thresholds import Mask, require_thresholds
 from xeval.runtime.validation import first_mistake

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from xeval.checkpoints import LoadedModel, load_model
+from xeval.checkpoints.load import LoadedModel, load_model
 from xeval.data import DatasetInfo, Split, open_dataset, stratified
 from xeval.data.damaged import readable
 from xeval.errors import DataError, UsageError

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xeval.checkpoints import MANIFEST
+from xeval.checkpoints.folder import MANIFEST
 from xeval.checkpoints.load import require_unchanged
 from xeval.engine import deterministic
 from xeval.errors import DataError, InternalError, PartialError, ResourceError, UsageError, XevalError

@@ -203,7 +203,7 @@ class Scorer:
 
     def save_maps(self, out: Path) -> None:
         """Write every explainer's signed maps on their own grid to ``maps.safetensors``."""
-        from xeval.checkpoints import write_tensors
+        from xeval.checkpoints.weightfiles import write_tensors
 
         kept: dict[str, list[Tensor]] = {name: [] for name in self.plan.protocol.explainers}
         for chunk in chunks(self.plan):

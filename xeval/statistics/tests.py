@@ -16,19 +16,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from xeval.errors import DataError
 from xeval.statistics.intervals import (
-    IDENTICAL,
     ROUNDING,
     SEEDS_FOR_P,
     Array,
     no_variance,
-    refuse_infinite,
     scalars,
     scale_of,
 )
 
-CHECKPOINTS_FOR_WILCOXON = 6
 LARGEST_SPREAD_RATIO = 3.0
 LARGEST_ENUMERATION = 200_000  # splits; 10 against 10 seeds make 184 756
 EQUAL_SPREAD = "assumes equal spread"
@@ -96,33 +92,9 @@ def _welch_statistic(x: Array, y: Array) -> Array:
     return found
 
 
-def wilcoxon_check(a: ArrayLike, b: ArrayLike) -> ExactTest:
-    """Exact two-sided Wilcoxon signed-rank p of paired values, one pair a checkpoint.
-
-    None below 6 checkpoints or where the pairs do not differ. Pairs with a NaN are left out. Raises :class:`DataError`
-    when the numbers of checkpoints differ or a value is infinite.
-    """
-    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    if a.shape != b.shape:
-        raise DataError(f"{len(a)} and {len(b)} checkpoints make no pairs", "score both rows on the same checkpoints")
-    refuse_infinite(a, b)
-    difference, scale = scalars(a - b), scale_of(a, b)
-    smallest = smallest_sign_flip_p(len(difference))
-    if len(difference) < CHECKPOINTS_FOR_WILCOXON:
-        return ExactTest(None, smallest, f"Wilcoxon needs at least {CHECKPOINTS_FOR_WILCOXON} checkpoints")
-    if scale_of(difference) <= ROUNDING * scale:
-        return ExactTest(None, smallest, IDENTICAL)
-    return ExactTest(float(stats.wilcoxon(np.round(difference / scale, 12)).pvalue), smallest)
-
-
 def smallest_permutation_p(n_a: int, n_b: int) -> float:
     """The smallest two-sided p of a permutation check: 2 / C(n_a + n_b, n_a), at most 1."""
     return min(1.0, 2 / math.comb(n_a + n_b, n_a))
-
-
-def smallest_sign_flip_p(n: int) -> float:
-    """The smallest two-sided p of n sign flips, and so of Wilcoxon's test: 2 / 2ⁿ, at most 1."""
-    return min(1.0, 2.0 ** (1 - n))
 
 
 def largest_family(n_a: int, n_b: int, alpha: float = 0.05) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from xeval.checkpoints import run_name
+from xeval.checkpoints.folder import run_name
 from xeval.data import open_dataset
 from xeval.errors import UsageError
 from xeval.runtime.files import slug

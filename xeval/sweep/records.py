@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from xeval.checkpoints import MANIFEST
+from xeval.checkpoints.folder import MANIFEST
 from xeval.errors import DataError, UsageError
 from xeval.runtime.files import digest, read_json, write_json
 from xeval.runtime.locks import is_held, waiting

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from xeval.checkpoints import read_card
+from xeval.checkpoints.card import read_card
 from xeval.errors import DataError
 from xeval.sweep.plan import Choice, Run
 
