@@ -99,11 +99,6 @@ def test_a_commit_that_cannot_be_told_is_unknown(monkeypatch, how):
     assert provenance._commit() == "unknown"
 
 
-@pytest.mark.xfail(
-    Path(provenance.__file__).read_text().count("parents[2]") == 0,
-    reason="the commit is looked for in xeval/, not beside it, since its module moved into a room",
-    strict=True,
-)
 @pytest.mark.fault("E1")
 def test_dirty_detached_and_shallow_trees_have_a_name(tmp_path, monkeypatch):
     def git(*arguments, cwd):
