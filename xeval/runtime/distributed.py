@@ -80,7 +80,7 @@ class Processes:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Run the body, which may not exchange anything, on every rank; raise the error of the first that fails on all."""
+        """Run the body, which must not exchange anything; if it fails on any rank, raise the first error on all."""
         if self.world == 1:
             yield
             return
@@ -268,7 +268,7 @@ def stay_silent(error: BaseException, status: int) -> None:
 
 
 def end(status: int) -> NoReturn:
-    """Exit with a status. A rank skips the clean-up, because threads that wait for ranks that are gone abort or hang."""
+    """Exit with a status. A rank skips the clean-up, because threads that wait for an ended rank abort or hang."""
     if world() > 1:
         sys.stdout.flush()
         sys.stderr.flush()
