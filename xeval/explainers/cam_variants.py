@@ -1,7 +1,7 @@
-"""Relatives of Grad-CAM on the same hook: other weights for the channels of one layer, or none.
+"""Compute variants of Grad-CAM with the same hook: other weights for the channels of one layer, or none.
 
-Like :mod:`xeval.explainers.cam` they return signed maps N×1×h×w on the layer's own grid, and read nothing back to the
-host. pytorch-grad-cam clips its maps at 0 and scales them to [0, 1]; up to that the numbers are the same.
+Like :mod:`xeval.explainers.cam`, they return signed maps N×1×h×w on the layer's own grid and read nothing back to the
+host. pytorch-grad-cam clips its maps at 0 and scales them to [0, 1]; apart from that, the numbers are the same.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def eigen_cam_signed(model: nn.Module, layer: str, images: Tensor, _targets: Ten
 
 
 def first_component(activations: Tensor) -> Tensor:
-    """Projection of N×K×h×w activations on the first principal component over channels, N×1×h×w."""
+    """Return the projection of N×K×h×w activations on the first principal component over channels, N×1×h×w."""
     table = activations.flatten(2).transpose(1, 2)
     centred = table - table.mean(1, keepdim=True)
     _, _, components = torch.linalg.svd(centred, full_matrices=False)
@@ -102,7 +102,7 @@ def score_cam(model: nn.Module, layer: str, images: Tensor, targets: Tensor) -> 
 
 
 def _channel_scores(model: nn.Module, activations: Tensor, images: Tensor, targets: Tensor) -> Tensor:
-    """Logits (N, k) of the targets on each image multiplied with each of its k scaled channels."""
+    """Return the targets' logits (N, k) for each image multiplied by each of its k scaled channels."""
     count, channels = activations.shape[:2]
     size = (images.shape[-2], images.shape[-1])
     masks = upsample(activations.flatten(0, 1).unsqueeze(1), size)
@@ -115,7 +115,7 @@ def _channel_scores(model: nn.Module, activations: Tensor, images: Tensor, targe
 
 
 def _activations(model: nn.Module, layer: str, images: Tensor) -> Tensor:
-    """What leaves ``layer``, N×K×h×w."""
+    """Return the output of ``layer``, N×K×h×w."""
     with torch.no_grad(), capture(model, layer, leaf=True) as captured:
         model(images)
     return captured.activations().detach()

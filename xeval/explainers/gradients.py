@@ -1,13 +1,13 @@
-"""Gradients of the target's logit with respect to the image, and methods that sum them up, through captum.
+"""Compute gradients of the target's logit with respect to the image, and methods based on them, through captum.
 
 All maps are N×1×H×W. Methods that share out the score among the input values (input×gradient, integrated gradients,
-DeepLift) are summed over the colour channels, so that what they promise about sums stays true, and their unit is
+DeepLift) are summed over the colour channels, so that what they guarantee about sums stays true, and their unit is
 ``location``. Methods that give a rate of change (saliency, SmoothGrad, guided backpropagation) are reduced to the
 largest absolute value over the channels, as Simonyan et al. do, and their unit is ``gradient``. Guided
-backpropagation belongs there: its rule changes which paths count, but the values stay score per unit of input and were
-never multiplied with the input. The baseline is 0, the data set's mean colour.
+backpropagation belongs to them: its rule changes which paths count, but its values are still score per unit of input
+and are not multiplied by the input. The baseline is 0, the data set's mean colour.
 
-The methods look at the input only: ``layer`` is ignored. Source of the implementations: Kokhlikyan et al., "Captum: A
+The methods use the input only and ignore ``layer``. Source of the implementations: Kokhlikyan et al., "Captum: A
 unified and generic model interpretability library for PyTorch", 2020.
 """
 
@@ -37,9 +37,9 @@ RESCALED = (nn.ReLU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.
 
 
 def in_chunks(images: Tensor, targets: Tensor, attribute: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """``attribute(images, targets)``, as many images at a time as a backward pass may hold.
+    """Compute ``attribute(images, targets)`` for as many images at a time as a backward pass may hold.
 
-    Every chunk is a copy that asks for gradients: neither the caller's tensor nor the model's gradients are touched.
+    Every chunk is a copy that requires gradients, so neither the caller's tensor nor the model's gradients change.
     """
     size = chunks.at_once(images, chunks.BACKWARD_PIXELS)
     parts = zip(torch.split(images, size), torch.split(targets, size), strict=True)
@@ -49,7 +49,7 @@ def in_chunks(images: Tensor, targets: Tensor, attribute: Callable[[Tensor, Tens
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """captum announces every hook it sets; it also removes them."""
+    """Suppress the warnings with which captum announces its hooks; captum also removes those hooks."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="captum")
         warnings.filterwarnings("ignore", message="Setting (forward, )?backward hooks")
@@ -57,12 +57,12 @@ def quiet() -> Iterator[None]:
 
 
 def largest(attributions: Tensor) -> Tensor:
-    """The largest absolute value over the channels, N×1×H×W."""
+    """Return the largest absolute value over the channels, N×1×H×W."""
     return attributions.abs().amax(1, keepdim=True)
 
 
 def summed(attributions: Tensor) -> Tensor:
-    """The sum over the channels, N×1×H×W."""
+    """Return the sum over the channels, N×1×H×W."""
     return attributions.sum(1, keepdim=True)
 
 
@@ -182,12 +182,12 @@ def deep_lift(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) ->
 
 
 def separated(model: nn.Module) -> fx.GraphModule:
-    """The same network, on the same parameters, rebuilt so that captum's rules take effect.
+    """Rebuild the network, with the same parameters, so that captum's rules take effect.
 
-    Two modules with rules that share a tensor (a pooling right behind an activation) undo each other: the one below
-    reads the gradient before the one above has replaced it. So each gets its input as a copy. And the rule of max
-    pooling keeps one contribution for every position, so overlapping windows are laid side by side. The checks for
-    :func:`deep_lift` are made here.
+    Two modules with rules that share a tensor (a pooling right behind an activation) cancel each other: the lower one
+    reads the gradient before the upper one has replaced it. So each module gets a copy as its input. The rule of max
+    pooling keeps one contribution for every position, so overlapping windows are laid side by side. This function also
+    makes the checks for :func:`deep_lift`.
     """
     graph = trace(model, "deep-lift")
     require_modules(model, graph, "deep-lift", RESCALED)
@@ -208,7 +208,7 @@ def separated(model: nn.Module) -> fx.GraphModule:
 
 
 class Windows(nn.Module):
-    """N×C×H×W → N×C×(h·k)×(w·k): the h×w windows of a max-pooling layer, laid side by side."""
+    """A layer that lays the h×w windows of max pooling side by side: N×C×H×W → N×C×(h·k)×(w·k)."""
 
     def __init__(self, pool: nn.MaxPool2d) -> None:
         super().__init__()
@@ -217,7 +217,7 @@ class Windows(nn.Module):
         self.kernel, self.stride, self.padding = _pair(pool.kernel_size), _pair(pool.stride), _pair(pool.padding)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Padding never wins: it is the lowest finite number."""
+        """Lay the windows side by side; padding is the lowest finite number, so that it is never the maximum."""
         (height, width), (down, right) = self.padding, self.stride
         padded = F.pad(x, (width, width, height, height), value=torch.finfo(x.dtype).min)
         windows = padded.unfold(2, self.kernel[0], down).unfold(3, self.kernel[1], right)

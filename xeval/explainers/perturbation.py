@@ -1,6 +1,6 @@
-"""Methods that watch the logit while parts of the image are hidden, through captum: occlusion, LIME, KernelSHAP.
+"""Compute occlusion, LIME and KernelSHAP through captum: they hide parts of the image and observe the logit.
 
-What is hidden becomes 0, the data set's mean colour. The methods look at the input only: ``layer`` is ignored.
+Hidden parts become 0, the data set's mean colour. The methods use the input only and ignore ``layer``.
 """
 
 from __future__ import annotations
@@ -79,14 +79,14 @@ def kernel_shap(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) 
 
 
 def cells(height: int, width: int) -> Tensor:
-    """The number of the grid cell of every pixel, int64 H×W; images below 8 pixels have a cell for each pixel."""
+    """Return the grid cell's number for every pixel, int64 H×W; images below 8 pixels have a cell for each pixel."""
     rows, columns = min(GRID, height), min(GRID, width)
     y, x = torch.arange(height) * rows // height, torch.arange(width) * columns // width
     return y[:, None] * columns + x[None, :]
 
 
 def _on_grid(method: Callable[[], Any], images: Tensor, targets: Tensor) -> Tensor:
-    """One regression an image, each from the same seed: a map depends on its image alone."""
+    """Fit one regression per image, each from the same seed, so that a map depends on its image alone."""
     height, width = images.shape[-2:]
     mask = cells(height, width).to(images.device)[None, None]
     options = {
@@ -105,7 +105,7 @@ def _on_grid(method: Callable[[], Any], images: Tensor, targets: Tensor) -> Tens
 
 @contextmanager
 def seeded() -> Iterator[None]:
-    """captum draws on the host from torch's global generator: seeded inside, outside as if nothing had been drawn."""
+    """Seed torch's global generator on the host, from which captum draws, and restore its state afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(SEED)
         yield
