@@ -28,8 +28,8 @@ SIDE = 224
 def read(path: Path, size: int | None) -> Dataset:
     """Classes are the sorted folder names; mean and standard deviation come from the training images.
 
-    They are measured on the sound ones of a seeded, stratified sample of 256, at the size that is read. Without
-    ``size`` that is the images' own side where the whole sample is square and of one size, else 224.
+    They are measured on the readable images of a seeded, stratified sample of 256, at the size that is read. Without
+    ``size``, that is the images' own side if the whole sample is square and of one size, else 224.
     """
     if not path.is_dir():
         raise DataError(f"the folder {path} does not exist", "write folder:PATH with the path of a folder")

@@ -107,7 +107,7 @@ class Engine:
         return self.network(images, whole=len(images) == self.batch_size)
 
     def _batches(self, run: Callable[[int, int], Tensor], total: int) -> list[Tensor]:
-        """Call ``run(start, stop)`` for consecutive batches up to ``total``; repeat one that did not fit at half size."""
+        """Call ``run(start, stop)`` for consecutive batches up to ``total``; halve a batch that did not fit."""
         parts: list[Tensor] = []
         start = 0
         while start < total or not parts:  # without images, run one empty batch

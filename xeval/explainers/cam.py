@@ -105,7 +105,7 @@ def grad_cam(model: nn.Module, layer: str, images: Tensor, targets: Tensor) -> T
 
     The map is signed: the paper's ReLU is left to the metrics that need it. It costs one forward pass where the layer
     feeds the pooling of a linear head (there α_k is the head's weight over h·w, which is CAM), one forward and one
-    backward pass to the layer otherwise. N×1×h×w; the model's gradients are left untouched.
+    backward pass to the layer otherwise. The map is N×1×h×w; the model's own gradients do not change.
     """
     if closed_form_applies(model, layer) and isinstance(model, Classifier):
         with torch.no_grad():

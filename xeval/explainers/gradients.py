@@ -72,7 +72,7 @@ def saliency(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) -> 
 
         A = max over channels of |∂ logit / ∂ x|
 
-    Computed by captum's Saliency.
+    It is computed by captum's Saliency.
     """
     from captum.attr import Saliency
 
@@ -86,7 +86,7 @@ def input_x_gradient(model: nn.Module, _layer: str, images: Tensor, targets: Ten
 
         A = Σ over channels of x · ∂ logit / ∂ x
 
-    Signed. Computed by captum's InputXGradient.
+    The map is signed. It is computed by captum's InputXGradient.
     """
     from captum.attr import InputXGradient
 
@@ -100,8 +100,8 @@ def integrated_gradients(model: nn.Module, _layer: str, images: Tensor, targets:
 
         A = Σ over channels of x · ∫₀¹ ∂ logit(t·x) / ∂ x dt        Σ A = logit(x) − logit(0)
 
-    The integral is taken at 50 Gauss-Legendre points; the sum holds up to their error. Computed by captum's
-    IntegratedGradients.
+    The integral is computed at 50 Gauss-Legendre points, and the equation for Σ A holds up to their error. The method
+    is computed by captum's IntegratedGradients.
     """
     from captum.attr import IntegratedGradients
 
@@ -121,7 +121,7 @@ def smoothgrad(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) -
         A = max over channels of |mean over 32 draws of ∂ logit(x + noise) / ∂ x|
 
     The noise is N(0, σ²) with σ = 0.15 · (max x − min x), as the authors recommend. Draw j is the same field of noise
-    for every image: an image's map then depends on nothing else, and the map of a perturbed image differs by the
+    for every image. So an image's map depends on that image alone, and the map of a perturbed image differs by the
     perturbation alone.
     """
     from captum.attr import Saliency
@@ -147,11 +147,11 @@ def guided_backprop(model: nn.Module, _layer: str, images: Tensor, targets: Tens
 
         A = max over channels of |∂ logit / ∂ x with ReLU's derivative 1[input > 0] · 1[gradient > 0]|
 
-    Known to look much the same for networks with random weights (Adebayo et al., NeurIPS 2018): read it beside the
-    control ``untrained``. Computed by captum's GuidedBackprop.
+    Its maps are known to look much the same for networks with random weights (Adebayo et al., NeurIPS 2018), so
+    compare it with the control ``untrained``. It is computed by captum's GuidedBackprop.
 
     Raises :class:`~xeval.errors.UsageError` for networks with activations other than ReLU, or with ReLUs that are
-    no modules: there the rule would silently not apply.
+    not modules, to which the rule would silently not apply.
     """
     from captum.attr import GuidedBackprop
 
@@ -169,8 +169,8 @@ def deep_lift(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) ->
         A = Σ over channels of x · m        Σ A = logit(x) − logit(0)
 
     m is the gradient in which the derivative of every non-linear module is replaced by its difference quotient between
-    image and baseline. Computed by captum's DeepLift on a copy in which pooling windows lie side by side: on the
-    network itself captum loses contributions at max pooling behind a ReLU.
+    image and baseline. It is computed by captum's DeepLift on a copy in which pooling windows lie side by side, because
+    on the network itself captum loses contributions at max pooling behind a ReLU.
 
     Raises :class:`~xeval.errors.UsageError` for networks that use an activation module twice (torchvision's ResNets)
     or compute something non-linear that the rule does not know.

@@ -34,8 +34,8 @@ def lrp(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) -> Tenso
     Linear layers, sums and pooling share relevance in proportion to their inputs' contributions (ε = 1e-9 in the
     denominator), convolutions in proportion to the positive contributions only (z⁺), the first convolution evenly over
     its window (flat). BatchNorm is folded into the convolutions. With one linear layer, Σ A = logit − its bias.
-    Computed by captum's LRP on a copy in which every sum is a module: on the network itself captum counts relevance
-    twice at residual sums. N×1×H×W.
+    It is computed by captum's LRP on a copy in which every sum is a module, because on the network itself captum counts
+    relevance twice at residual sums. The map is N×1×H×W.
 
     Raises :class:`~xeval.errors.UsageError` for networks with anything but convolutions, BatchNorm behind them, linear
     layers, ReLUs, pooling and sums, or with a convolution behind the first whose input may be negative.
