@@ -28,7 +28,7 @@ from xeval.runtime.files import digest, file_hash, slug, writable_directory
 from xeval.runtime.progress import Progress
 from xeval.runtime.provenance import provenance
 
-CLOSE = 1e-3  # means and deviations of a data set are published with three or four digits
+CLOSE = 1e-3  # tolerance, because means and deviations are published with three or four digits
 OF_ONE_RUN = ("seed", "trial", "folder", "path", "name", "rank")  # options that differ between seeds of one recipe
 WEIGHTS, ENCODER = "best.safetensors", "encoder.safetensors"
 

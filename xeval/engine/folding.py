@@ -18,7 +18,7 @@ from xeval.perturb.draws import normal
 from xeval.runtime.endings import first_line
 from xeval.runtime.memory import is_out_of_memory
 
-TOLERANCE = 1e-5  # of logits, relative to the largest one where that exceeds 1
+TOLERANCE = 1e-5  # largest difference of logits, relative to the largest logit where that exceeds 1
 IMAGES = 2
 
 Forward = Callable[[Tensor], Tensor]
