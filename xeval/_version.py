@@ -1,3 +1,3 @@
-"""The version of the package, which both the packaging and provenance read."""
+"""The version of the package; the packaging and the provenance read it here."""
 
 __version__ = "0.1.0"

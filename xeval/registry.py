@@ -1,4 +1,7 @@
-"""Name → thing. What is registered here appears in the command line, the tables, the docs and the generic tests."""
+"""Registries map names to things, such as metrics or data sets.
+
+What is registered appears in the command line, the tables, the docs and the generic tests.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,10 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Named things of one kind; third parties add theirs through the entry-point group ``xeval.<kind>s``.
+    """A mapping from names to the things of one kind, such as metrics.
 
-    A thing is registered by the decorator of its kind, which stands beside the class of the thing.
+    The decorator of each kind registers its things; it stands beside the class of the thing. Third parties add theirs
+    through the entry-point group ``xeval.<kind>s``.
     """
 
     def __init__(self, kind: str) -> None:
@@ -29,9 +33,10 @@ class Registry(Generic[T]):
         self._plugins_loaded = False
 
     def add(self, name: str, thing: T, made_of: Callable[..., object]) -> None:
-        """Register ``thing``, for the decorator that has made it of a function or class.
+        """Register ``thing``, which a decorator has made of the function or class ``made_of``.
 
-        The same name from the same file again is a no-op, from another file an error.
+        Registering the same name again from the same file does nothing; from another file, it raises
+        :class:`UsageError`.
         """
         origin = str(Path(getfile(unwrap(made_of))).resolve())
         if self._files.get(name, origin) != origin:
@@ -56,7 +61,7 @@ class Registry(Generic[T]):
         return iter(self._things)
 
     def items(self) -> list[tuple[str, T]]:
-        """All (name, thing) pairs in the order of registration."""
+        """Return all (name, thing) pairs in the order of registration."""
         self._load_plugins()
         return list(self._things.items())
 

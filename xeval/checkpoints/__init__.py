@@ -1,5 +1,5 @@
-"""From a file to a network: run directories, weight files, and everything hostile that such files may hold.
+"""Load networks from files: run directories and weight files, which may be hostile.
 
-Nothing else in the package opens a weight file. What other projects wrote is taken apart in
+Nothing else in the package opens a weight file. Files that other projects wrote are taken apart in
 :mod:`xeval.checkpoints.convert`, in a process of its own.
 """

@@ -1,7 +1,7 @@
-"""What a run directory says of itself: ``run.json``, the card of a trained checkpoint.
+"""Define ``run.json``, the card that describes a trained checkpoint.
 
-A run directory holds ``best.safetensors``, ``last.safetensors``, ``history.csv`` and ``run.json``, which is written
-last and lists the others with size and SHA-256: a directory without it is incomplete.
+A run directory holds ``best.safetensors``, ``last.safetensors``, ``history.csv`` and ``run.json``. The card is written
+last and lists the others with size and SHA-256, so a directory without it is incomplete.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from xeval.runtime.validation import first_mistake
 
 
 class FileEntry(BaseModel):
-    """Size and hash of one file of a run."""
+    """The size and hash of one file of a run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,7 +40,7 @@ class Selection(BaseModel):
 
 
 class RunCard(BaseModel):
-    """The content of ``run.json``: everything a scorer needs to know about a checkpoint besides its tensors."""
+    """The content of ``run.json``, which tells a scorer all that it needs about a checkpoint besides its tensors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, protected_namespaces=())
 
@@ -60,13 +60,13 @@ class RunCard(BaseModel):
     files: dict[str, FileEntry] = {}
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON object of ``run.json``."""
+        """Return the JSON object of ``run.json``."""
         content = self.model_dump(mode="json")
         return {"schema": content.pop("schema_"), **content}
 
     @classmethod
     def from_json(cls, content: dict[str, Any], origin: str) -> RunCard:
-        """Validate a parsed ``run.json``; raises :class:`DataError` naming the first wrong key."""
+        """Validate a parsed ``run.json``; raise :class:`DataError` naming the first wrong key."""
         fields = dict(content) if isinstance(content, dict) else {}
         fields["schema_"] = fields.pop("schema", None)
         try:
@@ -78,7 +78,7 @@ class RunCard(BaseModel):
 
 
 def write_card(directory: Path, card: RunCard, files: list[str]) -> None:
-    """Finish a run: hash ``files`` and write the manifest, last."""
+    """Finish a run: hash ``files``, and write the card last."""
     entries = {
         name: FileEntry(sha256=file_hash(directory / name), bytes=(directory / name).stat().st_size) for name in files
     }
@@ -86,7 +86,7 @@ def write_card(directory: Path, card: RunCard, files: list[str]) -> None:
 
 
 def read_card(directory: Path) -> RunCard:
-    """The manifest of a complete run; raises :class:`DataError` where there is none."""
+    """Return the card of a complete run; raise :class:`DataError` where there is none."""
     if not (directory / MANIFEST).is_file():
         raise DataError(
             f"{directory} holds no complete run (no {MANIFEST})", "finish it: type the same `xeval train` command again"

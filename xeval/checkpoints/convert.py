@@ -1,7 +1,7 @@
-"""``xeval import``: a checkpoint of another project becomes a run directory, or an encoder that wants a head.
+"""Implement ``xeval import``, which turns a checkpoint of another project into a run or an encoder without a head.
 
 Tensors are written bit for bit. What the file does not say (class order, often the normalisation) is taken from the
-data set that the user names, and said so.
+data set that the user names, and this is reported.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from xeval.runtime.files import digest, file_hash, slug, writable_directory
 from xeval.runtime.progress import Progress
 from xeval.runtime.provenance import provenance
 
-CLOSE = 1e-3  # means and deviations of a data set are published with three or four digits
+CLOSE = 1e-3  # tolerance, because means and deviations are published with three or four digits
 OF_ONE_RUN = ("seed", "trial", "folder", "path", "name", "rank")  # options that differ between seeds of one recipe
 WEIGHTS, ENCODER = "best.safetensors", "encoder.safetensors"
 
@@ -44,11 +44,14 @@ def import_checkpoint(
     method: str | None = None,
     classifier: Path | None = None,
 ) -> Path:
-    """Write the checkpoint to ``out``; returns the run directory, or the encoder's file where there is no head.
+    """Write the checkpoint to ``out``; return the run directory, or the encoder's file where there is no head.
 
-    ``classifier`` is a file with the linear head alone. Raises :class:`~xeval.errors.CheckpointError` for a file that
-    is refused, of no known layout or without a fitting architecture, :class:`DataError` for another normalisation or
-    number of classes than the data set's.
+    ``classifier`` is a file with the linear head alone.
+
+    Raises:
+        UsageError: ``out`` already holds a run.
+        CheckpointError: the file is refused, or has no known layout or fitting architecture.
+        DataError: the normalisation or the number of classes differs from the data set's.
     """
     if (out / MANIFEST).exists():
         raise UsageError(f"{out} already holds a run", "choose another folder with --out")
@@ -96,7 +99,7 @@ def _card(
     spec: ModelSpec,
     method: str | None,
 ) -> RunCard:
-    """What is known of the run; the recipe keeps the foreign options as text, the selection is unknown."""
+    """Return what is known of the run; the recipe keeps the foreign options as text, and the selection is unknown."""
     shared = {key: text for key, text in foreign.fields.items() if key != "epoch" and not key.endswith(OF_ONE_RUN)}
     return RunCard(
         name=slug(name),
@@ -127,7 +130,7 @@ def _record(path: Path, foreign: Foreign, found: Recognised) -> dict[str, Any]:
 
 
 def _number(fields: dict[str, str], *names: str) -> int:
-    """The first of the named fields that is a whole number, else 0."""
+    """Return the first of the named fields that is a whole number, else 0."""
     return next((int(fields[name]) for name in names if fields.get(name, "").isdecimal()), 0)
 
 
@@ -143,7 +146,7 @@ def _notes(foreign: Foreign, found: Recognised, info: DatasetInfo) -> Iterator[s
 
 
 def _require_normalization(path: Path, foreign: Foreign, info: DatasetInfo) -> None:
-    """Raise :class:`DataError` where the file names other constants than the data set's."""
+    """Raise :class:`DataError` if the file names constants that differ from the data set's."""
     for mean, std in (*foreign.normalizations, *_written(foreign.fields)):
         if not _close(mean, info.mean) or not _close(std, info.std):
             raise DataError(
@@ -153,7 +156,7 @@ def _require_normalization(path: Path, foreign: Foreign, info: DatasetInfo) -> N
 
 
 def _written(fields: dict[str, str]) -> Iterator[tuple[tuple[float, ...], tuple[float, ...]]]:
-    """(mean, std) that the options spell as text, such as ``(0.4914, 0.4822, 0.4465)``."""
+    """Yield each (mean, std) that the options give as text, such as ``(0.4914, 0.4822, 0.4465)``."""
     for key, text in fields.items():
         if key.split(".")[-1] == "mean":
             mean, std = _floats(text), _floats(fields.get(f"{key.removesuffix('mean')}std", ""))

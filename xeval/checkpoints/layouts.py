@@ -1,7 +1,7 @@
-"""How other projects lay out a checkpoint of a residual network, and the way from their names to ours.
+"""Recognise how other projects lay out a checkpoint of a residual network, and rename its tensors to our names.
 
-SupContrast (github.com/HobbitLong/SupContrast) and ExCon write CIFAR networks with ``shortcut`` where torchvision says
-``downsample``; MoCo (github.com/facebookresearch/moco) writes two encoders and a queue.
+SupContrast (github.com/HobbitLong/SupContrast) and ExCon write CIFAR networks with ``shortcut`` where torchvision has
+``downsample``. MoCo (github.com/facebookresearch/moco) writes two encoders and a queue.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ WRAPPERS = re.compile(r"(^|\.)(?:(?:module|_orig_mod)\.)+")
 
 @dataclass(frozen=True)
 class Layout:
-    """A way to lay out a checkpoint.
+    """A layout of a checkpoint, which says where its parts are.
 
-    ``container`` is the key of the encoder's state dict (``""``: the file itself), ``encoder`` the prefix of its
-    parameters (None: whichever there is), ``heads`` the places of a linear head as (container, prefix), None for the
-    usual ones, ``training_only`` the prefixes of what is left behind.
+    ``container`` is the key of the encoder's state dict (``""``: the file itself). ``encoder`` is the prefix of its
+    parameters (None: any). ``heads`` are the places of a linear head as (container, prefix), None for the usual ones.
+    ``training_only`` are the prefixes of tensors that are left out. ``beside`` is a key that the file must also hold.
     """
 
     name: str
@@ -37,7 +37,8 @@ class Layout:
     beside: str = ""
 
 
-PROJECTION, LAYERS = ("head.",), ("head.0.", "head.2.")  # any head there is one for training; of two layers, anywhere
+# Prefixes of heads that only training uses: any head in ExCon and SupContrast, heads of two layers elsewhere.
+PROJECTION, LAYERS = ("head.",), ("head.0.", "head.2.")
 LAYOUTS = (
     Layout("ExCon", "encoder", None, (("classifier", "fc."),), PROJECTION, beside="classifier"),
     Layout("SupContrast", "model", "encoder.", (("classifier", "fc."), ("model", "fc.")), PROJECTION),
@@ -51,7 +52,7 @@ LAYOUTS = (
 
 @dataclass(frozen=True)
 class Recognised:
-    """The tensors under our names, what they were recognised as, and the names that were left behind."""
+    """The result of recognising a file: the tensors under our names, the layout, the names left out, and notes."""
 
     layout: str
     tensors: dict[str, Tensor]
@@ -60,12 +61,12 @@ class Recognised:
 
     @property
     def has_head(self) -> bool:
-        """Whether there is a linear head."""
+        """Whether the file holds a linear head."""
         return any(name.startswith("head.") for name in self.tensors)
 
 
 def recognise(path: Path, containers: Containers) -> Recognised:
-    """Name the layout of a file and rename its tensors; raises :class:`CheckpointError` with what is not known."""
+    """Recognise the layout of a file and rename its tensors; raise :class:`CheckpointError` with what is unknown."""
     plain = {key: _plain_names(path, tensors) for key, tensors in containers.items()}
     for layout in LAYOUTS:
         for prefix in _encoders(plain.get(layout.container, {})):
@@ -82,7 +83,7 @@ def recognise(path: Path, containers: Containers) -> Recognised:
 
 
 def classifier_of(path: Path, containers: Containers) -> dict[str, Tensor]:
-    """The linear classifier that a file holds alone; raises :class:`CheckpointError` where there is none."""
+    """Return the linear classifier that a file holds alone; raise :class:`CheckpointError` where there is none."""
     for tensors in containers.values():
         plain = _plain_names(path, tensors)
         if plain.keys() == {"fc.weight", "fc.bias"}:
@@ -91,7 +92,7 @@ def classifier_of(path: Path, containers: Containers) -> dict[str, Tensor]:
 
 
 def _plain_names(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names without the wrappers of DataParallel and torch.compile, shortcuts as torchvision calls them."""
+    """Remove the wrappers of DataParallel and torch.compile from names, and name shortcuts as torchvision does."""
     plain = {WRAPPERS.sub(r"\1", name).replace(".shortcut.", ".downsample."): t for name, t in tensors.items()}
     if len(plain) < len(tensors):
         raise CheckpointError(f"{path} holds two tensors of one name", "save the state_dict() of one network")
@@ -104,7 +105,7 @@ def _notes(containers: Containers) -> tuple[str, ...]:
 
 
 def _encoders(tensors: dict[str, Tensor]) -> list[str]:
-    """Prefixes below which there is a residual network."""
+    """Return the prefixes below which there is a residual network."""
     prefixes = [name.removesuffix(FIRST[0]) for name in tensors if name.endswith(FIRST[0])]
     return [prefix for prefix in prefixes if all(prefix + name in tensors for name in FIRST)]
 
@@ -129,7 +130,7 @@ def _renamed(path: Path, layout: Layout, encoder: str, plain: Containers, notes:
 
 
 def _head(plain: Containers, places: tuple[tuple[str, str], ...]) -> tuple[str, str] | None:
-    """The first place that holds the matrix of a linear head."""
+    """Return the first place that holds the matrix of a linear head, or None."""
     for container, prefix in places:
         weight = plain.get(container, {}).get(f"{prefix}weight")
         if weight is not None and weight.ndim == 2:

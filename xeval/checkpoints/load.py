@@ -1,7 +1,7 @@
-"""From a weight file to a network: which file of a run, which architecture, and whether every tensor fits.
+"""Turn a weight file into a network: choose the file of a run and the architecture, and check that every tensor fits.
 
-Files are opened in :mod:`xeval.checkpoints.weightfiles`; what other projects wrote around their tensors is taken apart
-by :mod:`xeval.checkpoints.convert`.
+:mod:`xeval.checkpoints.weightfiles` opens the files. :mod:`xeval.checkpoints.convert` takes apart what other projects
+wrote around their tensors.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ STATE_KEY = "state_dict"
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A network ready to be scored, and what is known about it.
+    """A network ready to be scored, and what is known about it; :func:`load_model` returns it.
 
-    ``card`` is None for a bare state dict, ``spec`` and ``file_sha256`` for a module that was handed over in memory.
-    ``sha256`` hashes names, shapes and values of the tensors: the same weights in another file format have the same
+    ``card`` is None for a bare state dict; ``spec`` and ``file_sha256`` are None for a module passed in memory.
+    ``sha256`` hashes names, shapes and values of the tensors, so the same weights in another file format have the same
     hash. ``notes`` says what was assumed or adapted.
     """
 
@@ -50,7 +50,7 @@ class LoadedModel:
 
 
 def tensors_sha256(tensors: dict[str, Tensor]) -> str:
-    """Hash of names, types, shapes and values, independent of the file format and of the order."""
+    """Return the hash of names, types, shapes and values, independent of the file format and of the order."""
     total = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
@@ -60,7 +60,7 @@ def tensors_sha256(tensors: dict[str, Tensor]) -> str:
 
 
 def export(run: Path, target: Path, weights: Weights = "best") -> None:
-    """Write one run as one file: the tensors and the run's JSON as a string; loadable with ``weights_only=True``."""
+    """Write a run as one file: the tensors, and the run's JSON as a string; ``weights_only=True`` can load it."""
     card = read_card(run)
     buffer = io.BytesIO()
     torch.save(
@@ -78,7 +78,7 @@ def load_model(
 ) -> LoadedModel:
     """Load a run directory, a weight file inside one, an exported ``.pt`` or a plain state dict.
 
-    A plain state dict needs ``describe``, which is asked for the data set (classes, normalisation, image size), and
+    A plain state dict needs ``describe``, which is called for the data set (classes, normalisation, image size), and
     ``arch``, which is inferred where the shapes fit exactly one known architecture. Raises :class:`CheckpointError`,
     :class:`DataError` or :class:`UsageError`.
     """
@@ -99,7 +99,7 @@ def load_model(
 
 
 def require_unchanged(loaded: LoadedModel) -> None:
-    """Raise :class:`DataError` where the weight file is no longer the one that was loaded."""
+    """Raise :class:`DataError` if the weight file is no longer the one that was loaded."""
     if loaded.file_sha256 is None:
         return
     now = file_hash(loaded.path) if loaded.path.is_file() else "no file"
@@ -128,7 +128,7 @@ def _json_of(path: Path, text: str) -> dict[str, Any]:
 
 
 def _run_tensors(run: Path, card: RunCard, weights: Weights) -> dict[str, Tensor]:
-    """Tensors of a run's weight file after its size and hash have been compared with the manifest."""
+    """Return the tensors of a run's weight file after comparing its size and hash with the card."""
     name = f"{weights}.safetensors"
     entry, path = card.files.get(name), run / name
     if entry is None or not path.exists():
@@ -180,7 +180,7 @@ def _bare(
 
 
 def require_head(path: Path, tensors: dict[str, Tensor], dataset: DatasetInfo) -> None:
-    """A bare state dict has a linear head with as many outputs as the data set has classes."""
+    """Raise CheckpointError without a linear head, DataError if its outputs are not as many as the classes."""
     head = tensors.get("head.weight")
     if head is None:
         raise CheckpointError(f"{path} has no linear head", f"run: xeval probe {path} --dataset {dataset.name}")
@@ -194,9 +194,9 @@ def require_head(path: Path, tensors: dict[str, Tensor], dataset: DatasetInfo) -
 def load_encoder(
     path: Path, dataset: DatasetInfo, *, arch: str | None = None, normalize_features: bool = False, bank: int = 0
 ) -> tuple[Classifier, ModelSpec]:
-    """The encoder of a state dict or of a run directory, with a head that is still to be fitted.
+    """Load the encoder of a state dict or of a run directory, with a head that is still to be fitted.
 
-    A head in the file is ignored. Raises as :func:`load_model`.
+    A head in the file is ignored. The errors are those of :func:`load_model`.
     """
     if path.is_dir():
         path = path / "best.safetensors"
@@ -214,7 +214,7 @@ def encoder_from(
     normalize_features: bool = False,
     bank: int = 0,
 ) -> tuple[Classifier, ModelSpec]:
-    """The tensors below ``backbone.`` as an encoder with a fresh head; ``path`` is named where they do not fit."""
+    """Return the tensors below ``backbone.`` as an encoder with a fresh head; errors name ``path``."""
     encoder = {name: tensor for name, tensor in tensors.items() if name.startswith("backbone.")}
     spec = spec_of(path, encoder, dataset, arch).model_copy(
         update={"normalize_features": normalize_features, "bank": bank}
@@ -225,7 +225,7 @@ def encoder_from(
 
 
 def spec_of(path: Path, tensors: dict[str, Tensor], dataset: DatasetInfo, arch: str | None) -> ModelSpec:
-    """What a bare state dict has to be built as on a data set."""
+    """Return the specification with which a bare state dict has to be built on a data set."""
     if arch is not None and arch not in MODELS:
         raise unknown("model", arch, MODELS)
     return ModelSpec(

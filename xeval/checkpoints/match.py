@@ -1,4 +1,4 @@
-"""Whether the tensors of a weight file are those of an architecture: names, shapes, types and finite values."""
+"""Check that the tensors of a weight file fit an architecture: names, shapes, types and finite values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def canonical(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Our parameter names for a state dict in torchvision's layout or with DataParallel's ``module.`` prefix."""
+    """Rename a state dict in torchvision's layout or with DataParallel's ``module.`` prefix to our parameter names."""
     notes: list[str] = []
     if all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
@@ -28,7 +28,7 @@ def canonical(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]
 
 
 def infer(path: Path, tensors: dict[str, Tensor], channels: int) -> str:
-    """The one architecture whose backbone has exactly these tensors; raises :class:`CheckpointError`."""
+    """Return the one architecture whose backbone has exactly these tensors; if it is not one, raise CheckpointError."""
     found = _backbone({name: tuple(tensor.shape) for name, tensor in tensors.items()})
     with torch.random.fork_rng(devices=[]):
         fits = [name for name, builder in MODELS.items() if _built(builder, channels) == found]
@@ -57,9 +57,11 @@ def _backbone(shapes: Shapes) -> Shapes:
 def fit(
     path: Path, spec: ModelSpec, tensors: dict[str, Tensor]
 ) -> tuple[Classifier, dict[str, Tensor], tuple[str, ...]]:
-    """Build the network and load every tensor strictly: the network, the tensors as loaded, and a note on casts.
+    """Build the network and load every tensor strictly; return the network, the tensors as loaded, and a note on casts.
 
-    Raises with the list of what does not fit.
+    Raises:
+        CheckpointError: names, shapes or types do not fit; the message lists the first five that do not.
+        DataError: a tensor holds NaN or infinite values.
     """
     _require_size(path, spec, tensors)
     with torch.random.fork_rng(devices=[]):
@@ -79,7 +81,7 @@ def fit(
 
 
 def _require_size(path: Path, spec: ModelSpec, tensors: dict[str, Tensor]) -> None:
-    """Nothing is built for a head that the file does not hold: its description may claim any size."""
+    """Raise CheckpointError if the head has not the described size: else a description could have any size built."""
     name, rows = ("head.bank", spec.bank) if spec.bank else ("head.weight", spec.num_classes)
     found = tensors.get(name)
     if found is None or found.ndim != 2 or found.shape[0] != rows:
@@ -90,7 +92,7 @@ def _require_size(path: Path, spec: ModelSpec, tensors: dict[str, Tensor]) -> No
 def _cast(
     path: Path, tensors: dict[str, Tensor], types: dict[str, torch.dtype]
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Floating-point tensors in the network's own type; any other difference of types is an error."""
+    """Cast floating-point tensors to the network's own type; raise an error for any other difference of types."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() != types[name].is_floating_point or tensor.is_complex():
             raise CheckpointError(

@@ -1,7 +1,7 @@
-"""What a pickle would build, found from its opcodes without building any of it.
+"""Find what a pickle would build from its opcodes, without building any of it.
 
-The restricted unpickler calls no foreign code, but it does build what it is told to: nested tuples so deep that hashing
-them overflows the stack of the interpreter, or a bytearray of any size.
+The restricted unpickler calls no foreign code, but it does build what the pickle tells it to: tuples nested so deep
+that hashing them overflows the interpreter's stack, or a bytearray of any size.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickletools
 from collections.abc import Iterator
 
-MAX_NESTING = 100  # tuples inside tuples; a state dict needs fewer than ten
+MAX_NESTING = 100  # limit of tuples inside tuples; a state dict needs fewer than ten
 ALLOCATORS = ("bytearray",)
 MEMO_WRITES = ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE")
 MEMO_READS = ("GET", "BINGET", "LONG_BINGET")
@@ -18,9 +18,9 @@ Opcode = tuple[pickletools.OpcodeInfo, object]
 
 
 def objection(data: bytes) -> str:
-    """Why a pickle must not reach the restricted unpickler; empty where nothing speaks against it.
+    """Return why a pickle must not reach the restricted unpickler, or an empty string if nothing is wrong.
 
-    Raises ValueError or IndexError for bytes that are no pickle.
+    Raises ValueError or IndexError for bytes that are not a pickle.
     """
     opcodes = [(opcode, argument) for opcode, argument, _ in pickletools.genops(data)]
     for opcode, argument in opcodes:
@@ -32,7 +32,7 @@ def objection(data: bytes) -> str:
 
 
 def _depths(opcodes: list[Opcode]) -> Iterator[int]:
-    """For each tuple that would be built, how deep tuples are nested in it."""
+    """Yield, for each object that would be built, how deep tuples are nested in it."""
     stack: list[int] = []
     marks: list[int] = []
     memo: dict[object, int] = {}
@@ -50,7 +50,7 @@ def _depths(opcodes: list[Opcode]) -> Iterator[int]:
 
 
 def _popped(opcode: pickletools.OpcodeInfo, stack: list[int], marks: list[int]) -> int:
-    """Take from the stack what an opcode takes; the greatest depth among it."""
+    """Remove what an opcode takes from the stack, and return the greatest depth among it."""
     taken = opcode.stack_before
     start = len(stack) - len(taken)
     if pickletools.markobject in taken:

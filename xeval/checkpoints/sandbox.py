@@ -1,4 +1,4 @@
-"""A file of another project, taken apart in a process of its own: the tensors, and everything else as text.
+"""Take apart a file of another project in a separate process; return its tensors, and everything else as text.
 
 Such files hold argument lists, transforms and optimisers around the weights. Every class that is not a tensor's or a
 plain container's is replaced by an inert one before the restricted unpickler runs, so nothing of the other project is
@@ -42,11 +42,11 @@ Scalar = str | int | float | bool | None
 
 @dataclass(frozen=True)
 class Foreign:
-    """What a file held.
+    """The content of a file of another project, as :func:`open_foreign` returns it.
 
     ``containers`` are its state dicts by their key (``""``: the file itself), ``fields`` its scalars as text,
-    ``dropped`` the keys of everything else, ``ignored`` the classes and functions that it named, ``normalizations`` the
-    (mean, std) of its transforms.
+    ``dropped`` the keys of everything else, ``ignored`` the classes and functions that it named, and ``normalizations``
+    the (mean, std) of its transforms.
     """
 
     containers: Containers
@@ -57,7 +57,7 @@ class Foreign:
 
 
 def open_foreign(path: Path) -> Foreign:
-    """Take a weight file apart; raises :class:`CheckpointError` where it is refused, damaged or asks for too much."""
+    """Take a weight file apart; raise :class:`CheckpointError` if it is refused, damaged or asks for too much."""
     if path.suffix == ".safetensors":
         return Foreign({"": read_tensors(path)}, {}, (), (), ())
     regular(path)
@@ -100,11 +100,11 @@ def _run_child(path: Path, folder: Path) -> None:
         )
 
 
-# ---- in the child
+# The functions below run in the child process.
 
 
 class Inert:
-    """An object of a class that is not wanted: it keeps what it was given, lists itself, and does nothing."""
+    """An object of an unwanted class, which keeps what it was given, adds itself to ``made``, and does nothing else."""
 
     made: ClassVar[list[Inert]]
     state: Any
@@ -120,7 +120,7 @@ class Inert:
 
 
 class InertDict:
-    """Stands for a kind of dictionary; what the unpickler gets is a plain one."""
+    """A class that replaces a kind of dictionary; the unpickler gets a plain one."""
 
     def __new__(cls, *_arguments: Any) -> Any:  # noqa: D102
         return {}
@@ -133,13 +133,13 @@ def main(path: Path, folder: Path) -> None:
         content = _take_apart(path, folder)
     except CheckpointError as error:
         content = {"error": [error.problem, error.remedy]}
-    except (MemoryError, RuntimeError):  # torch reports a failed allocation as the latter
+    except (MemoryError, RuntimeError):  # torch reports a failed allocation as a RuntimeError
         content = {"error": [f"{path} asks for far more memory than its size", "save model.state_dict()"]}
     write_json(folder / CONTENT, content)
 
 
 def _limit_memory(path: Path) -> None:
-    """Bound the address space by the libraries that are loaded and a few copies of the file; on Linux only."""
+    """Limit the address space to the loaded libraries and a few copies of the file; on Linux only."""
     if sys.platform != "linux":
         return
     import resource
@@ -169,7 +169,7 @@ def _take_apart(path: Path, folder: Path) -> dict[str, Any]:
 
 
 def _load_inert(path: Path, names: list[str], made: list[Inert]) -> dict[str, Any]:
-    """The file's dictionary with inert objects, collected in ``made``, of the given classes.
+    """Return the file's dictionary, with inert objects in place of the given classes, which ``made`` collects.
 
     Torch refuses some names even so.
     """
@@ -188,7 +188,7 @@ def _stub(name: str, made: list[Inert]) -> type:
 
 
 def _tensors(path: Path, content: Mapping[Any, Any]) -> Iterator[tuple[tuple[str, str], Tensor]]:
-    """((container, name), tensor) of all tensors at the first two levels, each in memory of its own."""
+    """Yield ((container, name), tensor) for all tensors at the first two levels, each copied to its own memory."""
     for key, value in content.items():
         inside = {None: value} if isinstance(value, Tensor) else value if isinstance(value, dict) else {}
         for name, tensor in inside.items():
@@ -204,7 +204,7 @@ def _tensors(path: Path, content: Mapping[Any, Any]) -> Iterator[tuple[tuple[str
 
 
 def _dropped(content: Mapping[Any, Any]) -> Iterator[str]:
-    """Keys of what is neither a tensor nor a field: whole entries, and odd items inside a state dict."""
+    """Yield the keys of what is neither a tensor nor a field: whole entries, and other items inside a state dict."""
     for key, value in content.items():
         if isinstance(value, Tensor) or any(True for _ in _fields({key: value})):
             continue
@@ -217,7 +217,7 @@ def _dropped(content: Mapping[Any, Any]) -> Iterator[str]:
 
 
 def _fields(content: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
-    """Scalars at the first level, and of dictionaries and argument lists at the second, as text."""
+    """Yield scalars as text: those at the first level, and those in dictionaries and argument lists at the second."""
     for key, value in content.items():
         inside = value.state if isinstance(value, Inert) else value
         if isinstance(inside, dict) and not any(isinstance(item, Tensor) for item in inside.values()):
@@ -227,14 +227,14 @@ def _fields(content: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _short(value: Any) -> bool:
-    """Whether a value is a scalar, or a short list of them."""
+    """Return whether a value is a scalar, or a short list of scalars."""
     if isinstance(value, list | tuple):
         return len(value) <= 16 and all(isinstance(item, Scalar) for item in value)
     return isinstance(value, Scalar)
 
 
 def _normalizations(made: list[Inert]) -> Iterator[tuple[list[float], list[float]]]:
-    """Mean and std of every object that has both."""
+    """Yield mean and std of every object that has both."""
     for thing in made:
         state = thing.state if isinstance(thing.state, dict) else {}
         mean, std = (_numbers(state.get(key)) for key in ("mean", "std"))
@@ -243,14 +243,14 @@ def _normalizations(made: list[Inert]) -> Iterator[tuple[list[float], list[float
 
 
 def _numbers(value: Any) -> list[float]:
-    """A list of floats, empty where the value is anything else."""
+    """Return a list of floats, empty if the value is anything else."""
     if isinstance(value, list | tuple) and all(isinstance(item, float) for item in value):
         return list(value)
     return []
 
 
 def _text(value: Any) -> str:
-    """Text for terminals and JSON: printable and short."""
+    """Return printable, short text for terminals and JSON."""
     return "".join(char if char.isprintable() else "?" for char in str(value)[:TEXT])
 
 

@@ -1,7 +1,7 @@
-"""How a weight file is opened: what it has to be before torch sees it, and the two formats that are read.
+"""Open weight files: check them before torch reads them, in the two formats that are supported.
 
-Safetensors, and PyTorch's zip format with ``weights_only=True``. There is no fallback and no unsafe switch: a file that
-asks for anything but tensors and plain containers is refused with the names that it asks for.
+The formats are safetensors, and PyTorch's zip format with ``weights_only=True``. There is no fallback and no unsafe
+switch: a file that asks for anything but tensors and plain containers is refused, and the error names what it asks for.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from xeval.runtime.files import atomic_write
 
 MAX_BYTES = 8 << 30
 MAX_MEMBERS = 100_000
-GROWTH, SLACK = 3, 1 << 20  # unpacked, a zip may have so many times its own size and so many bytes more
-MAX_PICKLE = 64 << 20  # names, shapes and containers; the tensors' bytes are members of their own
-MAX_HEADER = 16 << 20  # a safetensors header that is worth parsing to explain a refusal
+GROWTH, SLACK = 3, 1 << 20  # an unpacked zip may have this many times its own size plus this many bytes
+MAX_PICKLE = 64 << 20  # limit for names, shapes and containers; the tensors' bytes are separate members
+MAX_HEADER = 16 << 20  # a larger safetensors header is not parsed to explain a refusal
 SAFE_TORCH = (2, 10)
 ZIP, PICKLE = b"PK\x03\x04", b"\x80"
 RESTORE = "restore it from its source"
@@ -43,19 +43,19 @@ CONTAINERS = ("argparse.", "torchvision.", "numpy.", "omegaconf.", "lightning.",
 
 @dataclass(frozen=True)
 class WeightFile:
-    """The dictionary that a weight file holds, and what there is to say about the way it was read."""
+    """The dictionary that a weight file holds, and notes on how it was read; :func:`read_weights` returns it."""
 
     content: dict[str, Any]
     notes: tuple[str, ...] = ()
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write a safetensors file atomically."""
+    """Write the tensors to a safetensors file, atomically."""
     atomic_write(path, save_safetensors({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}))
 
 
 def read_weights(path: Path) -> WeightFile:
-    """Open a weight file of either format; raises :class:`CheckpointError` for everything that is refused."""
+    """Open a weight file of either format; raise :class:`CheckpointError` for everything that is refused."""
     if path.suffix == ".safetensors":
         return WeightFile(dict(read_tensors(path)))
     require_zip(path)
@@ -65,7 +65,7 @@ def read_weights(path: Path) -> WeightFile:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file; raises :class:`CheckpointError` for anything else."""
+    """Read a safetensors file; raise :class:`CheckpointError` for anything else."""
     size = regular(path)
     try:
         return dict(load_safetensors(path.read_bytes()))
@@ -79,7 +79,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def regular(path: Path) -> int:
-    """Size of a regular file in bytes; refuses everything else, and sizes beyond sense, before it is opened."""
+    """Return the size of a regular file in bytes; refuse other, empty and too large files before they are opened."""
     try:
         info = path.stat()
     except (OSError, ValueError) as error:
@@ -96,9 +96,10 @@ def regular(path: Path) -> int:
 
 
 def require_zip(path: Path) -> None:
-    """Names, sizes and checksums of a PyTorch file's members, which torch itself does not verify.
+    """Check names, sizes and checksums of a PyTorch file's members, which torch itself does not verify.
 
-    Raises :class:`CheckpointError` for what is no archive, is damaged, or unpacks to more than a weight file may.
+    Raises:
+        CheckpointError: the file is no archive, is damaged, or unpacks to more than a weight file may.
     """
     size = regular(path)
     with path.open("rb") as file:
@@ -111,7 +112,7 @@ def require_zip(path: Path) -> None:
             for member in archive.infolist():
                 _read_through(archive, member)
             for name in archive.namelist():
-                if name.lower().endswith("data.pkl"):  # torch's reader does not mind the case
+                if name.lower().endswith("data.pkl"):  # torch's reader ignores the case
                     _require_pickle(path, archive, name)
     except DAMAGE as error:
         raise _damaged(path, size, error) from None
@@ -144,7 +145,7 @@ def _require_members(path: Path, size: int, members: list[zipfile.ZipInfo]) -> N
 
 
 def _read_through(archive: Zip, member: zipfile.ZipInfo) -> None:
-    """Read a member to its end, where the library compares its CRC."""
+    """Read a member to its end, so that the library compares its CRC."""
     with archive.open(member) as stream:
         while stream.read(CHUNK):
             pass
@@ -171,15 +172,18 @@ def _damaged(path: Path, size: int, error: BaseException) -> CheckpointError:
 
 
 def refused_globals(path: Path) -> list[str]:
-    """Names of all classes and functions in the pickle of a PyTorch file that ``weights_only`` does not admit.
+    """Return the names of all classes and functions in a PyTorch file's pickle that ``weights_only`` does not admit.
 
-    Found by disassembly: nothing is imported or called. Raises :class:`CheckpointError` where that fails.
+    They are found by disassembly: nothing is imported or called.
+
+    Raises:
+        CheckpointError: the pickle cannot be disassembled.
     """
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
     except MemoryError:
         raise
-    except Exception as error:  # the disassembler raises anything on damaged or foreign bytes
+    except Exception as error:  # the disassembler can raise anything on damaged or foreign bytes
         raise CheckpointError(f"{path} is not a weights-only file ({_brief(error)})", RESTORE) from None
 
 
@@ -193,9 +197,9 @@ def _refusal(path: Path, names: list[str]) -> CheckpointError:
 
 
 def load_zip(path: Path) -> dict[str, Any]:
-    """The dictionary in a checked PyTorch file, through the restricted unpickler."""
+    """Load the dictionary in a checked PyTorch file with the restricted unpickler."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # on odd pickles, which end in an error or in sound tensors
+        with warnings.catch_warnings(action="ignore"):  # odd pickles end in an error or in sound tensors
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=_stored(path))  # noqa: TID251
     except MemoryError:
         raise
@@ -203,7 +207,7 @@ def load_zip(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} is refused ({_brief(error)})", "only tensors and plain containers are loaded"
         ) from None
-    except Exception as error:  # the unpickler raises anything on hostile bytes
+    except Exception as error:  # the unpickler can raise anything on hostile bytes
         raise CheckpointError(f"{path} is not a complete PyTorch file ({_brief(error)})", RESTORE) from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict", "save model.state_dict()")
@@ -211,13 +215,13 @@ def load_zip(path: Path) -> dict[str, Any]:
 
 
 def _stored(path: Path) -> bool:
-    """Whether no member is compressed: only then are the bytes in the file those of the tensors."""
+    """Return whether no member is compressed; only then can the tensors' bytes be mapped from the file."""
     with Zip(path) as archive:
         return all(member.compress_type == zipfile.ZIP_STORED for member in archive.infolist())
 
 
 def plain_tensors(path: Path, content: Any) -> dict[str, Tensor]:
-    """A state dict: names and dense tensors on the host; raises :class:`CheckpointError` for anything else."""
+    """Return a state dict of names and dense tensors on the host; raise :class:`CheckpointError` for anything else."""
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise CheckpointError(
             f"{path} is not a plain state dict of tensors", f"save model.state_dict(), or run: xeval import {path}"
@@ -229,14 +233,14 @@ def plain_tensors(path: Path, content: Any) -> dict[str, Tensor]:
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Dense, on the host, and no larger than its storage (views can claim any size with strides of 0)."""
+    """Return whether a tensor is dense, on the host, and no larger than its storage (0 strides can claim any size)."""
     if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
         return False
     return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def weakness(version: str) -> tuple[str, ...]:
-    """A warning where this version of torch has a known hole in its restricted unpickler, else nothing."""
+    """Return a warning if this version of torch has a known hole in its restricted unpickler, else nothing."""
     found = re.match(r"(\d+)\.(\d+)", version)
     if found and (int(found[1]), int(found[2])) >= SAFE_TORCH:
         return ()
@@ -244,7 +248,7 @@ def weakness(version: str) -> tuple[str, ...]:
 
 
 def _safetensors_bytes(path: Path) -> int:
-    """How many bytes the header of a safetensors file asks for; 0 where it cannot be read."""
+    """Return how many bytes the header of a safetensors file requires, or 0 if it cannot be read."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = file.read(length) if length <= MAX_HEADER else b""
@@ -264,6 +268,6 @@ def _bytes(count: int) -> str:
 
 
 def _brief(error: BaseException) -> str:
-    """The first line of an error's text; torch puts the reason behind a page of advice."""
+    """Return the first line of an error's text, or torch's reason, which stands behind a page of advice."""
     reason = re.search(r"(?:WeightsUnpickler error: |(?=Trying to load))(.*)", str(error))
     return (reason[1] if reason else first_line(error))[:160].rstrip(".")

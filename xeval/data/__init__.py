@@ -1,4 +1,4 @@
-"""Data sets: one reader a file, all with the same two classes, found by name through :func:`open_dataset`."""
+"""Data sets: each has a reader in a file of its own, all use the same two classes; :func:`open_dataset` finds them."""
 
 from xeval.data.base import Dataset, DatasetInfo, Split, normalize, unreadable
 from xeval.data.manage import check, get, listing, require_sound

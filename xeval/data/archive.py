@@ -1,8 +1,8 @@
-"""Archives are untrusted: a reader of tar and zip that never follows what a member claims.
+"""Read tar and zip archives, which are untrusted: what a member claims is checked before it is used.
 
 Only regular files with plain relative names are read, within fixed limits; links, devices, absolute and parent paths
-are refused. Files are created by this module alone, never by the archive library, in a directory that appears under
-its final name only when it is complete.
+are refused. This module alone creates files, never the archive library. It creates them in a directory that gets its
+final name only when it is complete.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from xeval.runtime.files import file_hash
 
 MAX_MEMBERS = 50_000
 MAX_NAME = 1024
-MAX_BYTES = 2**30  # unpacked, all members together; the CIFAR archives hold 185 MB
-MAX_HEADER = 2**16  # an extended header of the tar format, which is read whole
-MAX_READ = 2**25  # one read of a zip file: its directory of at most 700,000 entries, which is read whole
+MAX_BYTES = 2**30  # limit for all members together, unpacked; the CIFAR archives hold 185 MB
+MAX_HEADER = 2**16  # limit for an extended header of the tar format, which is read whole
+MAX_READ = 2**25  # limit for one read of a zip file: its directory, of at most 700,000 entries, is read whole
 CHUNK = 2**20
 MARKER = ".complete"
 TEMPORARY = ".xeval-tmp-"
@@ -52,10 +52,11 @@ DAMAGE = (
 
 
 def extract(path: Path, root: Path, folder: str) -> Path:
-    """Unpack ``folder`` of a tar or zip file to ``root/folder``; nothing is visible there until all of it is.
+    """Unpack ``folder`` of a tar or zip file to ``root/folder``, which becomes visible only when it is complete.
 
     Raises:
-        CheckpointError: a member that is refused, or a damaged archive; nothing is left behind.
+        CheckpointError: a member is refused, or the archive is damaged; nothing is left behind.
+        ResourceError: the folder cannot be created.
     """
     target = root / folder
     _remove_stale(root)
@@ -70,7 +71,7 @@ def extract(path: Path, root: Path, folder: str) -> Path:
             raise CheckpointError(f"{path} holds no folder {folder!r}", "fetch the official archive")
         marker = {"archive": path.name, "sha256": file_hash(path), "files": count}
         (temporary / folder / MARKER).write_text(json.dumps(marker), encoding="utf-8")
-        with suppress(OSError):  # another process was faster: its folder is complete
+        with suppress(OSError):  # another process was faster and created the complete folder
             (temporary / folder).rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -80,12 +81,12 @@ def extract(path: Path, root: Path, folder: str) -> Path:
 
 
 def read_members(path: Path, wanted: set[str]) -> dict[str, bytes]:
-    """The contents of the wanted members of a tar or zip file, in memory; names that are missing are left out."""
+    """Return the contents of the wanted members of a tar or zip file, in memory; missing names are left out."""
     return {name: source.read() for name, source in members(path) if name in wanted}
 
 
 def members(path: Path) -> Iterator[tuple[str, Member]]:
-    """All regular files of a tar or zip file as (name, open file), in order, each checked before it is read."""
+    """Yield all regular files of a tar or zip file as (name, open file), in order, each checked before it is read."""
     with _damage_named(path):
         for name, source in _zip_members(path) if zipfile.is_zipfile(path) else _tar_members(path):
             yield name, Member(path, source)
@@ -93,19 +94,19 @@ def members(path: Path) -> Iterator[tuple[str, Member]]:
 
 @dataclass(frozen=True)
 class Member:
-    """An open file in an archive; damage found while reading is a CheckpointError that names the archive."""
+    """An open file in an archive; it raises a CheckpointError that names the archive when reading finds damage."""
 
     path: Path
     source: IO[bytes]
 
     def read(self, size: int = -1) -> bytes:
-        """At most ``size`` bytes, all that is left where it is negative."""
+        """Return at most ``size`` bytes, or all that is left if ``size`` is negative."""
         with _damage_named(self.path):
             return self.source.read(size)
 
 
 def require_name(name: str, path: Path) -> str:
-    """The member name in normal form; CheckpointError for one that could leave the folder or harm a terminal."""
+    """Return the member name in normal form; raise CheckpointError if it could leave the folder or harm a terminal."""
     parts = PurePosixPath(name).parts
     reasons = {
         "an absolute path": name.startswith("/") or name[1:2] == ":",
@@ -122,7 +123,7 @@ def require_name(name: str, path: Path) -> str:
 
 
 def require_size(path: Path, count: int, total: int) -> None:
-    """Refuse an archive with too many members or too much in them."""
+    """Raise CheckpointError for an archive that has too many members or unpacks to too many bytes."""
     if count > MAX_MEMBERS:
         raise CheckpointError(f"{path} has more than {MAX_MEMBERS:,} members", "fetch the official archive")
     if not 0 <= total <= MAX_BYTES:
@@ -133,7 +134,7 @@ def _tar_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
     count = total = 0
     with _Limited(path) as stream, tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as tar:
         for member in tar:
-            tar.members.clear()  # type: ignore[attr-defined]  # the library would keep them all
+            tar.members.clear()  # type: ignore[attr-defined]  # the library would keep all members in memory
             name = require_name(member.name, path)
             count, total = count + 1, total + abs(member.size)
             require_size(path, count, total)
@@ -159,7 +160,7 @@ def _zip_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
 
 
 class Zip(zipfile.ZipFile):
-    """A zip file opened for reading; its directory is refused before it is read where it is too large."""
+    """A zip file opened for reading; a directory that is too large is refused before it is read."""
 
     def __init__(self, path: Path) -> None:
         self._source = _Bounded(path)
@@ -170,7 +171,7 @@ class Zip(zipfile.ZipFile):
             raise
 
     def open(self, name: Any, *args: Any, **options: Any) -> IO[bytes]:
-        """One member; a BadZipFile for compressions whose decompressors take whatever memory the file asks for."""
+        """Open one member; raise BadZipFile for compressions whose decompressors can take any amount of memory."""
         if self.getinfo(getattr(name, "filename", name)).compress_type not in (
             zipfile.ZIP_STORED,
             zipfile.ZIP_DEFLATED,
@@ -192,7 +193,7 @@ class _Bounded(io.FileIO):
 
 
 class _Header(tarfile.TarInfo):
-    """A tar header; extended ones, which the library reads whole, are bounded."""
+    """A tar header that bounds the extended headers, which the library reads whole."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -203,7 +204,7 @@ class _Header(tarfile.TarInfo):
 
 
 class _Limited(io.RawIOBase):
-    """The decompressed bytes of a tar file of any compression, refused beyond MAX_BYTES."""
+    """A stream of the decompressed bytes of a tar file of any compression; it refuses to read beyond MAX_BYTES."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -231,7 +232,7 @@ def _decompressed(path: Path) -> BinaryIO:
 
 
 def _write(folder: Path, name: str, source: Member) -> None:
-    """Create one file below ``folder``; an existing one (a name that comes twice) is refused."""
+    """Create one file below ``folder``; refuse a name that already exists because it comes twice."""
     target = folder / name
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -240,7 +241,7 @@ def _write(folder: Path, name: str, source: Member) -> None:
         with target.open("xb") as sink:
             shutil.copyfileobj(source, sink, CHUNK)
             sink.flush()
-            os.fsync(sink.fileno())  # the marker must not outlive a power cut that its files do not
+            os.fsync(sink.fileno())  # after a power cut, the marker must not exist without its files
     except (FileExistsError, NotADirectoryError):
         raise _refused(folder, name, "a name that comes twice") from None
 
@@ -254,7 +255,7 @@ def _remove_stale(root: Path) -> None:
 
 
 def _runs_elsewhere(process: int) -> bool:
-    """Whether another live process has this number; where that cannot be asked, suppose so."""
+    """Return whether another live process has this number; return True where that cannot be found out."""
     if os.name != "posix" or process == os.getpid():
         return os.name != "posix"
     try:

@@ -1,4 +1,4 @@
-"""What a data set is: a few facts, and splits that read uint8 images by position."""
+"""The classes of a data set: a few facts about it, and splits that read uint8 images by position."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ CHUNK = 512
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What a model and a report need to know about a data set; ``mean`` and ``std`` are of images scaled to [0, 1].
+    """The facts that a model and a report need about a data set; ``mean`` and ``std`` are of images scaled to [0, 1].
 
-    ``size`` is the side of the images as read; ``native`` that of the files, None where they differ or there are none.
+    ``size`` is the side of the images as read; ``native`` is that of the files, None if they differ or there are none.
     """
 
     name: str
@@ -41,7 +41,7 @@ class DatasetInfo:
 
 
 class Split(ABC):
-    """One split, read lazily: labels and ids are in memory, images come through :meth:`read`."""
+    """One split of a data set, read lazily: labels and ids are in memory, :meth:`read` reads the images."""
 
     def __init__(self, info: DatasetInfo, name: str, labels: np.ndarray, ids: Sequence[str]) -> None:
         self.info = info
@@ -54,11 +54,11 @@ class Split(ABC):
         return len(self.labels)
 
     def read(self, index: Index) -> torch.Tensor:
-        """Images at these positions, uint8 (n, C, H, W).
+        """Return the images at these positions, uint8 (n, C, H, W).
 
         Raises:
-            UsageError: a position outside the split.
-            DataError: an image that cannot be decoded; the message names its file.
+            UsageError: a position lies outside the split.
+            DataError: an image cannot be decoded; the message names its file.
         """
         import torch
 
@@ -67,23 +67,23 @@ class Split(ABC):
 
     @abstractmethod
     def _images(self, positions: Ints) -> Pixels:
-        """uint8 (n, C, H, W) for valid positions, int64 (n,)."""
+        """Return uint8 (n, C, H, W) for valid positions, int64 (n,)."""
 
     def boxes(self, index: Index) -> torch.Tensor | None:
-        """Object boxes int64 (n, 4): x0, y0, x1, y1, inclusive, in pixels of the image as read; None without boxes."""
+        """Return boxes int64 (n, 4): x0, y0, x1, y1, inclusive, in pixels of the image as read; None without boxes."""
         self._positions(index)
         return None
 
     def masks(self, index: Index) -> torch.Tensor | None:
-        """Exact object masks, bool (n, 1, H, W); None where the data set has none."""
+        """Return exact object masks, bool (n, 1, H, W), or None where the data set has none."""
         self._positions(index)
         return None
 
     def manifest(self) -> str:
-        """The sha256 (hex) of the image shape, the labels and the pixels as read, in order; computed once.
+        """Return the sha256 (hex) of the image shape, the labels and the pixels as read, in order; compute it once.
 
         Raises:
-            DataError: images that cannot be decoded; says how many and names the first.
+            DataError: images cannot be decoded; the message says how many and names the first.
         """
         return self._digest
 
@@ -133,7 +133,7 @@ def _require_rows(split: Split) -> None:
 
 
 class ArraySplit(Split):
-    """A split whose images lie in one uint8 array (N, C, H, W), in memory or memory-mapped, resized when read."""
+    """A split whose images lie in one uint8 array (N, C, H, W), in memory or memory-mapped; reading resizes them."""
 
     def __init__(self, info: DatasetInfo, name: str, images: Pixels, labels: np.ndarray, ids: Sequence[str]) -> None:
         super().__init__(info, name, labels, ids)
@@ -145,27 +145,27 @@ class ArraySplit(Split):
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set that has been found and understood; its splits are opened on demand."""
+    """A data set that a reader has found and checked; its splits are opened on demand."""
 
     info: DatasetInfo
     splits: Mapping[str, Callable[[], Split]]
 
     def split(self, name: str) -> Split:
-        """The split called ``name``; an unknown name is a UsageError with the names there are."""
+        """Return the split called ``name``; raise a UsageError that lists the known names for an unknown one."""
         if name not in self.splits:
             raise unknown("split", name, self.splits)
         return self.splits[name]()
 
 
 def normalize(images: torch.Tensor, info: DatasetInfo) -> torch.Tensor:
-    """Images as the network sees them: (x − mean) / std per channel.
+    """Normalise images for the network: (x − mean) / std per channel.
 
     Args:
         images: (n, C, H, W), uint8 in [0, 255] or floating point in [0, 1].
-        info: the constants.
+        info: the data set, which has the constants mean and std.
 
     Returns:
-        float32, same shape and device.
+        float32, with the same shape and on the same device.
     """
     import torch
 
@@ -176,7 +176,7 @@ def normalize(images: torch.Tensor, info: DatasetInfo) -> torch.Tensor:
 
 
 def resized(images: Pixels, side: int) -> Pixels:
-    """uint8 images (N, C, H, W) at side × side pixels: bilinear, with antialiasing where it shrinks."""
+    """Resize uint8 images (N, C, H, W) to side × side pixels: bilinear, with antialiasing where they shrink."""
     import torch
 
     if images.shape[2:] == (side, side):
@@ -196,7 +196,7 @@ def _damage(split: Split, problems: dict[int, str]) -> DataError:
 
 
 def unreadable(split: Split, index: Index) -> dict[int, str]:
-    """Position → problem for those images that cannot be decoded, or whose mask cannot; empty when all is well."""
+    """Return position → problem for the images that cannot be decoded, or whose masks cannot; empty if all can."""
     positions = [int(position) for position in index]
     problems: dict[int, str] = {}
     for start in range(0, len(positions), CHUNK):
@@ -217,7 +217,7 @@ def _problem(split: Split, positions: list[int]) -> str | None:
 
 
 def moments(images: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of uint8 images (N, C, H, W) scaled to [0, 1], to four decimals."""
+    """Return mean and deviation per channel of uint8 images (N, C, H, W) scaled to [0, 1], to four decimals."""
     scaled = images.astype(np.float64) / 255
     mean, std = scaled.mean(axis=(0, 2, 3)), scaled.std(axis=(0, 2, 3))
     return tuple(mean.round(4).tolist()), tuple(std.clip(min=1e-4).round(4).tolist())

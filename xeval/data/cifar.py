@@ -1,7 +1,7 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009): the binary distribution first, the Python one as well.
+"""Read CIFAR-10 and CIFAR-100 (Krizhevsky, 2009), from the binary distribution or, if it is absent, the Python one.
 
-A binary record is the label bytes (CIFAR-100: coarse, then fine) and 3,072 bytes, red, green and blue planes in rows.
-Folders are memory-mapped or read once; a tar.gz is read in memory, nothing is unpacked.
+A binary record is the label bytes (CIFAR-100: coarse, then fine) and 3,072 bytes: red, green and blue planes, each row
+by row. Folders are memory-mapped or read once; a tar.gz is read in memory and never unpacked.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ SIDE, PIXELS = 32, 3 * 32 * 32
 
 @dataclass(frozen=True)
 class Form:
-    """One distribution of one of the two data sets: where its parts lie."""
+    """One distribution (binary or Python) of one of the two data sets: it says where its parts lie."""
 
     archive: Archive
     parts: dict[str, tuple[str, ...]]
     names: str
-    labels: int | str  # binary: number of label bytes, the last one counts; Python: the key of the labels
+    labels: int | str  # binary: number of label bytes, of which the last is used; Python: the key of the labels
 
     @property
     def folder(self) -> str:
-        """The folder in the archive."""
+        """The name of the folder in the archive."""
         return str(self.archive.folder)
 
     @property
     def files(self) -> tuple[str, ...]:
-        """All files that are read."""
+        """The names of all files that are read."""
         return (self.names, *(file for files in self.parts.values() for file in files))
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A data set of the family."""
+    """One data set of the family, CIFAR-10 or CIFAR-100."""
 
     name: str
     mean: tuple[float, ...]
@@ -56,7 +56,7 @@ class Variant:
 
     @property
     def archives(self) -> tuple[Archive, ...]:
-        """The official archives, the one to fetch first."""
+        """The official archives; the first is the one to fetch."""
         return tuple(form.archive for form in self.forms)
 
 
@@ -107,17 +107,17 @@ CIFAR100 = Variant(
 
 @dataclass(frozen=True)
 class Files:
-    """The files of a layout, in a folder or in a tar.gz."""
+    """The files of a distribution, in a folder or in a tar.gz."""
 
     place: Path
     form: Form
 
     def describe(self, file: str) -> str:
-        """Where a file lies, for messages."""
+        """Return where a file lies, for messages."""
         return str(self.place / file) if self.place.is_dir() else f"{self.place}:{self.form.folder}/{file}"
 
     def read(self, file: str) -> bytes:
-        """All bytes of a file."""
+        """Return all bytes of a file."""
         if self.place.is_dir():
             return FolderTree(self.place, limit=2**28).read(file)
         if file not in self._members:
@@ -131,14 +131,14 @@ class Files:
         return {name.removeprefix(start): data for name, data in read_members(self.place, wanted).items()}
 
     def records(self, split: str) -> tuple[Pixels, Ints]:
-        """Images uint8 (N, 3, 32, 32) and labels (N,) of a split."""
+        """Return images uint8 (N, 3, 32, 32) and labels (N,) of a split."""
         parse = _binary if isinstance(self.form.labels, int) else _python
         parts = [parse(self, file) for file in self.form.parts[split]]
         images = parts[0][0] if len(parts) == 1 else np.concatenate([images for images, _ in parts])
         return images, np.concatenate([labels for _, labels in parts])
 
     def class_names(self) -> tuple[str, ...]:
-        """The class names in label order."""
+        """Return the class names in label order."""
         data = self.read(self.form.names)
         if isinstance(self.form.labels, int):
             return tuple(
@@ -184,7 +184,7 @@ def _entry(content: dict[str, Any], key: str, files: Files, file: str) -> Any:
 
 
 def find(variant: Variant, root: Path) -> Files | None:
-    """The first distribution there is: ``root`` itself, or a folder or archive under its official name in it."""
+    """Return the first distribution found: ``root`` itself, or a folder or archive under its official name in it."""
     for form in variant.forms:
         if root.name == form.archive.file and root.is_file():
             return Files(root, form)

@@ -1,4 +1,4 @@
-"""A split without the images that cannot be decoded: left out for every checkpoint alike, and named."""
+"""Leave the images that cannot be decoded out of a split, the same for every checkpoint, and name them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Readable(Split):
-    """The images of another split at ``places``, in their order and under their ids."""
+    """A split with the images of another split at ``places``, in their order and under their ids."""
 
     def __init__(self, whole: Split, places: Ints) -> None:
         super().__init__(whole.info, whole.name, whole.labels[places], [whole.ids[place] for place in places])
@@ -25,16 +25,16 @@ class Readable(Split):
         return pixels
 
     def boxes(self, index: Index) -> torch.Tensor | None:
-        """Boxes of the whole split's images."""
+        """Return the boxes that the whole split has for these images."""
         return self._whole.boxes(self._places[self._positions(index)])
 
     def masks(self, index: Index) -> torch.Tensor | None:
-        """Masks of the whole split's images."""
+        """Return the masks that the whole split has for these images."""
         return self._whole.masks(self._places[self._positions(index)])
 
 
 def readable(split: Split) -> tuple[Split, dict[int, str]]:
-    """The images that can be read, the split itself where all or none can, and position → problem of the others."""
+    """Return the split without its unreadable images, and their position → problem; if none is readable, keep all."""
     problems = unreadable(split, range(len(split)))
     if not problems or len(problems) == len(split):
         return split, {}

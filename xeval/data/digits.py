@@ -1,4 +1,4 @@
-"""The embedded default: scikit-learn's 1,797 handwritten digits (Alpaydin & Kaynak, 1998), no files needed."""
+"""Read scikit-learn's 1,797 handwritten digits (Alpaydin & Kaynak, 1998), the default data set; it needs no files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def read(_root: Path, size: int | None) -> Dataset:
 
 @cache
 def _digits() -> tuple[Pixels, Ints]:
-    """All digits, uint8 (1797, 1, 8, 8), and labels; the source has 17 grey levels, 0 to 16."""
+    """Return all digits, uint8 (1797, 1, 8, 8), and labels; the source has 17 grey levels, 0 to 16."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()

@@ -1,4 +1,4 @@
-"""Official archives: published places and checksums, and downloads that get their name when they are verified."""
+"""Download official archives from their published places and check them against the published checksums."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from xeval.runtime.files import file_hash
 
 @dataclass(frozen=True)
 class Archive:
-    """An official archive: its file name, where it is published, its md5, and the folder it unpacks to (or none)."""
+    """An official archive: its file name, its published address, its md5, and the folder it unpacks to (or None)."""
 
     file: str
     url: str
@@ -25,7 +25,7 @@ class Archive:
 
 
 def md5_of(path: Path) -> str:
-    """The md5 of a file as hex: an identity check against the publisher's figure, no protection by itself."""
+    """Return the md5 of a file as hex. It identifies the published file; it does not protect against tampering."""
     return file_hash(path, "md5")
 
 
@@ -42,11 +42,11 @@ def require_checksum(path: Path, archive: Archive) -> None:
 def download(archive: Archive, root: Path) -> Path:
     """Fetch an official archive into ``root`` and verify it before it gets its name.
 
-    A download that was cut is kept as ``<file>.part`` and continued next time; one with a wrong checksum becomes
-    ``<file>.bad``.
+    A download that was cut off is kept as ``<file>.part`` and continued next time; one with a wrong checksum is
+    renamed to ``<file>.bad``.
 
     Raises:
-        ResourceError: no connection, or a connection cut on the way.
+        ResourceError: there is no connection, or it was cut off.
         CheckpointError: the checksum is not the published one.
     """
     target, part = root / archive.file, root / f"{archive.file}.part"
@@ -72,7 +72,7 @@ def _fetch(url: str, part: Path) -> None:
     try:
         response = urllib.request.urlopen(request, timeout=60)
     except urllib.error.HTTPError as fault:
-        if fault.code == 416 and done:  # nothing left to fetch: the checksum decides
+        if fault.code == 416 and done:  # the whole file is already there; the checksum decides
             return
         raise
     with response:

@@ -1,4 +1,4 @@
-"""Trees of files by relative name, in a folder or inside a zip file: read, listed, never written."""
+"""Read and list files by relative name, in a folder or inside a zip file; nothing is written."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ MAX_FILE = 64 * 2**20
 
 
 class Tree(Protocol):
-    """Files by name, '/' between the parts."""
+    """The interface to files that are read by name, with '/' between the parts."""
 
     def describe(self, name: str) -> str:
-        """Where the file lies, for messages."""
+        """Return where the file lies, for messages."""
         ...
 
     def read(self, name: str) -> bytes:
-        """All bytes of a file; DataError if it is missing, unreadable, no regular file or beyond 64 MB."""
+        """Return all bytes of a file; raise DataError if it is missing, unreadable, no regular file or beyond 64 MB."""
         ...
 
     def below(self, folder: str) -> list[str]:
-        """Sorted names of all files below a folder, at any depth; empty where there is none."""
+        """Return the sorted names of all files below a folder, at any depth; empty if the folder does not exist."""
         ...
 
     def folders(self, folder: str) -> list[str]:
-        """Sorted names of the folders directly in a folder, without the path; hidden ones are passed over."""
+        """Return the sorted names of the folders directly in a folder, without the path and without hidden ones."""
         ...
 
 
 class FolderTree:
-    """The files below a directory."""
+    """A tree of the files below a directory."""
 
     def __init__(self, root: Path, limit: int = MAX_FILE) -> None:
         self.root = root
         self.limit = limit
 
     def describe(self, name: str) -> str:
-        """The file's path."""
+        """Return the file's path."""
         return str(self.root / name)
 
     def read(self, name: str) -> bytes:
-        """All bytes of a file."""
+        """Return all bytes of a file."""
         path = self.root / name
         try:
             status = path.stat()
@@ -62,13 +62,13 @@ class FolderTree:
             ) from fault
 
     def below(self, folder: str) -> list[str]:
-        """Sorted names of all files below a folder."""
+        """Return the sorted names of all files below a folder."""
         top = self.root / folder
         found = [Path(parent, file) for parent, _, files in os.walk(top) for file in files]
         return sorted(path.relative_to(self.root).as_posix() for path in found)
 
     def folders(self, folder: str) -> list[str]:
-        """Sorted names of the folders directly in a folder."""
+        """Return the sorted names of the folders directly in a folder."""
         top = self.root / folder
         return (
             sorted(entry.name for entry in os.scandir(top) if entry.is_dir() and entry.name[0] != ".")
@@ -78,7 +78,7 @@ class FolderTree:
 
 
 class ZipTree:
-    """The files of a zip file below ``prefix``, read in place; safe across threads, forks and pickling."""
+    """A tree of the files of a zip file below ``prefix``, read in place; safe across threads, forks and pickling."""
 
     def __init__(self, path: Path, prefix: str = "") -> None:
         self.path = path
@@ -87,7 +87,7 @@ class ZipTree:
 
     @classmethod
     def around(cls, path: Path, file: str) -> ZipTree:
-        """The tree whose top holds ``file``, where that lies least deep; DataError where there is none."""
+        """Return the tree whose top folder holds ``file``, the least deep one; raise DataError if no folder does."""
         tree = cls(path)
         tops = [name for name in tree._zip.namelist() if name.rpartition("/")[2] == file]
         if not tops:
@@ -99,11 +99,11 @@ class ZipTree:
         return {"path": self.path, "prefix": self.prefix, "_open": {}}
 
     def describe(self, name: str) -> str:
-        """The zip file's path and the member."""
+        """Return the zip file's path and the member."""
         return f"{self.path}:{self.prefix}{name}"
 
     def read(self, name: str) -> bytes:
-        """All bytes of a member."""
+        """Return all bytes of a member."""
         try:
             entry = self._zip.getinfo(self.prefix + name)
             _require_length(self.describe(name), entry.file_size, MAX_FILE)
@@ -114,20 +114,20 @@ class ZipTree:
             raise DataError(f"{self.describe(name)} cannot be read ({fault})", "fetch the archive again") from fault
 
     def below(self, folder: str) -> list[str]:
-        """Sorted names of all files below a folder."""
+        """Return the sorted names of all files below a folder."""
         start = f"{folder}/" if folder else ""
         parents = [parent for parent in self._parents if f"{parent}/".startswith(start)]
         return sorted(name for parent in parents for name in self._parents[parent])
 
     def folders(self, folder: str) -> list[str]:
-        """Sorted names of the folders directly in a folder."""
+        """Return the sorted names of the folders directly in a folder."""
         start = f"{folder}/" if folder else ""
         inner = {parent[len(start) :].split("/")[0] for parent in self._parents if parent.startswith(start)}
         return sorted(name for name in inner if name and name[0] != ".")
 
     @cached_property
     def _parents(self) -> dict[str, list[str]]:
-        """Folder → its files, without the prefix."""
+        """The files of each folder by its name, without the prefix."""
         parents: dict[str, list[str]] = defaultdict(list)
         for entry in self._zip.infolist():
             if entry.is_dir() or not entry.filename.startswith(self.prefix):
@@ -145,7 +145,7 @@ class ZipTree:
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
-    """An open zip file; CheckpointError where it is none or its directory is too large."""
+    """Open a zip file; raise CheckpointError if it is damaged, no zip file, or has too large a directory."""
     try:
         return Zip(path)
     except DAMAGE as fault:
@@ -153,7 +153,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
 
 
 def text_lines(tree: Tree, name: str) -> list[str]:
-    """The lines of a UTF-8 text file; a byte-order mark and CR LF are accepted."""
+    """Return the lines of a UTF-8 text file; a byte-order mark and CR LF are accepted."""
     try:
         return tree.read(name).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as fault:

@@ -1,8 +1,8 @@
-"""``folder:PATH``: your own images in one folder a class (the layout of torchvision's ImageFolder).
+"""Read ``folder:PATH``: your own images, with one folder per class (the layout of torchvision's ImageFolder).
 
 PATH/train/<class>/… and PATH/test/<class>/… (or PATH/val) are the two splits, each with the same class folders. A PATH
-that holds the class folders directly is one split called ``test``: it can be scored, and cannot be trained on by
-mistake. Image files at any depth below a class folder count; files with other endings are passed over.
+that holds the class folders directly is one split called ``test``: it can be scored, but not be trained on by mistake.
+Image files at any depth below a class folder count; files with other endings are passed over.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ SIDE = 224
 def read(path: Path, size: int | None) -> Dataset:
     """Classes are the sorted folder names; mean and standard deviation come from the training images.
 
-    They are measured on the sound ones of a seeded, stratified sample of 256, at the size that is read. Without
-    ``size`` that is the images' own side where the whole sample is square and of one size, else 224.
+    They are measured on the readable images of a seeded, stratified sample of 256, at the size that is read. Without
+    ``size``, that is the images' own side if the whole sample is square and of one size, else 224.
     """
     if not path.is_dir():
         raise DataError(f"the folder {path} does not exist", "write folder:PATH with the path of a folder")
@@ -47,7 +47,7 @@ def read(path: Path, size: int | None) -> Dataset:
 
 
 def _splits(tree: FolderTree) -> dict[str, str]:
-    """Split name → its folder, relative to the tree."""
+    """Return the folder of each split by its name, relative to the tree."""
     present = set(tree.folders(""))
     test = next((folder for folder in ("test", "val") if folder in present), None)
     found = {"train": "train" if "train" in present else None, "test": test}
@@ -67,7 +67,7 @@ def _classes(tree: FolderTree, folders: dict[str, str]) -> tuple[str, ...]:
 
 
 def _list(tree: FolderTree, folder: str) -> tuple[list[str], Ints]:
-    """All images below the class folders, sorted, and their labels; an empty class is a DataError."""
+    """Return all images below the class folders, sorted, and their labels; raise DataError for an empty class."""
     start = f"{folder}/" if folder else ""
     ids: list[str] = []
     labels: list[int] = []
@@ -83,13 +83,13 @@ def _list(tree: FolderTree, folder: str) -> tuple[list[str], Ints]:
 
 
 def _common_side(images: list[Image.Image]) -> int | None:
-    """The side of the images where all are squares of one size."""
+    """Return the side of the images if all are squares of one size, else None."""
     sides = {side for image in images for side in image.size}
     return sides.pop() if len(sides) == 1 else None
 
 
 def _decoded(tree: FolderTree, names: list[str]) -> list[Image.Image]:
-    """Those of the images that are sound; a damaged one is named when it is read."""
+    """Return those images that can be decoded; a damaged one raises its error later, when its split reads it."""
     images: list[Image.Image] = []
     problems: list[DataError] = []
     for name in names:

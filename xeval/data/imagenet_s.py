@@ -1,9 +1,11 @@
-"""ImageNet-S50: 50 classes of ImageNet with a segmentation of every validation image, from its official folder.
+"""Read ImageNet-S50 from its official folder: 50 classes of ImageNet, with segmented validation images.
 
-Source: S. Gao et al., "Large-scale unsupervised semantic segmentation", TPAMI 2022. ImageNetS50/train/<wnid>/*.JPEG;
-validation/<wnid>/*.JPEG with validation-segmentation/<wnid>/*.png, whose pixels are R + 256·G: the number of the class,
-from 1 in the order of the sorted WordNet ids, 0 elsewhere, 1000 where the annotators did not decide. The official test
-images have no labels: the split ``test`` is the validation split.
+Source: S. Gao et al., "Large-scale unsupervised semantic segmentation", TPAMI 2022.
+
+The training images are ImageNetS50/train/<wnid>/*.JPEG, the validation images validation/<wnid>/*.JPEG. Each validation
+image has a segmentation validation-segmentation/<wnid>/*.png, whose pixels are R + 256·G: the number of the class, from
+1 in the order of the sorted WordNet ids; 0 elsewhere; 1000 where the annotators did not decide. The official test
+images have no labels, so the split ``test`` is the validation split.
 """
 
 from __future__ import annotations
@@ -34,10 +36,10 @@ REMEDY = "build it from ImageNet with the scripts of its authors (ImageNet-S), a
 
 
 class SegmentedSplit(FileSplit):
-    """Image files with one segmentation each, cut and resized as the image is, by the nearest pixel."""
+    """A split of image files with one segmentation each, which is cut and resized (nearest pixel) as the image is."""
 
     def masks(self, index: Index) -> torch.Tensor | None:
-        """Pixels of the image's own class, bool (n, 1, H, W); undecided pixels do not count."""
+        """Return the pixels of the image's own class, bool (n, 1, H, W); undecided pixels are False."""
         import torch
 
         positions = self._positions(index)
@@ -63,19 +65,19 @@ class SegmentedSplit(FileSplit):
 
 
 def segmentation_of(image: str) -> str:
-    """validation/<wnid>/x.JPEG → validation-segmentation/<wnid>/x.png."""
+    """Return the segmentation of an image: validation/<wnid>/x.JPEG → validation-segmentation/<wnid>/x.png."""
     return f"{SEGMENTATION}/{image.partition('/')[2].rpartition('.')[0]}.png"
 
 
 def class_numbers(data: bytes, name: str) -> Ints:
-    """R + 256·G of a segmentation, int64 (H, W); 0 where it is undecided."""
+    """Return R + 256·G of a segmentation, int64 (H, W); 0 where it is undecided."""
     pixels = np.asarray(decode(data, name)).astype(np.int64)
     numbers = pixels[..., 0] + 256 * pixels[..., 1]
     return np.where(numbers == IGNORED, 0, numbers)
 
 
 def locate(root: Path) -> Path | None:
-    """The folder: ``root`` itself or ImageNetS50 in it."""
+    """Return the folder of the data set, ``root`` itself or ImageNetS50 in it, or None."""
     return next((place for place in (root, root / "ImageNetS50") if (place / SEGMENTATION).is_dir()), None)
 
 

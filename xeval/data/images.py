@@ -1,11 +1,11 @@
-"""Image files to pixels, one rule per oddity, so that the same file always gives the same picture or the same error.
+"""Decode image files; fixed rules make the same file always give the same picture or the same error.
 
-* grey, palette, CMYK and 16-bit pictures become 8-bit RGB (16 bits: v / 257, rounded); transparency is dropped, as
-  torchvision's ImageFolder does; the orientation in EXIF is applied;
-* of a stereo or preview JPEG (MPO) the first picture counts;
-* empty, damaged or animated files, floating-point pictures and pictures beyond 50 million pixels are DataErrors that
-  name the file;
-* another size: the shorter side is resized (bilinear with antialiasing) and the centre square cut out.
+* Grey, palette, CMYK and 16-bit pictures become 8-bit RGB (16 bits: v / 257, rounded). Transparency is dropped, as
+  torchvision's ImageFolder does. The orientation in EXIF is applied.
+* Of a stereo or preview JPEG (MPO), the first picture is used.
+* Empty, damaged or animated files, floating-point pictures and pictures beyond 50 million pixels raise DataErrors that
+  name the file.
+* For another size, the shorter side is resized (bilinear with antialiasing) and the centre square cut out.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 MAX_PIXELS = 50_000_000
 THREADS = 4
-THUMBNAIL = 64  # decoding such small files spends its time in Python, where threads only wait for one another
+THUMBNAIL = 64  # pixels a side; up to this size, decoding is mostly Python code, which threads do not speed up
 
 
 class FileSplit(Split):
-    """A split of image files, decoded when read; ids are the names in the tree.
+    """A split of image files, which are decoded when read; the ids are the names in the tree.
 
-    With ``native`` every file must be a square of that side: boxes given in its pixels stay true.
+    With ``native``, every file must be a square of that side, so that boxes given in its pixels stay valid.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class FileSplit(Split):
 
 
 def decode(data: bytes, name: str) -> Image.Image:
-    """One upright RGB picture; DataError naming the file for anything else (rules above)."""
+    """Decode one upright RGB picture; raise DataError naming the file for anything else (rules above)."""
     if not data:
         raise _unfit(name, "is a 0-byte file")
     try:
@@ -78,24 +78,24 @@ def decode(data: bytes, name: str) -> Image.Image:
         raise _unfit(name, "has too many pixels (DecompressionBomb)") from fault
     except UnidentifiedImageError as fault:
         raise _unfit(name, "is not an image that can be read") from fault
-    except Exception as fault:  # decoders raise anything on damaged bytes
+    except Exception as fault:  # decoders raise many kinds of errors on damaged bytes
         raise _unfit(name, f"is damaged ({fault})") from fault
 
 
 def size_of(data: bytes, name: str) -> tuple[int, int]:
-    """Width and height of a picture as :func:`decode` returns it."""
+    """Return width and height of a picture as :func:`decode` returns it."""
     return decode(data, name).size
 
 
 def square(image: Image.Image, side: int) -> Image.Image:
-    """The picture at side × side pixels: shorter side resized, centre cut out."""
+    """Return the picture at side × side pixels: resize the shorter side and cut out the centre."""
     if image.size == (side, side):
         return image
     return ImageOps.fit(image, (side, side), method=Image.Resampling.BILINEAR)
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file counts as an image by its name; hidden files do not."""
+    """Return whether a file counts as an image by its name; hidden files do not."""
     return name.lower().endswith(SUFFIXES) and not name.rpartition("/")[2].startswith(".")
 
 

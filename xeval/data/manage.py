@@ -1,4 +1,4 @@
-"""What the command line does with data sets: list them, fetch the official archives, check what is there."""
+"""Implement the commands for data sets: list them, fetch the official archives, check what is there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from xeval.errors import DataError, ResourceError, UsageError
 
 
 def listing(root: Path | None = None) -> list[dict[str, str]]:
-    """One row a data set: name, what it is, and where it was found or how to get it."""
+    """Return one row per data set: its name, its description, and where it was found or how to get it."""
     return [
         {"name": name, "description": source.description, "state": _state(name, data_root(root))}
         for name, source in READERS.items()
@@ -21,12 +21,12 @@ def listing(root: Path | None = None) -> list[dict[str, str]]:
 
 
 def get(name: str, root: Path | None = None) -> Path:
-    """Fetch, verify and (CIFAR) unpack the official archive below ``root``; what is already there is kept.
+    """Fetch, verify and (CIFAR) unpack the official archive below ``root``; keep what is already there.
 
     Raises:
-        UsageError: a data set without an archive.
-        CheckpointError: a wrong checksum or a refused member.
-        ResourceError: no connection, no space, no permission; running it again continues.
+        UsageError: the data set has no archive.
+        CheckpointError: the checksum is wrong, or a member is refused.
+        ResourceError: connection, space or permission is missing; running it again continues.
     """
     source = READERS[name]
     if not source.archives:
@@ -48,13 +48,14 @@ def get(name: str, root: Path | None = None) -> Path:
 
 
 def check(name: str, root: Path | None = None) -> dict[str, Any]:
-    """Verify a data set: checksum of an archive under its official name, then every image and label.
+    """Verify a data set: the checksum of an archive under its official name, then every image and label.
 
-    Returns a report: name, place, checksum ("official", "none to compare"), classes, and for every split its number of
-    images, its manifest and the images that cannot be read.
+    Returns:
+        A report with name, place, checksum ("official", "none to compare"), classes, and for every split its number of
+        images, its manifest and the images that cannot be read.
 
     Raises:
-        CheckpointError: an archive under an official name with another checksum.
+        CheckpointError: an archive under an official name has another checksum.
         DataError: the data set is missing or its lists are wrong.
     """
     kind, _, path = name.partition(":")
@@ -72,7 +73,7 @@ def check(name: str, root: Path | None = None) -> dict[str, Any]:
 
 
 def require_sound(report: dict[str, Any]) -> None:
-    """Raise a DataError where :func:`check` has found images that cannot be read."""
+    """Raise a DataError if :func:`check` has found images that cannot be read."""
     damaged = [problem for split in report["splits"].values() for problem in split["damaged"]]
     if damaged:
         count = sum(split["images"] for split in report["splits"].values())

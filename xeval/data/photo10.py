@@ -1,7 +1,8 @@
-"""Ten photographs that ship inside scikit-image and scikit-learn, cut into 32 px crops: which photograph is it from?
+"""Cut ten photographs into crops of 32 px; the task is to tell which photograph a crop comes from.
 
-Each photograph is scaled to 256 px of height. Crops for training lie in its left 55 %, crops for testing in its right
-35 %; the gap keeps them from sharing pixels. Nothing is downloaded: all ten files are members of the two wheels.
+Each photograph is scaled to a height of 256 px. Crops for training lie in its left 55 %, crops for testing in its right
+35 %; the gap keeps them from sharing pixels. Nothing is downloaded: all ten files ship with scikit-image and
+scikit-learn.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def _split(info: DatasetInfo, name: str) -> ArraySplit:
 
 @cache
 def _crops(split: str) -> tuple[Pixels, tuple[str, ...]]:
-    """All crops of a split, uint8 (N, 3, 32, 32), and their ids: photograph and left upper corner."""
+    """Return all crops of a split, uint8 (N, 3, 32, 32), and their ids: photograph and left upper corner."""
     crops: list[Pixels] = []
     ids: list[str] = []
     for number, name in enumerate(PHOTOS):
@@ -66,12 +67,12 @@ def _crops(split: str) -> tuple[Pixels, tuple[str, ...]]:
 
 
 def _region(split: str, width: int) -> tuple[int, int]:
-    """First and past-the-last column that crops of this split may touch."""
+    """Return the first and the past-the-last column that crops of this split may touch."""
     return (0, int(LEFT * width)) if split == "train" else (int(RIGHT * width), width)
 
 
 def _photo(name: str) -> Pixels:
-    """One photograph, uint8 (3, 256, width)."""
+    """Return one photograph, uint8 (3, 256, width)."""
     package, _, path = PHOTOS[name].partition("/")
     spec = find_spec(package)  # finds the files without importing the package
     if spec is None or spec.origin is None:

@@ -1,6 +1,6 @@
-"""Procedural shapes on textured grounds with exact masks: the truth that localisation is tested against.
+"""Draw procedural shapes on textured grounds; their exact masks are the ground truth for testing localisation.
 
-Image i of a split is a function of (split, i, side) alone: it is drawn when it is read, in any order.
+Image i of a split is a function of (split, i, side) alone, so images can be drawn when they are read, in any order.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MEAN, STD = (0.5, 0.5, 0.5), (0.139, 0.139, 0.139)
 
 
 class Shapes(Split):
-    """Drawn on demand; labels go round the classes."""
+    """A split that draws its images on demand; the labels cycle through the classes."""
 
     def __init__(self, info: DatasetInfo, name: str) -> None:
         count = COUNTS[name]
@@ -47,13 +47,13 @@ class Shapes(Split):
         return masks
 
     def masks(self, index: Index) -> torch.Tensor | None:
-        """The pixels of the shape, bool (n, 1, H, W)."""
+        """Return the pixels of the shape, bool (n, 1, H, W)."""
         import torch
 
         return torch.from_numpy(self._masks(self._positions(index)))
 
     def boxes(self, index: Index) -> torch.Tensor | None:
-        """The smallest boxes around the masks, int64 (n, 4), inclusive."""
+        """Return the smallest boxes around the masks, int64 (n, 4), inclusive."""
         import torch
 
         masks = self._masks(self._positions(index))[:, 0]
@@ -63,11 +63,11 @@ class Shapes(Split):
 
 
 def draw(split: str, position: int, side: int) -> tuple[Pixels, Mask]:
-    """One image uint8 (3, side, side) and the mask (side, side) of its shape.
+    """Draw one image uint8 (3, side, side) and the mask (side, side) of its shape.
 
-    Ground: stripes between two colours plus noise. Shape: a third colour, at least 0.35 away in some channel from
-    the ground's mean, with noise of its own; radius 15–22 % of the side, anywhere inside
-    the image, turned by up to 20 degrees.
+    The ground has stripes between two colours plus noise. The shape has a third colour, at least 0.35 away from the
+    ground's mean in every channel, with noise of its own. Its radius is 15–22 % of the side; it lies anywhere inside
+    the image and is turned by up to 20 degrees.
     """
     random = np.random.default_rng((SEEDS[split], position))
     radius, angle = random.uniform(0.15, 0.22), random.uniform(-np.pi / 9, np.pi / 9)
@@ -87,7 +87,7 @@ def draw(split: str, position: int, side: int) -> tuple[Pixels, Mask]:
 
 
 def _inside(shape: str, u: Plane, v: Plane) -> Mask:
-    """The pixels of a shape of radius 1 around the origin; v points down."""
+    """Return the pixels of a shape of radius 1 around the origin; v points down."""
     distance = np.hypot(u, v)
     thin, long = np.minimum(abs(u), abs(v)), np.maximum(abs(u), abs(v))
     inside: dict[str, Mask] = {
@@ -101,7 +101,7 @@ def _inside(shape: str, u: Plane, v: Plane) -> Mask:
 
 
 def _ground(random: np.random.Generator, grid: Plane) -> Plane:
-    """Stripes (3, side, side) of random direction and width between two colours."""
+    """Draw stripes (3, side, side) of random direction and width between two colours."""
     direction, waves, phase = random.uniform(0, np.pi), random.uniform(3, 8), random.uniform(0, 2 * np.pi)
     along = np.cos(direction) * grid[None, :] + np.sin(direction) * grid[:, None]
     weight = 0.5 + 0.5 * np.sin(2 * np.pi * waves * along + phase)
@@ -111,7 +111,7 @@ def _ground(random: np.random.Generator, grid: Plane) -> Plane:
 
 
 def _extent(line: Mask) -> tuple[int, int]:
-    """First and last true position."""
+    """Return the first and last true position."""
     found = np.flatnonzero(line)
     return int(found[0]), int(found[-1])
 

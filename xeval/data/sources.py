@@ -1,4 +1,4 @@
-"""Where data sets come from: the registry of readers and the way from a name to an open data set."""
+"""Register the readers of data sets, and open a data set by its name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Locate = Callable[[Path], Path | None]
 
 @dataclass(frozen=True)
 class Source:
-    """A reader (data root, side in pixels or None for its own → data set) and what the lists say about it."""
+    """A reader, called with data root and side in pixels (None for the default), and what the lists say of its data."""
 
     read: Reader
     description: str
@@ -41,7 +41,7 @@ def reader(
 ) -> Callable[[Reader], Reader]:
     """Register the function that reads a data set under the data set's name.
 
-    ``archives`` are the official files, the one to fetch first; ``locate`` finds the data set below a data root;
+    ``archives`` are the official files; the first is the one to fetch. ``locate`` finds the data set below a data root.
     ``remedy`` says how to get what cannot be fetched.
     """
 
@@ -53,7 +53,7 @@ def reader(
 
 
 def data_root(root: Path | None = None) -> Path:
-    """Where data sets are looked for: ``root``, else $XEVAL_DATA, else the user's cache directory."""
+    """Return where data sets are looked for: ``root``, else $XEVAL_DATA, else the user's cache directory."""
     if root is not None:
         return root
     if os.environ.get("XEVAL_DATA"):
@@ -68,7 +68,7 @@ def data_root(root: Path | None = None) -> Path:
 
 
 def missing(name: str, wanted: str, root: Path, remedy: str = "") -> DataError:
-    """The error for a data set that is not there."""
+    """Return the error for a data set that was not found."""
     return DataError(
         f"{name} was not found: looked for {wanted} in {root}",
         remedy or f"run `xeval data get {name}`, or give --data DIR",
@@ -76,9 +76,9 @@ def missing(name: str, wanted: str, root: Path, remedy: str = "") -> DataError:
 
 
 def require_official(place: Path, archives: tuple[Archive, ...]) -> bool:
-    """Whether ``place`` is one of these archives by its name; CheckpointError where it is another file by that name.
+    """Return whether ``place`` has the name of one of these archives; raise CheckpointError if its checksum differs.
 
-    Called before anything in an archive is read. An archive of your own under another name is not compared.
+    This is called before anything in an archive is read. Your own archive under another name is not compared.
     """
     named = [archive for archive in archives if place.name == archive.file and place.is_file()]
     for archive in named:
@@ -90,8 +90,8 @@ def open_dataset(name: str, root: Path | None = None, size: int | None = None) -
     """Open a data set by name, or ``folder:PATH``; ``size`` resizes its images to that many pixels a side.
 
     Raises:
-        UsageError: unknown name or impossible size.
-        DataError: files missing or unreadable; says what was looked for and where.
+        UsageError: the name is unknown or the size is impossible.
+        DataError: files are missing or unreadable; the message says what was looked for and where.
     """
     if size is not None and not 4 <= size <= 4096:
         raise UsageError(f"images of {size} pixels a side were asked for", "choose a side from 4 to 4096")

@@ -1,4 +1,4 @@
-"""Seeded, stratified choices of images, drawn in the order of a hash of (seed, position): no library can change it."""
+"""Choose images in a seeded, stratified way, in the order of a hash of (seed, position) that no library can change."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from xeval.errors import UsageError
 
 
 def shuffled(count: int, seed: int) -> Ints:
-    """The positions 0 … count-1 in the order of their hash: splitmix64 (Steele et al., 2014) of seed and position."""
+    """Return 0 … count-1 in the order of their hash: splitmix64 (Steele et al., 2014) of seed and position."""
     state = np.full(count, seed % 2**64, dtype=np.uint64)
     return np.argsort(_mix(_mix(state) ^ np.arange(count, dtype=np.uint64)), kind="stable")
 
@@ -25,15 +25,15 @@ def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def stratified(labels: np.ndarray, limit: int, seed: int) -> Ints:
-    """A sample of ``limit`` positions (sorted) with equally many images of every class.
+    """Return a sample of ``limit`` positions (sorted) with equally many images of every class.
 
-    Counts differ by at most one between classes that have enough images; a class that runs out gives what it has
-    and the others fill up. ``limit >= N`` gives all positions. A larger limit contains the smaller one's sample.
+    Counts differ by at most one between classes that have enough images. A class with too few gives all it has, and the
+    others fill up. ``limit >= N`` gives all positions. The sample of a larger limit contains that of a smaller one.
     """
     if limit < 1:
         raise UsageError(f"a sample of {limit} images was asked for", "ask for at least 1")
     order = shuffled(len(labels), seed)
-    rank = np.empty(len(labels), dtype=np.int64)  # the how-manieth of its class, in drawing order
+    rank = np.empty(len(labels), dtype=np.int64)  # the rank of each image within its class, in drawing order
     for label in np.unique(labels):
         members = order[labels[order] == label]
         rank[members] = np.arange(len(members))
@@ -42,7 +42,7 @@ def stratified(labels: np.ndarray, limit: int, seed: int) -> Ints:
 
 
 def holdout(labels: np.ndarray, share: float, seed: int) -> tuple[Ints, Ints]:
-    """Two disjoint, sorted sets of positions (fit, held) that cover all; every class gives ``share`` of its images.
+    """Return two disjoint, sorted sets of positions (fit, held) that cover all; ``share`` of every class is held out.
 
     The held count is ⌈share·N⌉, dealt to the classes by largest remainder, and every class keeps one image to fit.
     """

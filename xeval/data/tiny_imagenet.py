@@ -1,7 +1,8 @@
-"""Tiny ImageNet (Stanford CS231n, 2015) or any subset in its layout, from the zip file or the folder, left untouched.
+"""Read Tiny ImageNet (Stanford CS231n, 2015) or a subset in its layout, from the zip file or the folder, in place.
 
-train/<wnid>/images/*.JPEG with boxes in train/<wnid>/<wnid>_boxes.txt; val/images/*.JPEG with labels and boxes in
-val/val_annotations.txt. The official test images have no labels: the split ``test`` is the official val.
+The training images are train/<wnid>/images/*.JPEG, with boxes in train/<wnid>/<wnid>_boxes.txt; the validation images
+are val/images/*.JPEG, with labels and boxes in val/val_annotations.txt. The official test images have no labels, so the
+split ``test`` is the official val.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ ANNOTATIONS = "val/val_annotations.txt"
 
 
 class BoxedSplit(FileSplit):
-    """Image files with one box each, given in pixels of the file and returned in pixels of the image as read."""
+    """A split of image files with one box each, given in pixels of the file, returned in those of the image as read."""
 
     def __init__(
         self, info: DatasetInfo, name: str, tree: Tree, ids: list[str], labels: Ints, *, boxes: Ints, native: int
@@ -41,21 +42,21 @@ class BoxedSplit(FileSplit):
         self._boxes = scale_boxes(boxes, native, info.size)
 
     def boxes(self, index: Index) -> torch.Tensor | None:
-        """Boxes int64 (n, 4), inclusive."""
+        """Return the boxes, int64 (n, 4), inclusive."""
         import torch
 
         return torch.from_numpy(self._boxes[self._positions(index)])
 
 
 def scale_boxes(boxes: Ints, native: int, side: int) -> Ints:
-    """Inclusive boxes after resizing: every pixel that the old box touches, ⌊x0·s⌋ to ⌈(x1 + 1)·s⌉ - 1."""
+    """Resize inclusive boxes to every pixel that the old box touches: ⌊x0·s⌋ to ⌈(x1 + 1)·s⌉ - 1."""
     low = boxes[:, :2] * side // native
     high = -(-(boxes[:, 2:] + 1) * side // native) - 1
     return np.concatenate([low, high], axis=1).clip(0, side - 1)
 
 
 def locate(root: Path) -> Path | None:
-    """The zip file or folder: ``root`` itself, the official names in it, else the one ``tiny-imagenet*`` there is."""
+    """Return the zip file or folder: ``root``, an official name in it, or its only ``tiny-imagenet*``; or None."""
     if root.is_file() or (root / "wnids.txt").is_file():
         return root
     for name in ("tiny-imagenet-200", OFFICIAL.file):
@@ -94,7 +95,7 @@ def read(root: Path, size: int | None) -> Dataset:
 
 
 def open_tree(place: Path) -> Tree:
-    """The files of a folder or a zip file, named from the folder that holds wnids.txt."""
+    """Open the files of a folder or a zip file; their names are relative to the folder that holds wnids.txt."""
     return FolderTree(place) if place.is_dir() else ZipTree.around(place, "wnids.txt")
 
 
@@ -143,7 +144,7 @@ def _fields(tree: Tree, name: str, number: int, line: str, count: int) -> list[s
 
 
 def _box(tree: Tree, name: str, number: int, corners: list[str], native: int) -> list[int]:
-    """x0, y0, x1, y1; a corner at the far edge, one past the last pixel, counts as the last pixel."""
+    """Return x0, y0, x1, y1; a corner at the far edge, one past the last pixel, counts as the last pixel."""
     try:
         x0, y0, x1, y1 = (min(int(corner), native - 1) for corner in corners)
     except ValueError:
@@ -158,7 +159,7 @@ def _bad_row(tree: Tree, name: str, number: int, problem: str) -> DataError:
 
 
 def _same_names(where: str, expected: set[str], found: set[str]) -> None:
-    """Raise where files or folders are missing or too many, naming the first five of each."""
+    """Raise DataError if files or folders are missing or too many, naming the first five of each."""
     if expected == found:
         return
     lists = {"missing": sorted(expected - found), "not listed": sorted(found - expected)}
@@ -167,7 +168,7 @@ def _same_names(where: str, expected: set[str], found: set[str]) -> None:
 
 
 def _native_side(tree: Tree) -> int:
-    """The side of the images, from the first of val, else of train."""
+    """Return the side of the images, from the first of val, else of train."""
     names = tree.below("val/images") or tree.below("train")
     first = next((name for name in names if is_image_name(name)), None)
     if first is None:
@@ -176,7 +177,7 @@ def _native_side(tree: Tree) -> int:
 
 
 def _class_names(tree: Tree, wnids: list[str]) -> tuple[str, ...]:
-    """First name of every class; a name that two classes share gets the WordNet id."""
+    """Return the first name of every class; a name that two classes share gets the WordNet id added."""
     rows = (line.partition("\t") for line in text_lines(tree, "words.txt"))
     words = {wnid: text.split(",")[0].strip() for wnid, _, text in rows}
     names = [words.get(wnid) or wnid for wnid in wnids]

@@ -1,4 +1,4 @@
-"""Passes of a frozen network on a device: batched, counted, in the fastest form that gives the same numbers."""
+"""Run passes of a frozen network on a device: batched, counted, in the fastest form that gives the same numbers."""
 
 from xeval.engine.batch_size import copies, probe_batch_size, throughput
 from xeval.engine.devices import pick_device, synchronize

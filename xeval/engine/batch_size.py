@@ -1,4 +1,4 @@
-"""How many images go through a network at a time, and how fast."""
+"""Find how many images to pass through a network at a time, and measure how fast they go."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from xeval.runtime.memory import is_out_of_memory
 
 
 def probe_batch_size(network: Forward, example: Tensor, *, largest: int = 1024) -> int:
-    """The smallest batch size within 5 % of the best throughput, found by doubling; ``example`` is 1×C×H×W."""
+    """Return the smallest batch size within 5 % of the best throughput, found by doubling; ``example`` is 1×C×H×W."""
     best_size, best_rate, size = 1, 0.0, 16
     while size <= largest:
         rate = _rate_if_it_fits(network, example, size)
@@ -28,7 +28,7 @@ def probe_batch_size(network: Forward, example: Tensor, *, largest: int = 1024) 
 
 
 def throughput(network: Forward, example: Tensor, size: int) -> float:
-    """Images a second in batches of ``size``."""
+    """Return the images per second in batches of ``size``."""
     return size / _seconds(network, copies(example, size))
 
 
@@ -42,12 +42,12 @@ def _rate_if_it_fits(network: Forward, example: Tensor, size: int) -> float | No
 
 
 def copies(example: Tensor, size: int) -> Tensor:
-    """One image 1×C×H×W as a batch."""
+    """Return a batch of ``size`` copies of one image 1×C×H×W."""
     return example.expand(size, -1, -1, -1).contiguous()
 
 
 def _seconds(network: Forward, images: Tensor) -> float:
-    """Shortest of two timed forward passes after one warm-up."""
+    """Return the shorter of two timed forward passes after one warm-up, in seconds."""
     times = []
     with torch.no_grad():
         for _ in range(3):

@@ -1,8 +1,8 @@
-"""The network of the plain passes: the same numbers as the model that is explained, from fewer instructions.
+"""Make a faster network with the same logits (within 1e-5), for the passes that compute no explanation.
 
-Every BatchNorm behind a convolution is folded into it (in evaluation mode both are linear), tensors lie channels last,
-and on request the whole is compiled. All of this happens to a copy: what is explained is the model itself, because a
-folded convolution has other activations (a map of them before BatchNorm would shift by 8 to 17 %).
+Every BatchNorm behind a convolution is folded into it (in evaluation mode both are linear), tensors use the channels
+last layout, and on request the whole network is compiled. All of this is done to a copy. The explainers use the model
+itself, because a folded convolution has other activations (a map of them before BatchNorm would shift by 8 to 17 %).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from xeval.perturb.draws import normal
 from xeval.runtime.endings import first_line
 from xeval.runtime.memory import is_out_of_memory
 
-TOLERANCE = 1e-5  # of logits, relative to the largest one where that exceeds 1
+TOLERANCE = 1e-5  # largest difference of logits, relative to the largest logit where that exceeds 1
 IMAGES = 2
 
 Forward = Callable[[Tensor], Tensor]
@@ -26,7 +26,7 @@ Forward = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Network:
-    """How plain passes run: ``forward`` for any number of images, ``full`` for whole batches."""
+    """The form of a network for passes without explanation: ``forward`` takes any batch, ``full`` whole batches."""
 
     forward: Forward
     full: Forward
@@ -35,24 +35,24 @@ class Network:
     compiled: bool = False
 
     def __call__(self, images: Tensor, *, whole: bool = False) -> Tensor:
-        """Logits (N, classes) of N×C×H×W images; ``whole`` says that N is the batch size."""
+        """Return the logits (N, classes) of N×C×H×W images; ``whole`` says that N is the batch size."""
         return (self.full if whole else self.forward)(images.contiguous(memory_format=self.layout))
 
     def describe(self) -> dict[str, str | bool]:
-        """What is written beside the scores."""
+        """Return the description of the network that is written beside the scores."""
         layout = "channels last" if self.layout == torch.channels_last else "contiguous"
         return {"folded": self.folded, "compiled": self.compiled, "layout": layout}
 
 
 def plain(model: nn.Module) -> Network:
-    """The model as it is."""
+    """Return a network that runs the model as it is."""
     return Network(model, model)
 
 
 def network_of(model: nn.Module, example: Tensor) -> Network:
-    """The fastest form of a frozen model whose logits stay within 1e-5; ``example`` is 1×C×H×W on its device.
+    """Return the fastest form of a frozen model whose logits stay within 1e-5; ``example`` is 1×C×H×W on its device.
 
-    A step that the model does not allow, or that would change its logits, is left out.
+    A step is left out if the model does not allow it or if it would change the logits.
     """
     keys = torch.arange(IMAGES, device=example.device)
     images = normal(0, "network", keys, 1, example.numel()).reshape(IMAGES, *example.shape[1:]).to(example)
@@ -68,24 +68,26 @@ def network_of(model: nn.Module, example: Tensor) -> Network:
 
 
 def folded(model: nn.Module, images: Tensor, logits: Tensor) -> nn.Module | None:
-    """A copy with every BatchNorm folded into the convolution before it; None where its logits would differ.
+    """Return a copy with every BatchNorm folded into the convolution before it, or None if its logits would differ.
 
-    w' = w · γ/√(σ² + ε),  b' = (b − μ) · γ/√(σ² + ε) + β.
+    The convolution gets the weights and biases
+
+        w' = w · γ/√(σ² + ε),  b' = (b − μ) · γ/√(σ² + ε) + β
     """
     from torch.fx.experimental.optimization import fuse
 
     try:
         copy = fuse(model)
-    except Exception:  # what a foreign forward does when it is traced is not known; it then stays as it is
+    except Exception:  # tracing a foreign forward pass can raise anything; the model is then left as it is
         return None
     return copy if _agree(copy, images, logits) else None
 
 
 def _agree(network: Forward, images: Tensor, logits: Tensor) -> bool:
-    """Whether a form of the model takes these images and gives its logits; on the meta device they have no values."""
+    """Return whether a form of the model gives the same logits for the images; the meta device compares shapes only."""
     try:
         found = network(images)
-    except RuntimeError:  # a view that needs contiguous memory
+    except RuntimeError:  # a view inside the network needs contiguous memory
         return False
     if found.shape != logits.shape:
         return False
@@ -94,17 +96,20 @@ def _agree(network: Forward, images: Tensor, logits: Tensor) -> bool:
 
 
 def compiled(network: Network, batch: Tensor) -> Network:
-    """The same network with its whole batches, of the size of ``batch``, through TorchInductor with frozen weights.
+    """Return the network, compiled by TorchInductor with frozen weights for whole batches of the size of ``batch``.
 
-    Only whole batches, since each other size would be compiled for itself. The compilation takes place here. Raises
-    :class:`UsageError` where the compiler fails.
+    Only whole batches use the compiled code, since each other size would be compiled separately. The compilation takes
+    place here.
+
+    Raises:
+        UsageError: the compiler fails.
     """
     full: Forward = torch.compile(network.forward, dynamic=False, options={"freezing": True})
     fast = replace(network, full=full, compiled=True)
     try:
         with torch.no_grad():
             fast(batch, whole=True)
-    except Exception as error:  # failures of compilers are of many types
+    except Exception as error:  # compilers raise errors of many types
         if is_out_of_memory(error):
             raise
         raise UsageError(f"the network cannot be compiled ({first_line(error)})", "leave out --compile on") from None

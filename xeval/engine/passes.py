@@ -1,7 +1,7 @@
-"""Batched forward passes on the device: the only place where the metrics meet the network.
+"""Run batched forward passes on the device; the metrics call the network only through this module.
 
 The passes of many images × many perturbations are packed into batches of one size. Nothing is read back to the host in
-between; probabilities are the softmax in float64 of float32 logits, which removes spurious ties of saturated networks.
+between. Probabilities are the softmax in float64 of float32 logits, which removes spurious ties of saturated networks.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from xeval.explainers.base import Explainer
 from xeval.runtime.memory import is_out_of_memory, out_of_memory
 
 Versions = Callable[[Tensor, Tensor], Tensor]
-"""``(rows, columns) -> images``: the perturbed images of the pairs (image number, perturbation number)."""
+"""A function ``(rows, columns) -> images``: the perturbed images of the pairs (image number, perturbation number)."""
 
 
 class Engine:
-    """Counted, batched passes through one frozen network.
+    """An engine, which makes counted, batched passes through one frozen network.
 
-    ``model`` is what is explained, ``network`` the form of it that plain passes go through (the model itself unless
-    given). Where memory does not suffice for a batch, it is halved for good and the pass repeated; no number depends on
-    it.
+    ``model`` is the network that the explainers use; ``network`` is its form for all other passes (the model itself
+    unless given). If memory does not suffice for a batch, the batch size is halved permanently and the pass repeated;
+    no number depends on the batch size.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Engine:
 
     @property
     def passes(self) -> int:
-        """How many images have gone through the network since the engine was made."""
+        """The number of images that have gone through the network since the engine was made."""
         return self._passes
 
     def count(self, images: int) -> None:
@@ -50,22 +50,22 @@ class Engine:
         self._passes += images
 
     def take_passes(self) -> int:
-        """Give away the passes made since the last call; whoever takes them adds them up."""
+        """Return the number of passes since the last call and reset it; the caller adds them up."""
         fresh, self._taken = self._passes - self._taken, self._passes
         return fresh
 
     def logits(self, images: Tensor) -> Tensor:
-        """Logits (N, classes) of N×C×H×W images, in batches."""
+        """Return the logits (N, classes) of N×C×H×W images, computed in batches."""
         self.count(len(images))
         with torch.no_grad():
             return torch.cat(self._batches(lambda start, stop: self._pass(images[start:stop]), len(images)))
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """Softmax (N, classes) in float64."""
+        """Return the softmax (N, classes) in float64."""
         return softmax64(self.logits(images), single=self.single)
 
     def class_probability(self, versions: Versions, columns: int, targets: Tensor) -> Tensor:
-        """Probability of each image's target class under ``columns`` perturbations of it: float64 (N, columns).
+        """Return the probability of each image's target class under ``columns`` perturbations: float64 (N, columns).
 
         Perturbed images are made batch by batch, so memory does not grow with the number of perturbations.
         """
@@ -86,7 +86,7 @@ class Engine:
     def explain(
         self, explainer: Explainer, layer: str, images: Tensor, targets: Tensor, model: nn.Module | None = None
     ) -> Tensor:
-        """Maps N×1×h×w on the explainer's own grid, in batches; of another network where ``model`` is given."""
+        """Return maps N×1×h×w on the explainer's own grid, in batches; a given ``model`` replaces the engine's."""
         explained = self.model if model is None else model
 
         def maps(start: int, stop: int) -> Tensor:
@@ -98,7 +98,7 @@ class Engine:
         return found
 
     def rate(self, example: Tensor) -> float:
-        """Images a second in the engine's batches, once it is known that they fit; ``example`` is 1×C×H×W."""
+        """Return the images per second in the engine's batches, once they are known to fit; ``example`` is 1×C×H×W."""
         with torch.no_grad():
             self._batches(lambda start, stop: self._pass(copies(example, stop - start)), self.batch_size)
         return throughput(self._pass, example, self.batch_size)
@@ -107,13 +107,13 @@ class Engine:
         return self.network(images, whole=len(images) == self.batch_size)
 
     def _batches(self, run: Callable[[int, int], Tensor], total: int) -> list[Tensor]:
-        """``run(start, stop)`` over consecutive batches up to ``total``, going on from the batch that did not fit."""
+        """Call ``run(start, stop)`` for consecutive batches up to ``total``; halve a batch that did not fit."""
         parts: list[Tensor] = []
         start = 0
-        while start < total or not parts:  # no image at all is one empty batch
+        while start < total or not parts:  # without images, run one empty batch
             stop = min(start + self.batch_size, total)
             part = _if_it_fits(run, start, stop)
-            if part is None:  # here nothing holds the tensors of the failed pass any more
+            if part is None:  # outside the call, nothing holds the tensors of the failed pass any more
                 self._halve(stop - start)
             else:
                 parts.append(part)
@@ -129,7 +129,7 @@ class Engine:
 
 
 def _if_it_fits(run: Callable[[int, int], Tensor], start: int, stop: int) -> Tensor | None:
-    """What ``run`` returns, or None where the memory does not suffice; leaving frees what the exception held."""
+    """Return the result of ``run``, or None where memory does not suffice; returning frees what the exception held."""
     try:
         return run(start, stop)
     except (RuntimeError, MemoryError) as error:
@@ -140,7 +140,7 @@ def _if_it_fits(run: Callable[[int, int], Tensor], start: int, stop: int) -> Ten
 
 @contextmanager
 def _counted(model: nn.Module) -> Iterator[list[int]]:
-    """The sizes of the batches that go through the model, whoever sends them."""
+    """Yield a list that collects the sizes of all batches that go through the model, whichever code sends them."""
     seen: list[int] = []
     handle = model.register_forward_pre_hook(lambda _module, inputs: seen.append(len(inputs[0])))
     try:

@@ -1,4 +1,4 @@
-"""How exactly passes are computed: deterministic kernels in full float32, softmax in float64."""
+"""Set how exactly passes are computed: deterministic kernels in full float32, softmax in float64."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 
 def softmax64(logits: Tensor, *, single: bool = False) -> Tensor:
-    """Softmax over the last axis as float64; devices without float64 compute it on the host, once a batch.
+    """Return the softmax over the last axis as float64; devices without float64 compute it on the host, once a batch.
 
-    ``single`` computes it in float32 first, as published code does: saturated networks then tie at exactly 1.
+    ``single`` computes it in float32 first, as published code does; saturated networks then have ties at exactly 1.
     """
     if logits.device.type == "mps":
         logits = logits.cpu()
@@ -25,7 +25,7 @@ def softmax64(logits: Tensor, *, single: bool = False) -> Tensor:
 
 @contextmanager
 def deterministic() -> Iterator[None]:
-    """Deterministic kernels in full float32 wherever PyTorch has them; every switch is as before afterwards.
+    """Use deterministic kernels in full float32 wherever PyTorch has them; restore every switch afterwards.
 
     Kernels without a deterministic version (some backward passes on CUDA) run with PyTorch's warning.
     """

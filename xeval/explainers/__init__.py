@@ -1,4 +1,4 @@
-"""Attribution methods and the control explainers beside them."""
+"""Attribution methods (explainers) and the control explainers that they are compared with."""
 
 from xeval.explainers.base import CONTROLS, EXPLAINERS, Control, Explainer
 from xeval.registry import import_modules

@@ -1,7 +1,7 @@
-"""What an explainer is, and the two registries: real explainers and controls.
+"""Define what an explainer is, and the two registries: real explainers and controls.
 
-An explainer is a function ``(model, layer, images, targets) -> maps``; a control is drawn without a model,
-``(images, reference, keys, draw) -> maps``, or derived from the reference explainer. Maps are N×1×h×w on the
+An explainer is a function ``(model, layer, images, targets) -> maps``. A control either is drawn without a model,
+``(images, reference, keys, draw) -> maps``, or is derived from the reference explainer. Maps are N×1×h×w on the
 explainer's own grid.
 """
 
@@ -22,10 +22,10 @@ Units: TypeAlias = Literal["gradient", "location"]
 
 @dataclass(frozen=True)
 class Explainer:
-    """An attribution method.
+    """An attribution method, as :func:`explainer` registers it.
 
-    ``units`` says what a value means: ``gradient``, the change of the score per unit of input; ``location``, how much
-    a place matters (metrics of the infidelity family need to know).
+    ``units`` says what a value means. ``gradient`` is the change of the score per unit of input; ``location`` is how
+    much a place matters. The metrics of the infidelity family need to know which.
     """
 
     name: str
@@ -36,11 +36,11 @@ class Explainer:
 
 @dataclass(frozen=True)
 class Control:
-    """A reference row: what a map that knows nothing (or the wrong thing) would have got.
+    """A reference row, which shows what a map with no knowledge of the model (or the wrong knowledge) would score.
 
-    ``draws`` maps are scored and their scores averaged; ``symmetric`` says that the reversed ranking has the same
-    distribution, so one set of passes serves the keep curve and the deletion curve. A control without ``draw`` is
-    derived from the reference explainer by the scorer: its map turned round, of another image, or of another network.
+    ``draws`` maps are scored and their scores averaged. ``symmetric`` says that the reversed ranking has the same
+    distribution, so that one set of passes serves the keep curve and the deletion curve. A control without ``draw`` is
+    derived from the reference explainer by the scorer: its map reversed, of another image, or of another network.
     """
 
     name: str
@@ -65,7 +65,7 @@ def explainer(name: str, *, units: Units, citation: str) -> Callable[[Explain], 
 
 
 def control(name: str, *, draws: int = 1, symmetric: bool = False) -> Callable[[Draw], Draw]:
-    """Register a control that is drawn under ``name``; the first line of the docstring says what it is."""
+    """Register a control that is drawn under ``name``; the first line of its docstring describes it."""
 
     def decorate(function: Draw) -> Draw:
         CONTROLS.add(name, Control(name, _first_line(function), function, draws, symmetric), function)
@@ -77,8 +77,8 @@ def control(name: str, *, draws: int = 1, symmetric: bool = False) -> Callable[[
 def derived_control(name: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
     """Register a control under ``name`` that the scorer derives from the reference explainer.
 
-    It stands over a function that does nothing: which map it is takes the split and the network to find, which only
-    the scorer has, and the first line of the docstring says what it is.
+    It decorates a function that does nothing, whose first docstring line describes the control. Only the scorer can
+    make the map, because only the scorer has the split and the network.
     """
 
     def decorate(function: Callable[[], None]) -> Callable[[], None]:

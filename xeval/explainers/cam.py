@@ -1,4 +1,4 @@
-"""Class activation maps from one hook.
+"""Compute class activation maps with one forward hook.
 
 Grad-CAM: Selvaraju et al., "Grad-CAM: Visual explanations from deep networks via gradient-based localization", 2017.
 CAM: Zhou et al., "Learning deep features for discriminative localization", CVPR 2016.
@@ -21,12 +21,12 @@ from xeval.models.layers import find_layer
 
 @dataclass
 class Captured:
-    """The activations of the last forward pass through the captured layer."""
+    """The activations of the last forward pass through the captured layer; :func:`capture` fills it."""
 
     value: Tensor | None = None
 
     def activations(self) -> Tensor:
-        """N×K×h×w; raises :class:`UsageError` where the layer gave no spatial map."""
+        """Return the activations N×K×h×w; raise :class:`UsageError` where the layer gave no spatial map."""
         if self.value is None or self.value.ndim != 4:
             raise UsageError(
                 "the explained layer gives no N×K×h×w feature map", "name a convolutional layer with --layer"
@@ -36,12 +36,12 @@ class Captured:
 
 @contextmanager
 def capture(model: nn.Module, layer: str, *, leaf: bool = False) -> Iterator[Captured]:
-    """Record what leaves ``layer``; with ``leaf`` cut the graph there, so a backward pass ends at the layer."""
+    """Record the output of ``layer``; with ``leaf``, cut the graph there, so that a backward pass ends at the layer."""
     captured = Captured()
 
     def hook(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor | None:
         captured.value = output.detach().requires_grad_() if leaf else output
-        # A clone goes on, so that an in-place activation behind the layer leaves the captured tensor alone.
+        # The next layers get a clone, so that an in-place activation does not change the captured tensor.
         return captured.value.clone() if leaf else None
 
     handle = find_layer(model, layer).register_forward_hook(hook)
@@ -52,7 +52,7 @@ def capture(model: nn.Module, layer: str, *, leaf: bool = False) -> Iterator[Cap
 
 
 def activations_and_gradient(model: nn.Module, layer: str, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """What leaves ``layer``, A, and ∂ logit / ∂ A, both N×K×h×w; the gradients of the model itself are left alone."""
+    """Return the output A of ``layer`` and ∂ logit / ∂ A, both N×K×h×w; leave the model's own gradients unchanged."""
     with torch.enable_grad(), capture(model, layer, leaf=True) as captured:
         score = model(images).gather(1, targets[:, None]).sum()
     activations = captured.activations()
@@ -61,25 +61,25 @@ def activations_and_gradient(model: nn.Module, layer: str, images: Tensor, targe
 
 
 def closed_form_applies(model: nn.Module, layer: str) -> bool:
-    """Whether the head is linear on the un-normalised average of ``layer``'s output, so that Grad-CAM = CAM / (h·w)."""
+    """Return whether the head is linear on ``layer``'s un-normalised average output, so that Grad-CAM = CAM / (h·w)."""
     linear = isinstance(model, Classifier) and isinstance(model.head, nn.Linear)
     return linear and not model.normalize_features and layer == model.pooled_layer
 
 
 def closed_form(activations: Tensor, head_weight: Tensor, targets: Tensor) -> Tensor:
-    """Grad-CAM of the logit without a backward pass: Σ_k w_ck A_k / (h·w), N×1×h×w.
+    """Return Grad-CAM of the logit without a backward pass: Σ_k w_ck A_k / (h·w), N×1×h×w.
 
-    ``activations`` N×K×h×w (the input of global average pooling), ``head_weight`` classes×K, ``targets`` (N,).
+    ``activations`` is N×K×h×w (the input of global average pooling), ``head_weight`` classes×K and ``targets`` (N,).
     """
     cells = activations.shape[-2] * activations.shape[-1]
     return torch.einsum("nkhw,nk->nhw", activations, head_weight[targets]).unsqueeze(1) / cells
 
 
 def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear interpolation (align_corners False) of N×1×h×w maps to N×1×H×W.
+    """Upsample N×1×h×w maps to N×1×H×W by bilinear interpolation (align_corners False).
 
-    Written as a + w·(b − a), so that equal neighbours give exactly their value: borders and flat parts of a map stay
-    exact ties, which the seeded tie-break then orders in the same way whatever the batch.
+    It computes a + w·(b − a), so that equal neighbours give exactly their value. Borders and flat parts of a map
+    therefore stay exact ties, which the seeded tie-break orders in the same way in every batch.
     """
     if maps.shape[-2:] == size:
         return maps
@@ -87,7 +87,7 @@ def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _stretch(maps: Tensor, size: int, dim: int) -> Tensor:
-    """Linear interpolation along one axis, pixel centres at half-integers, clamped at the borders."""
+    """Interpolate linearly along one axis, with pixel centres at half-integers, clamped at the borders."""
     cells = maps.shape[dim]
     place = (torch.arange(size, device=maps.device, dtype=maps.dtype) + 0.5) * (cells / size) - 0.5
     place = place.clamp(0, cells - 1)
@@ -105,7 +105,7 @@ def grad_cam(model: nn.Module, layer: str, images: Tensor, targets: Tensor) -> T
 
     The map is signed: the paper's ReLU is left to the metrics that need it. It costs one forward pass where the layer
     feeds the pooling of a linear head (there α_k is the head's weight over h·w, which is CAM), one forward and one
-    backward pass to the layer otherwise. N×1×h×w; the model's gradients are left untouched.
+    backward pass to the layer otherwise. The map is N×1×h×w; the model's own gradients do not change.
     """
     if closed_form_applies(model, layer) and isinstance(model, Classifier):
         with torch.no_grad():

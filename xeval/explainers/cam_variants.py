@@ -1,7 +1,7 @@
-"""Relatives of Grad-CAM on the same hook: other weights for the channels of one layer, or none.
+"""Compute variants of Grad-CAM with the same hook: other weights for the channels of one layer, or none.
 
-Like :mod:`xeval.explainers.cam` they return signed maps N×1×h×w on the layer's own grid, and read nothing back to the
-host. pytorch-grad-cam clips its maps at 0 and scales them to [0, 1]; up to that the numbers are the same.
+Like :mod:`xeval.explainers.cam`, they return signed maps N×1×h×w on the layer's own grid and read nothing back to the
+host. pytorch-grad-cam clips its maps at 0 and scales them to [0, 1]; apart from that, the numbers are the same.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def grad_cam_plus_plus(model: nn.Module, layer: str, images: Tensor, targets: Te
         A = Σ_k w_k A_k,  w_k = Σ_ij α_ij ReLU(g_ij),  α = g² / (2 g² + g³ Σ_ij A_k + 1e-6),  g = ∂ logit / ∂ A_k
 
     The paper's score exp(logit) only multiplies each map by a positive number, so it is left out. The 1e-6 in the
-    denominator is pytorch-grad-cam's: where gradients are below about 1e-3 it is felt, and every published number of
-    that library contains it.
+    denominator comes from pytorch-grad-cam: it changes the result where gradients are below about 1e-3, and every
+    published number of that library contains it.
     """
     activations, g = activations_and_gradient(model, layer, images, targets)
     total = activations.sum((-2, -1), keepdim=True)
@@ -40,7 +40,7 @@ def layer_cam(model: nn.Module, layer: str, images: Tensor, targets: Tensor) -> 
 
         A = Σ_k ReLU(g_k) A_k,  g = ∂ logit / ∂ A_k
 
-    Proposed for early layers too, whose maps are finer.
+    The authors propose it for early layers too, whose maps are finer.
     """
     activations, gradient = activations_and_gradient(model, layer, images, targets)
     return (gradient.clamp_min(0) * activations).sum(1, keepdim=True)
@@ -48,22 +48,21 @@ def layer_cam(model: nn.Module, layer: str, images: Tensor, targets: Tensor) -> 
 
 @explainer("eigen-cam", units="location", citation="Muhammad and Yeasin, IJCNN 2020")
 def eigen_cam(model: nn.Module, layer: str, images: Tensor, _targets: Tensor) -> Tensor:
-    """The activations of one layer projected on their first principal component: what the layer varies most with.
+    """The activations of one layer projected on their first principal component, along which they vary most.
 
         A = (F − mean F) v,  F the h·w×K activations, v their first right singular vector
 
     Positions are the observations and channels the variables, centred as in pytorch-grad-cam (the paper does not
-    centre). The sign is the one that the singular value decomposition happens to leave, so it differs between linear
-    algebra libraries (numpy's, which pytorch-grad-cam uses, and torch's) and a map may well be upside down:
-    ``eigen-cam-signed`` is the corrected version.
+    centre). The sign is whatever the singular value decomposition returns. It differs between linear algebra libraries
+    (numpy's, which pytorch-grad-cam uses, and torch's), so a map may be inverted. ``eigen-cam-signed`` corrects this.
     """
     return first_component(_activations(model, layer, images))
 
 
 @explainer("eigen-cam-signed", units="location", citation="Muhammad and Yeasin, IJCNN 2020; sign corrected")
 def eigen_cam_signed(model: nn.Module, layer: str, images: Tensor, _targets: Tensor) -> Tensor:
-    """``eigen-cam`` with a sign that means something: the one that correlates positively, over positions, with the mean
-    activation of the channels.
+    """``eigen-cam`` with a defined sign: the map correlates positively, over positions, with the mean activation of the
+    channels.
 
         A = ± (F − mean F) v,  F the h·w×K activations, v their first right singular vector
     """
@@ -75,7 +74,7 @@ def eigen_cam_signed(model: nn.Module, layer: str, images: Tensor, _targets: Ten
 
 
 def first_component(activations: Tensor) -> Tensor:
-    """Projection of N×K×h×w activations on the first principal component over channels, N×1×h×w."""
+    """Return the projection of N×K×h×w activations on the first principal component over channels, N×1×h×w."""
     table = activations.flatten(2).transpose(1, 2)
     centred = table - table.mean(1, keepdim=True)
     _, _, components = torch.linalg.svd(centred, full_matrices=False)
@@ -91,8 +90,8 @@ def score_cam(model: nn.Module, layer: str, images: Tensor, targets: Tensor) -> 
 
     Channel k is upsampled (bilinear, align_corners False), min-max scaled to [0, 1] on its own (a constant channel
     becomes 0) and multiplied with the normalised image, so what it hides fades to the data set's mean colour. The
-    paper subtracts the logit of a baseline image from every S_k; the softmax over channels cancels it. Costs K forward
-    passes an image, in chunks of channels.
+    paper subtracts the logit of a baseline image from every S_k; the softmax over channels cancels it. It costs K
+    forward passes per image, in chunks of channels.
     """
     activations = _activations(model, layer, images)
     channels = max(1, chunks.at_once(images, chunks.FORWARD_PIXELS) // len(images))
@@ -102,7 +101,7 @@ def score_cam(model: nn.Module, layer: str, images: Tensor, targets: Tensor) -> 
 
 
 def _channel_scores(model: nn.Module, activations: Tensor, images: Tensor, targets: Tensor) -> Tensor:
-    """Logits (N, k) of the targets on each image multiplied with each of its k scaled channels."""
+    """Return the targets' logits (N, k) for each image multiplied by each of its k scaled channels."""
     count, channels = activations.shape[:2]
     size = (images.shape[-2], images.shape[-1])
     masks = upsample(activations.flatten(0, 1).unsqueeze(1), size)
@@ -115,7 +114,7 @@ def _channel_scores(model: nn.Module, activations: Tensor, images: Tensor, targe
 
 
 def _activations(model: nn.Module, layer: str, images: Tensor) -> Tensor:
-    """What leaves ``layer``, N×K×h×w."""
+    """Return the output of ``layer``, N×K×h×w."""
     with torch.no_grad(), capture(model, layer, leaf=True) as captured:
         model(images)
     return captured.activations().detach()

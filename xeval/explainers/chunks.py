@@ -1,7 +1,7 @@
-"""How much goes through the network at once: a budget of pixels instead of a number of images.
+"""Limit how much goes through the network at once, by a budget of pixels instead of a number of images.
 
-A backward pass keeps every activation, so its budget is the smaller one; at 32 pixels it is 64 images, about 5 GB for
-the largest network here (ResNet-50 without strides in the stem).
+A backward pass keeps every activation, so its budget is smaller; at 32 pixels it is 64 images, about 5 GB for the
+largest network here (ResNet-50 without strides in the stem).
 """
 
 from __future__ import annotations
@@ -13,5 +13,5 @@ BACKWARD_PIXELS = 2**16
 
 
 def at_once(images: Tensor, budget: int) -> int:
-    """How many images of the size of ``images`` N×C×H×W fit into a budget of pixels; at least one."""
+    """Return how many images of the size of ``images`` N×C×H×W fit into a budget of pixels, at least one."""
     return max(1, budget // (images.shape[-2] * images.shape[-1]))

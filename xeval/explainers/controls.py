@@ -1,8 +1,8 @@
-"""Control explainers: the rows that tell what a score is worth.
+"""Control explainers give the reference rows that show what a score is worth.
 
 Each takes ``(images, reference, keys, draw)``: normalised images N×C×H×W, the reference explainer's maps N×1×h×w on
-their own grid, the image keys (N,) and the number of the draw; and returns maps N×1×h×w or N×1×H×W. The last three are
-derived from the reference explainer by the scorer.
+their own grid, the image keys (N,) and the number of the draw. It returns maps N×1×h×w or N×1×H×W. The scorer derives
+the last three from the reference explainer.
 """
 
 from __future__ import annotations

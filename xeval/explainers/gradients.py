@@ -1,13 +1,13 @@
-"""Gradients of the target's logit with respect to the image, and methods that sum them up, through captum.
+"""Compute gradients of the target's logit with respect to the image, and methods based on them, through captum.
 
 All maps are N×1×H×W. Methods that share out the score among the input values (input×gradient, integrated gradients,
-DeepLift) are summed over the colour channels, so that what they promise about sums stays true, and their unit is
+DeepLift) are summed over the colour channels, so that what they guarantee about sums stays true, and their unit is
 ``location``. Methods that give a rate of change (saliency, SmoothGrad, guided backpropagation) are reduced to the
 largest absolute value over the channels, as Simonyan et al. do, and their unit is ``gradient``. Guided
-backpropagation belongs there: its rule changes which paths count, but the values stay score per unit of input and were
-never multiplied with the input. The baseline is 0, the data set's mean colour.
+backpropagation belongs to them: its rule changes which paths count, but its values are still score per unit of input
+and are not multiplied by the input. The baseline is 0, the data set's mean colour.
 
-The methods look at the input only: ``layer`` is ignored. Source of the implementations: Kokhlikyan et al., "Captum: A
+The methods use the input only and ignore ``layer``. Source of the implementations: Kokhlikyan et al., "Captum: A
 unified and generic model interpretability library for PyTorch", 2020.
 """
 
@@ -37,9 +37,9 @@ RESCALED = (nn.ReLU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.
 
 
 def in_chunks(images: Tensor, targets: Tensor, attribute: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """``attribute(images, targets)``, as many images at a time as a backward pass may hold.
+    """Compute ``attribute(images, targets)`` for as many images at a time as a backward pass may hold.
 
-    Every chunk is a copy that asks for gradients: neither the caller's tensor nor the model's gradients are touched.
+    Every chunk is a copy that requires gradients, so neither the caller's tensor nor the model's gradients change.
     """
     size = chunks.at_once(images, chunks.BACKWARD_PIXELS)
     parts = zip(torch.split(images, size), torch.split(targets, size), strict=True)
@@ -49,7 +49,7 @@ def in_chunks(images: Tensor, targets: Tensor, attribute: Callable[[Tensor, Tens
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """captum announces every hook it sets; it also removes them."""
+    """Suppress the warnings with which captum announces its hooks; captum also removes those hooks."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="captum")
         warnings.filterwarnings("ignore", message="Setting (forward, )?backward hooks")
@@ -57,12 +57,12 @@ def quiet() -> Iterator[None]:
 
 
 def largest(attributions: Tensor) -> Tensor:
-    """The largest absolute value over the channels, N×1×H×W."""
+    """Return the largest absolute value over the channels, N×1×H×W."""
     return attributions.abs().amax(1, keepdim=True)
 
 
 def summed(attributions: Tensor) -> Tensor:
-    """The sum over the channels, N×1×H×W."""
+    """Return the sum over the channels, N×1×H×W."""
     return attributions.sum(1, keepdim=True)
 
 
@@ -72,7 +72,7 @@ def saliency(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) -> 
 
         A = max over channels of |∂ logit / ∂ x|
 
-    Computed by captum's Saliency.
+    It is computed by captum's Saliency.
     """
     from captum.attr import Saliency
 
@@ -86,7 +86,7 @@ def input_x_gradient(model: nn.Module, _layer: str, images: Tensor, targets: Ten
 
         A = Σ over channels of x · ∂ logit / ∂ x
 
-    Signed. Computed by captum's InputXGradient.
+    The map is signed. It is computed by captum's InputXGradient.
     """
     from captum.attr import InputXGradient
 
@@ -100,8 +100,8 @@ def integrated_gradients(model: nn.Module, _layer: str, images: Tensor, targets:
 
         A = Σ over channels of x · ∫₀¹ ∂ logit(t·x) / ∂ x dt        Σ A = logit(x) − logit(0)
 
-    The integral is taken at 50 Gauss-Legendre points; the sum holds up to their error. Computed by captum's
-    IntegratedGradients.
+    The integral is computed at 50 Gauss-Legendre points, and the equation for Σ A holds up to their error. The method
+    is computed by captum's IntegratedGradients.
     """
     from captum.attr import IntegratedGradients
 
@@ -121,7 +121,7 @@ def smoothgrad(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) -
         A = max over channels of |mean over 32 draws of ∂ logit(x + noise) / ∂ x|
 
     The noise is N(0, σ²) with σ = 0.15 · (max x − min x), as the authors recommend. Draw j is the same field of noise
-    for every image: an image's map then depends on nothing else, and the map of a perturbed image differs by the
+    for every image. So an image's map depends on that image alone, and the map of a perturbed image differs by the
     perturbation alone.
     """
     from captum.attr import Saliency
@@ -147,11 +147,11 @@ def guided_backprop(model: nn.Module, _layer: str, images: Tensor, targets: Tens
 
         A = max over channels of |∂ logit / ∂ x with ReLU's derivative 1[input > 0] · 1[gradient > 0]|
 
-    Known to look much the same for networks with random weights (Adebayo et al., NeurIPS 2018): read it beside the
-    control ``untrained``. Computed by captum's GuidedBackprop.
+    Its maps are known to look much the same for networks with random weights (Adebayo et al., NeurIPS 2018), so
+    compare it with the control ``untrained``. It is computed by captum's GuidedBackprop.
 
     Raises :class:`~xeval.errors.UsageError` for networks with activations other than ReLU, or with ReLUs that are
-    no modules: there the rule would silently not apply.
+    not modules, to which the rule would silently not apply.
     """
     from captum.attr import GuidedBackprop
 
@@ -169,8 +169,8 @@ def deep_lift(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) ->
         A = Σ over channels of x · m        Σ A = logit(x) − logit(0)
 
     m is the gradient in which the derivative of every non-linear module is replaced by its difference quotient between
-    image and baseline. Computed by captum's DeepLift on a copy in which pooling windows lie side by side: on the
-    network itself captum loses contributions at max pooling behind a ReLU.
+    image and baseline. It is computed by captum's DeepLift on a copy in which pooling windows lie side by side, because
+    on the network itself captum loses contributions at max pooling behind a ReLU.
 
     Raises :class:`~xeval.errors.UsageError` for networks that use an activation module twice (torchvision's ResNets)
     or compute something non-linear that the rule does not know.
@@ -182,12 +182,12 @@ def deep_lift(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) ->
 
 
 def separated(model: nn.Module) -> fx.GraphModule:
-    """The same network, on the same parameters, rebuilt so that captum's rules take effect.
+    """Rebuild the network, with the same parameters, so that captum's rules take effect.
 
-    Two modules with rules that share a tensor (a pooling right behind an activation) undo each other: the one below
-    reads the gradient before the one above has replaced it. So each gets its input as a copy. And the rule of max
-    pooling keeps one contribution for every position, so overlapping windows are laid side by side. The checks for
-    :func:`deep_lift` are made here.
+    Two modules with rules that share a tensor (a pooling right behind an activation) cancel each other: the lower one
+    reads the gradient before the upper one has replaced it. So each module gets a copy as its input. The rule of max
+    pooling keeps one contribution for every position, so overlapping windows are laid side by side. This function also
+    makes the checks for :func:`deep_lift`.
     """
     graph = trace(model, "deep-lift")
     require_modules(model, graph, "deep-lift", RESCALED)
@@ -208,7 +208,7 @@ def separated(model: nn.Module) -> fx.GraphModule:
 
 
 class Windows(nn.Module):
-    """N×C×H×W → N×C×(h·k)×(w·k): the h×w windows of a max-pooling layer, laid side by side."""
+    """A layer that lays the h×w windows of max pooling side by side: N×C×H×W → N×C×(h·k)×(w·k)."""
 
     def __init__(self, pool: nn.MaxPool2d) -> None:
         super().__init__()
@@ -217,7 +217,7 @@ class Windows(nn.Module):
         self.kernel, self.stride, self.padding = _pair(pool.kernel_size), _pair(pool.stride), _pair(pool.padding)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Padding never wins: it is the lowest finite number."""
+        """Lay the windows side by side; padding is the lowest finite number, so that it is never the maximum."""
         (height, width), (down, right) = self.padding, self.stride
         padded = F.pad(x, (width, width, height, height), value=torch.finfo(x.dtype).min)
         windows = padded.unfold(2, self.kernel[0], down).unfold(3, self.kernel[1], right)

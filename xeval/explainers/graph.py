@@ -1,7 +1,7 @@
-"""A network as a graph of operations: what methods with rules for layers need to know before they may be trusted.
+"""Trace a network as a graph of operations, and check that methods with rules for layers can be applied to it.
 
-DeepLift, LRP and guided backpropagation replace the derivative of some modules. Where a network computes something
-outside those modules they return numbers all the same, only wrong ones; here such networks are refused instead.
+DeepLift, LRP and guided backpropagation replace the derivative of some modules. If a network computes something
+outside those modules, they return wrong numbers without an error. Such networks are therefore refused here.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ INSTEAD = "use integrated-gradients or input-x-gradient, which work for every di
 
 
 def trace(model: nn.Module, method: str) -> fx.Graph:
-    """The graph of ``model``; raises :class:`UsageError` where its forward pass depends on the values it computes."""
+    """Return the graph of ``model``; raise :class:`UsageError` if its forward pass depends on computed values."""
     try:
         return fx.Tracer().trace(model)
-    except Exception as error:  # whatever the network's own code raises on a symbolic input
+    except Exception as error:  # the network's own code can raise anything on a symbolic input
         reason = first_line(error, 80)
         raise UsageError(f"{method} cannot follow the network's forward pass ({reason})", INSTEAD) from None
 
@@ -48,14 +48,14 @@ def require_modules(model: nn.Module, graph: fx.Graph, method: str, nonlinear: C
 
 
 def require_calls(graph: fx.Graph, method: str, known: Collection[str] = LINEAR_CALLS) -> None:
-    """Raise :class:`UsageError` where something outside of modules is not among the ``known`` functions."""
+    """Raise :class:`UsageError` if something computed outside of modules is not among the ``known`` functions."""
     for node in graph.nodes:
         if node.op in ("call_function", "call_method") and called(node) not in known:
             raise UsageError(f"{method} has no rule for {called(node)!r}, computed outside of any module", INSTEAD)
 
 
 def require_used_once(model: nn.Module, graph: fx.Graph, method: str, nonlinear: Collection[type[nn.Module]]) -> None:
-    """Raise :class:`UsageError` where a non-linear module is called more than once in a forward pass."""
+    """Raise :class:`UsageError` if a non-linear module is called more than once in a forward pass."""
     uses = Counter(node.target for node in graph.nodes if node.op == "call_module")
     for name, count in uses.items():
         if count > 1 and type(model.get_submodule(name)) in nonlinear:
@@ -67,5 +67,5 @@ def require_used_once(model: nn.Module, graph: fx.Graph, method: str, nonlinear:
 
 
 def called(node: fx.Node) -> str:
-    """The name of the function or method that a node calls."""
+    """Return the name of the function or method that a node calls."""
     return node.target if isinstance(node.target, str) else node.target.__name__

@@ -1,9 +1,9 @@
-"""Layer-wise relevance propagation through captum, on a copy of the network in which its rules hold.
+"""Compute layer-wise relevance propagation through captum, on a copy of the network in which its rules hold.
 
 Bach et al., "On pixel-wise explanations for non-linear classifier decisions by layer-wise relevance propagation", 2015;
 the composite of rules is EpsilonPlusFlat (Montavon et al., "Layer-wise relevance propagation: an overview", 2019).
-captum's own default, the ε-rule everywhere, is input×gradient in networks of ReLUs, and it counts relevance twice at
-residual sums that are no modules.
+captum's own default, the ε-rule everywhere, equals input×gradient in networks of ReLUs, and it counts relevance twice
+at residual sums that are not modules.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def lrp(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) -> Tenso
     Linear layers, sums and pooling share relevance in proportion to their inputs' contributions (ε = 1e-9 in the
     denominator), convolutions in proportion to the positive contributions only (z⁺), the first convolution evenly over
     its window (flat). BatchNorm is folded into the convolutions. With one linear layer, Σ A = logit − its bias.
-    Computed by captum's LRP on a copy in which every sum is a module: on the network itself captum counts relevance
-    twice at residual sums. N×1×H×W.
+    It is computed by captum's LRP on a copy in which every sum is a module, because on the network itself captum counts
+    relevance twice at residual sums. The map is N×1×H×W.
 
     Raises :class:`~xeval.errors.UsageError` for networks with anything but convolutions, BatchNorm behind them, linear
     layers, ReLUs, pooling and sums, or with a convolution behind the first whose input may be negative.
@@ -52,7 +52,7 @@ def lrp(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) -> Tenso
 
 
 def canonical(model: nn.Module) -> fx.GraphModule:
-    """A copy in which BatchNorm is folded and every sum, pooling and activation is a module that is used once."""
+    """Return a copy in which BatchNorm is folded and every sum, pooling and activation is a module used only once."""
     graph, root = trace(model, "lrp"), nn.Module()
     require_modules(model, graph, "lrp", (nn.ReLU, nn.MaxPool2d))
     require_calls(graph, "lrp", KNOWN)
@@ -65,7 +65,7 @@ def canonical(model: nn.Module) -> fx.GraphModule:
 
 
 def _own_module(node: fx.Node, module: nn.Module, root: nn.Module) -> None:
-    """Give the call of a module a copy of that module, or take the call out of the graph."""
+    """Make the call of a module use a copy of that module, or remove the call from the graph."""
     if isinstance(module, nn.Dropout | nn.Identity):
         _replace(node, node.args[0])
     elif isinstance(module, nn.Flatten):
@@ -101,14 +101,14 @@ def _own_call(node: fx.Node, root: nn.Module) -> None:
 
 
 def _spatial(node: fx.Node) -> bool:
-    """Whether a call of ``mean`` averages exactly the last two of four axes away."""
+    """Return whether a call of ``mean`` averages exactly the last two of four axes and removes them."""
     given: dict[str, Any] = dict(zip(("input", "dim", "keepdim"), node.args, strict=False)) | dict(node.kwargs)
     dims = given.get("dim")
     return isinstance(dims, tuple | list) and sorted(d % 4 for d in dims) == [2, 3] and not given.get("keepdim")
 
 
 def _call(node: fx.Node, module: nn.Module, root: nn.Module) -> fx.Node:
-    """Put a call of ``module``, with the node's tensors as its inputs, in the node's place."""
+    """Replace the node by a call of ``module``, which gets the node's tensors as its inputs."""
     root.add_module(node.name, module)
     inputs = tuple(part for part in node.args if isinstance(part, fx.Node))
     with node.graph.inserting_before(node):
@@ -133,7 +133,7 @@ def _fold(node: fx.Node, norm: nn.BatchNorm2d, root: nn.Module) -> None:
 
 
 def attach_rules(network: fx.GraphModule) -> None:
-    """Name the rule of every convolution; captum's default, ε, is right for the other layers."""
+    """Set the rule of every convolution; captum's default, ε, is right for the other layers."""
     from captum.attr._utils.lrp_rules import Alpha1_Beta0_Rule
 
     for node in network.graph.nodes:
@@ -146,7 +146,7 @@ def attach_rules(network: fx.GraphModule) -> None:
 
 
 def _positive(network: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether the value of a node is a ReLU's, pooled or not."""
+    """Return whether the value of a node comes from a ReLU, pooled or not."""
     module = network.get_submodule(str(node.target)) if node.op == "call_module" else None
     if isinstance(module, POOLS):
         return _positive(network, node.all_input_nodes[0])
@@ -154,7 +154,7 @@ def _positive(network: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _flat_rule() -> Any:
-    """The rule of the first layer: relevance goes evenly to all values of the window, whatever they are."""
+    """Return the rule of the first layer: it shares relevance evenly among all positions of the window."""
     from captum.attr._utils.lrp_rules import EpsilonRule
 
     class Flat(EpsilonRule):  # type: ignore[misc]

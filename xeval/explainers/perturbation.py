@@ -1,6 +1,6 @@
-"""Methods that watch the logit while parts of the image are hidden, through captum: occlusion, LIME, KernelSHAP.
+"""Compute occlusion, LIME and KernelSHAP through captum: they hide parts of the image and observe the logit.
 
-What is hidden becomes 0, the data set's mean colour. The methods look at the input only: ``layer`` is ignored.
+Hidden parts become 0, the data set's mean colour. The methods use the input only and ignore ``layer``.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def occlusion(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) ->
 
         A = mean over the windows that cover a pixel of logit(x) − logit(x with the window at 0)
 
-    Windows have the side round(H/8) and step by half of it: about 225 forward passes an image. Computed by captum's
-    Occlusion.
+    Windows have the side round(H/8) and step by half of it, which takes about 225 forward passes per image. The method
+    is computed by captum's Occlusion.
     """
     from captum.attr import Occlusion
 
@@ -53,9 +53,9 @@ def lime(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) -> Tens
 
         A = argmin_w Σ_j exp(−d_j²/2) (logit_j − w·z_j − w₀)² + ‖w‖²,  z_j ∈ {0, 1}⁶⁴ the cells shown in sample j
 
-    512 samples, each cell shown with probability ½, the others at 0; ridge regression with α = 1, as in the authors'
-    code for images, under captum's kernel with d the cosine distance to the whole image. The same samples for every
-    image. Computed by captum's Lime; N×1×8×8.
+    There are 512 samples, the same for every image. Each cell is shown with probability ½; the others are 0. The
+    regression is ridge regression with α = 1, as in the authors' code for images, under captum's kernel, in which d is
+    the cosine distance to the whole image. It is computed by captum's Lime; the map is N×1×8×8.
     """
     from captum._utils.models.linear_model import SkLearnRidge
     from captum.attr import Lime
@@ -70,8 +70,8 @@ def kernel_shap(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) 
         A_i = Σ over sets S without i of |S|! (63 − |S|)! / 64! · (logit(S and i) − logit(S))
         Σ A = logit(x) − logit(0)
 
-    Estimated by weighted regression on 512 coalitions, the same for every image; cells that are not shown are 0.
-    Computed by captum's KernelShap; N×1×8×8.
+    The values are estimated by weighted regression on 512 coalitions, the same for every image; cells that are not
+    shown are 0. They are computed by captum's KernelShap; the map is N×1×8×8.
     """
     from captum.attr import KernelShap
 
@@ -79,14 +79,14 @@ def kernel_shap(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) 
 
 
 def cells(height: int, width: int) -> Tensor:
-    """The number of the grid cell of every pixel, int64 H×W; images below 8 pixels have a cell for each pixel."""
+    """Return the grid cell's number for every pixel, int64 H×W; images below 8 pixels have a cell for each pixel."""
     rows, columns = min(GRID, height), min(GRID, width)
     y, x = torch.arange(height) * rows // height, torch.arange(width) * columns // width
     return y[:, None] * columns + x[None, :]
 
 
 def _on_grid(method: Callable[[], Any], images: Tensor, targets: Tensor) -> Tensor:
-    """One regression an image, each from the same seed: a map depends on its image alone."""
+    """Fit one regression per image, each from the same seed, so that a map depends on its image alone."""
     height, width = images.shape[-2:]
     mask = cells(height, width).to(images.device)[None, None]
     options = {
@@ -105,7 +105,7 @@ def _on_grid(method: Callable[[], Any], images: Tensor, targets: Tensor) -> Tens
 
 @contextmanager
 def seeded() -> Iterator[None]:
-    """captum draws on the host from torch's global generator: seeded inside, outside as if nothing had been drawn."""
+    """Seed torch's global generator on the host, from which captum draws, and restore its state afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(SEED)
         yield

@@ -1,4 +1,4 @@
-"""Networks: architectures by name, the classifier around them, their layers, and the mode in which they are scored."""
+"""Networks: architectures by name, the classifier around them, their layers, and the mode for scoring them."""
 
 from xeval.models.architectures import MODELS, Bottleneck, Builder, ResNet, TinyCNN
 from xeval.models.classifier import Classifier, ModelSpec, NearestNeighbours, build

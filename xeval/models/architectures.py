@@ -1,7 +1,7 @@
-"""Backbones by name.
+"""Build backbones, which are registered by name.
 
 Residual networks follow He et al., "Deep residual learning for image recognition", CVPR 2016; parameter names are
-those of torchvision. Every activation is a module of its own (none is used twice), so rules that hook modules work.
+those of torchvision. Every activation is a separate module that is used once, so that rules that hook modules work.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MODELS: Registry[Builder] = Registry("model")
 
 
 def architecture(name: str) -> Callable[[Built], Built]:
-    """Register what builds a backbone from its number of input channels, a function or a class, under ``name``."""
+    """Register a function or class under ``name`` that builds a backbone from its number of input channels."""
 
     def decorate(builder: Built) -> Built:
         MODELS.add(name, builder, builder)
@@ -29,7 +29,7 @@ def architecture(name: str) -> Callable[[Built], Built]:
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions and a shortcut."""
+    """A residual block that has two 3×3 convolutions and a shortcut."""
 
     expansion = 1
 
@@ -44,14 +44,14 @@ class BasicBlock(nn.Module):
         self.relu2 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """N×inplanes×H×W → N×planes×H/stride×W/stride."""
+        """Map N×inplanes×H×W to N×planes×H/stride×W/stride."""
         y = self.relu1(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         return self.relu2(y + self.downsample(x))  # type: ignore[no-any-return]
 
 
 class Bottleneck(nn.Module):
-    """1×1, 3×3 (which strides), 1×1 convolutions and a shortcut."""
+    """A residual block that has 1×1, 3×3 and 1×1 convolutions and a shortcut; the 3×3 convolution has the stride."""
 
     expansion = 4
 
@@ -69,7 +69,7 @@ class Bottleneck(nn.Module):
         self.relu3 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """N×inplanes×H×W → N×4·planes×H/stride×W/stride."""
+        """Map N×inplanes×H×W to N×4·planes×H/stride×W/stride."""
         y = self.relu1(self.bn1(self.conv1(x)))
         y = self.relu2(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
@@ -77,14 +77,14 @@ class Bottleneck(nn.Module):
 
 
 def _shortcut(inplanes: int, planes: int, stride: int) -> nn.Sequential:
-    """The projection of the shortcut; empty (the identity, without parameters) where shapes already agree."""
+    """Return the projection of the shortcut, empty (the identity, without parameters) where shapes already agree."""
     if stride == 1 and inplanes == planes:
         return nn.Sequential()
     return nn.Sequential(nn.Conv2d(inplanes, planes, 1, stride, bias=False), nn.BatchNorm2d(planes))
 
 
 class ResNet(nn.Module):
-    """A residual network up to its last convolutional stage ``layer<n>``: images → N×dim×h×w."""
+    """A residual network up to its last convolutional stage ``layer<n>``; it maps images to N×dim×h×w."""
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images N×C×H×W → the last stage's output N×dim×h×w."""
+        """Map images N×C×H×W to the last stage's output N×dim×h×w."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         for name, stage in self.named_children():
             if name.startswith("layer"):
@@ -156,5 +156,5 @@ class TinyCNN(nn.Module):
         self.stage = nn.Sequential(nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images N×C×H×W → N×16×H/4×W/4."""
+        """Map images N×C×H×W to N×16×H/4×W/4."""
         return self.stage(self.stem(x))  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""The classifier around a backbone, and the description from which it is built."""
+"""The classifier around a backbone, and the specification from which it is built."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from xeval.models.architectures import MODELS
 
 
 class ModelSpec(BaseModel):
-    """All that is needed to build a classifier; it travels with the checkpoint. ``bank``: examples of a k-NN head."""
+    """What is needed to build a classifier, saved with the checkpoint; a k-NN head has ``bank`` examples."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -25,11 +25,14 @@ class ModelSpec(BaseModel):
 
 
 class NearestNeighbours(nn.Module):
-    """A head that lets the k most similar stored examples vote (Z. Wu et al., "Unsupervised feature learning via
-    non-parametric instance discrimination", CVPR 2018).
+    """A head that lets the k most similar stored examples vote.
 
-    logit_c = log Σ_j exp(cos_j / τ) over the examples j of class c among the k nearest by cosine, so that the softmax
-    is the share of the votes; a class without a vote gets log(ε).
+        logit_c = log Σ_j exp(cos_j / τ)
+
+    The sum is over the examples j of class c among the k nearest by cosine, so that the softmax is the share of the
+    votes. A class without a vote gets log(ε).
+
+    Source: Z. Wu et al., "Unsupervised feature learning via non-parametric instance discrimination", CVPR 2018.
     """
 
     def __init__(self, dim: int, num_classes: int, examples: int, *, k: int = 20, temperature: float = 0.07) -> None:
@@ -43,7 +46,7 @@ class NearestNeighbours(nn.Module):
         self.temperature = temperature
 
     def forward(self, features: Tensor) -> Tensor:
-        """Unit features N×dim → logits N×classes."""
+        """Map unit features N×dim to logits N×classes."""
         similarity, nearest = (features @ self.bank.T).topk(self.k, dim=1)
         votes = torch.exp((similarity - 1) / self.temperature)
         total = torch.zeros(len(features), self.num_classes, dtype=votes.dtype, device=votes.device)
@@ -51,10 +54,10 @@ class NearestNeighbours(nn.Module):
 
 
 class Classifier(nn.Module):
-    """A backbone, global average pooling and a head, which is linear unless another one is given.
+    """A network of a backbone, global average pooling and a head, which is linear unless another one is given.
 
-    With ``normalize_features`` the head sees features of unit length (the probes of the 2026 paper); the same switch
-    holds in training and in scoring because it is part of the :class:`ModelSpec`.
+    With ``normalize_features`` the head gets features of unit length (as the probes of the 2026 paper do). Training and
+    scoring use the same switch, because it is part of the :class:`ModelSpec`.
     """
 
     def __init__(
@@ -68,35 +71,35 @@ class Classifier(nn.Module):
 
     @property
     def linear(self) -> nn.Linear:
-        """The linear head; raises :class:`UsageError` where the head is of another kind."""
+        """The linear head; raise :class:`UsageError` where the head is of another kind."""
         if not isinstance(self.head, nn.Linear):
             raise UsageError("the classifier has no linear head", "use one that was trained with a linear head")
         return self.head
 
     @property
     def pooled_layer(self) -> str:
-        """Name of the module whose output is the input of the global average pooling."""
+        """The name of the module whose output is the input of the global average pooling."""
         return f"backbone.{self.backbone.last_stage}"
 
     def stages(self, images: Tensor) -> Tensor:
-        """The last convolutional stage's output, N×K×h×w."""
+        """Return the last convolutional stage's output, N×K×h×w."""
         return self.backbone(images)  # type: ignore[no-any-return]
 
     def features(self, images: Tensor) -> Tensor:
-        """Pooled features without normalisation, N×K."""
+        """Return pooled features without normalisation, N×K."""
         return self.stages(images).mean((-2, -1))
 
     def logits(self, features: Tensor) -> Tensor:
-        """Logits N×classes of pooled features N×K."""
+        """Return the logits N×classes of pooled features N×K."""
         return self.head(F.normalize(features) if self.normalize_features else features)  # type: ignore[no-any-return]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits N×classes."""
+        """Return the logits N×classes of images."""
         return self.logits(self.features(images))
 
 
 def build(spec: ModelSpec) -> Classifier:
-    """A freshly initialised classifier; seed torch before the call for reproducible weights."""
+    """Build a freshly initialised classifier; seed torch before the call for reproducible weights."""
     backbone = MODELS[spec.arch](spec.in_channels)
     return Classifier(
         backbone, spec.num_classes, normalize_features=spec.normalize_features or spec.bank > 0, bank=spec.bank

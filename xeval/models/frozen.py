@@ -1,4 +1,4 @@
-"""The mode in which a network is scored, and a copy of it with fresh weights."""
+"""Put a network into the mode in which it is scored, and make a copy of it with fresh weights."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from xeval.errors import XevalError
 
 @contextmanager
 def frozen_eval(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode with a guarantee: parameters' training flags come back, and no buffer changes by a byte.
+    """Run the body in evaluation mode and restore the modules' training flags; ensure that no buffer changes by a byte.
 
-    Raises :class:`XevalError` when BatchNorm statistics (or any other buffer) changed inside.
+    Raises:
+        XevalError: BatchNorm statistics (or any other buffer) changed in the body.
     """
     modes = {module: module.training for module in model.modules()}
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
@@ -34,14 +35,14 @@ def frozen_eval(model: nn.Module) -> Iterator[None]:
 
 
 def reinitialized(model: nn.Module, seed: int) -> nn.Module:
-    """A copy in evaluation mode whose layers have drawn their initial weights anew; the model itself stays as it is.
+    """Return a copy in evaluation mode whose layers have new initial weights; the model itself does not change.
 
-    Drawn on the host, so every device gets the same weights; torch's random state is put back. Parameters that no layer
-    knows how to reset (class tokens, positions) are shuffled.
+    The weights are drawn on the host, so that every device gets the same ones; torch's random state is restored.
+    Parameters that no layer can reset (class tokens, positions) are shuffled.
     """
     device = next(model.parameters()).device
     fresh = copy.deepcopy(model)
-    if device.type != "meta":  # which has nothing to move
+    if device.type != "meta":  # the meta device has nothing to move
         fresh = fresh.cpu()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.default_generator.manual_seed(seed)

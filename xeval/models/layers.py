@@ -1,4 +1,4 @@
-"""The layers of a network by name: the last convolutional stage, the layer that the ExCon paper explains."""
+"""Find the layers of a network by name: the last convolutional stage and the layer that the ExCon paper explains."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from xeval.models.frozen import frozen_eval
 
 
 def last_conv_stage(model: nn.Module, example: Tensor) -> str:
-    """Name of the outermost module that produces the last spatial feature map (N×K×h×w with h·w > 1 or K > 1).
+    """Return the name of the outermost module that produces the last spatial feature map (N×K×h×w with h·w > 1).
 
-    Found by watching one forward pass of ``example``; pooling to a single position does not count. Raises
-    :class:`UsageError` for a network without a spatial feature map, or with tokens behind it (a vision transformer).
+    One forward pass of ``example`` is watched to find it; pooling to a single position does not count.
+
+    Raises:
+        UsageError: the network has no spatial feature map, or tokens behind it (a vision transformer).
     """
     if isinstance(model, Classifier):
         return model.pooled_layer
@@ -43,10 +45,13 @@ def last_conv_stage(model: nn.Module, example: Tensor) -> str:
 
 
 def excon_layer(model: nn.Module, size: int) -> str:
-    """The convolution that the ExCon paper explains, before BatchNorm and the residual sum.
+    """Return the name of the convolution that the ExCon paper explains, before BatchNorm and the residual sum.
 
-    The last convolution of the stage whose map has half the image's side at 32 px (``layer2``: 16×16), of the last
-    stage at 64 px; ResNet-50 ``conv3``, ResNet-18 ``conv2``. Raises :class:`UsageError` for other networks and sizes.
+    At 32 px, it is the last convolution of the stage whose map has half the image's side (``layer2``: 16×16); at 64 px,
+    of the last stage. In ResNet-50 it is ``conv3``, in ResNet-18 ``conv2``.
+
+    Raises:
+        UsageError: the paper names no layer for this network and size.
     """
     stages = {32: "layer2", 64: "layer4"}
     if isinstance(model, Classifier) and isinstance(model.backbone, ResNet) and size in stages:
@@ -59,7 +64,7 @@ def excon_layer(model: nn.Module, size: int) -> str:
 
 
 def find_layer(model: nn.Module, layer: str) -> nn.Module:
-    """The module called ``layer``; raises :class:`UsageError` with the names that exist."""
+    """Return the module called ``layer``; raise :class:`UsageError` that lists the known names for an unknown one."""
     modules: dict[str, nn.Module] = dict(model.named_modules())
     if layer not in modules:
         from xeval.errors import unknown

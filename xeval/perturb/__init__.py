@@ -1,1 +1,1 @@
-"""Perturbations: draws, masks and what takes the place of removed pixels; shared by the metrics and by training."""
+"""Perturb images: random draws, masks and what replaces removed pixels; the metrics and training share this."""

@@ -1,4 +1,4 @@
-"""What takes the place of removed pixels."""
+"""Fills define what replaces the removed pixels of an image."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ Compose = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def replaced(images: Tensor, fill: Tensor, keep: Tensor) -> Tensor:
-    """``images`` where ``keep`` (bool N×1×H×W) is true, ``fill`` elsewhere."""
+    """Return ``images`` where ``keep`` (bool N×1×H×W) is true and ``fill`` elsewhere."""
     return torch.where(keep, images, fill)
 
 
 def imputed(images: Tensor, fill: Tensor, keep: Tensor) -> Tensor:
-    """``images`` with the removed pixels interpolated from the kept ones, plus ``fill`` there."""
+    """Return ``images`` with the removed pixels interpolated from the kept ones, plus ``fill`` there."""
     return torch.where(keep, images, linear_imputation(images, keep) + fill)
 
 
 @dataclass(frozen=True)
 class Fill:
-    """What takes the place of removed pixels.
+    """A fill, which replaces the removed pixels of an image.
 
-    ``make(images, mean, pixel, keys, seed)`` is what an image becomes of which nothing is kept, N×C×H×W normalised; one
-    image expanded (with stride 0) where it is the same for all.
-    ``mean`` and ``pixel`` C×1×1 as in the scene. ``compose(images, fill, keep)`` puts it in the place of pixels.
+    ``make(images, mean, pixel, keys, seed)`` returns what remains of an image when no pixel is kept, N×C×H×W
+    normalised. If that is the same for all images, one image is expanded (with stride 0). ``mean`` and ``pixel`` are
+    C×1×1, as in the scene. ``compose(images, fill, keep)`` puts it in the place of the removed pixels.
     """
 
     make: Make
@@ -43,7 +43,7 @@ FILLS: Registry[Fill] = Registry("fill")
 
 
 def fill(name: str, compose: Compose = replaced) -> Callable[[Make], Make]:
-    """Register what removed pixels become under ``name``."""
+    """Register a function that makes a fill under ``name``."""
 
     def decorate(make: Make) -> Make:
         FILLS.add(name, Fill(make, compose), make)

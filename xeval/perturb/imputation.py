@@ -1,9 +1,10 @@
-"""Linear imputation: removed pixels become the weighted mean of their neighbours, all at once, on the device.
+"""Linear imputation replaces each removed pixel by the weighted mean of its neighbours; it runs on the device.
 
 Source: Y. Rong et al., "A consistent and efficient evaluation strategy for attribution methods" (ROAD), ICML 2022.
-Every removed pixel equals Σ w u / Σ w over its neighbours inside the image, w = 1/6 for the four direct and 1/12 for
-the four diagonal ones; kept pixels are fixed. The system is symmetric and positive definite as soon as one pixel is
-kept, and is solved for a whole batch of images and masks by conjugate gradients.
+Every removed pixel equals Σ w u / Σ w over its neighbours inside the image, with w = 1/6 for the four direct and 1/12
+for the four diagonal ones; kept pixels are fixed. All removed pixels are solved for at once: the system is symmetric
+and positive definite as soon as one pixel is kept, and conjugate gradients solve it for a whole batch of images and
+masks.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 
 
 def neighbour_sum(values: Tensor) -> Tensor:
-    """Weighted sum over the eight neighbours inside the image, for N×C×H×W.
+    """Return the weighted sum over the eight neighbours inside the image, for N×C×H×W.
 
     The weights are those of [1 2 1]ᵀ [1 2 1] / 12 without its centre 1/3.
     """
@@ -27,11 +28,11 @@ def neighbour_sum(values: Tensor) -> Tensor:
 
 
 def linear_imputation(images: Tensor, keep: Tensor) -> Tensor:
-    """``images`` N×C×H×W with the pixels outside ``keep`` (bool N×1×H×W) imputed; 0 where nothing at all is kept.
+    """Impute the pixels of ``images`` N×C×H×W outside ``keep`` (bool N×1×H×W); return 0 where nothing at all is kept.
 
-    Solved in float64: far from everything known, neighbours differ by less than float32 resolves. The number of steps
-    is fixed by the image's side, so nothing is read back from the device: it is what a mask needs that keeps one corner
-    only, to an error of 1e-4; scattered masks need far fewer.
+    The system is solved in float64, because far from all kept pixels neighbours differ by less than float32 resolves.
+    The number of steps is fixed by the image's side, so that nothing is read back from the device. It suffices for a
+    mask that keeps one corner only, to an error of 1e-4; scattered masks need far fewer steps.
     """
     height, width = images.shape[-2:]
     known = images.masked_fill(~keep, 0).double()
@@ -45,7 +46,7 @@ def linear_imputation(images: Tensor, keep: Tensor) -> Tensor:
 
 
 def conjugate_gradients(system: Callable[[Tensor], Tensor], right: Tensor, steps: int) -> Tensor:
-    """Solution u of ``system(u) = right``, one symmetric positive system for each N×C, after ``steps`` iterations."""
+    """Solve ``system(u) = right``, one symmetric positive system for each N×C, with ``steps`` iterations; return u."""
     tiny = torch.finfo(right.dtype).tiny
     solution = torch.zeros_like(right)
     residual = direction = right

@@ -1,4 +1,4 @@
-"""From maps to masks: how many pixels are kept, in which order, and min-max scaling."""
+"""Turn maps into masks: how many pixels are kept, in which order, and min-max scaling."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from xeval.perturb.draws import bits
 
 
 def kept(fraction: float, pixels: int) -> int:
-    """⌊fraction · pixels⌋ in exact decimal arithmetic: 0.15 of 1024 pixels is 153, 0.29 of 100 is 29."""
+    """Return ⌊fraction · pixels⌋ in exact decimal arithmetic: 0.15 of 1024 pixels is 153, 0.29 of 100 is 29."""
     if not 0 <= fraction <= 1:
         raise UsageError(f"the keep fraction {fraction:g} lies outside [0, 1]", "use a fraction such as 0.15")
     return int(Fraction(repr(fraction)) * pixels)
 
 
 def tie_break(seed: int, keys: Tensor, pixels: int) -> Tensor:
-    """A random order of the pixels of each image, int64 (N, pixels): it decides between equal map values."""
+    """Return a random order of the pixels of each image, int64 (N, pixels), which decides between equal map values."""
     return bits(seed, "tie-break", keys, 1, pixels)[:, 0].argsort(dim=1)
 
 
 def ranking(maps: Tensor, order: Tensor) -> Tensor:
-    """The rank of each pixel, 0 = most relevant; equal values in the seeded ``order``.
+    """Return the rank of each pixel, 0 for the most relevant; the seeded ``order`` decides between equal values.
 
-    ``maps`` N×1×H×W, ``order`` from :func:`tie_break`; returns int64 N×H×W. Deterministic and independent of the batch.
+    ``maps`` is N×1×H×W and ``order`` comes from :func:`tie_break`. The result, int64 N×H×W, is deterministic and
+    does not depend on the batch.
     """
     flat = maps.flatten(1).gather(1, order)
     descending = order.gather(1, flat.argsort(dim=1, descending=True, stable=True))
@@ -36,7 +37,7 @@ def ranking(maps: Tensor, order: Tensor) -> Tensor:
 
 
 def legacy_ranking(maps: Tensor) -> Tensor:
-    """Ranks by numpy's default argsort of −A on the host: what published code does, with arbitrary order among ties."""
+    """Return ranks by numpy's default argsort of −A on the host, as published code does; ties have arbitrary order."""
     flat = maps.flatten(1)
     order = torch.from_numpy(np.argsort(-flat.cpu().numpy(), axis=1)).to(maps.device)
     places = torch.arange(flat.shape[1], device=maps.device).expand_as(order)
@@ -44,7 +45,7 @@ def legacy_ranking(maps: Tensor) -> Tensor:
 
 
 def cut_ties(maps: Tensor, k: int) -> Tensor:
-    """Share of pixels equal to the last kept value where the cut at ``k`` runs through ties: float64 (N,)."""
+    """Return the share of pixels equal to the last kept value if the cut at ``k`` splits ties, else 0: float64 (N,)."""
     flat = maps.flatten(1)
     pixels = flat.shape[1]
     if k in (0, pixels):
@@ -55,12 +56,12 @@ def cut_ties(maps: Tensor, k: int) -> Tensor:
 
 
 def minmax(maps: Tensor) -> Tensor:
-    """Each map scaled to [0, 1] on its own; a constant map becomes 0."""
+    """Scale each map to [0, 1] on its own; a constant map becomes 0."""
     low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
     span = high - low
     return torch.where(span > 0, (maps - low) / span.clamp_min(torch.finfo(maps.dtype).tiny), torch.zeros_like(maps))
 
 
 def cutoff_mask(maps: Tensor, cutoff: float) -> Tensor:
-    """Boolean mask of the pixels whose min-max normalised value exceeds ``cutoff`` (ExCon's training mask)."""
+    """Return a boolean mask of the pixels whose min-max scaled value exceeds ``cutoff`` (ExCon's training mask)."""
     return minmax(maps) > cutoff

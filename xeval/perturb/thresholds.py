@@ -1,4 +1,4 @@
-"""The fractions of pixels that drop/increase keeps, and the kinds of masks that keep them."""
+"""Check the fractions of pixels that drop/increase keeps, and name the kinds of masks that keep them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Mask: TypeAlias = Literal["topk", "soft", "cutoff"]
 
 
 def require_thresholds(values: Iterable[float]) -> tuple[float, ...]:
-    """Keep fractions in [0, 1], each once; raises :class:`UsageError` that says which value is wrong and why."""
+    """Return the keep fractions; raise :class:`UsageError` saying why for one outside [0, 1] or given twice."""
     found = tuple(values)
     if not found:
         raise UsageError("no threshold was given", "give fractions of pixels kept, such as 0.15,0.3,0.45")
@@ -27,7 +27,7 @@ def require_thresholds(values: Iterable[float]) -> tuple[float, ...]:
 
 
 def parse_thresholds(text: str) -> tuple[float, ...]:
-    """``0.15,0.3,0.45`` → three floats; raises :class:`UsageError` for what is not a number."""
+    """Parse ``0.15,0.3,0.45`` to three floats; raise :class:`UsageError` for what is not a number."""
     values: list[float] = []
     for part in text.split(","):
         try:

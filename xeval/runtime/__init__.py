@@ -1,1 +1,1 @@
-"""What every command needs and no result depends on: files, locks, signals, progress, memory, distributed processes."""
+"""What every command needs but no result depends on: files, locks, signals, progress, memory, distributed processes."""

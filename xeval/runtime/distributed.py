@@ -1,10 +1,10 @@
-"""One job in several processes: those that ``torchrun`` starts, and the few things they tell each other.
+"""One job runs in several processes, which ``torchrun`` starts; this module holds what they exchange.
 
-Each process is a *rank* of the job's *world*. Rank 0, the main one, alone prints, holds locks and writes files. The
-others compute their share and hand it over; where nothing else was started, there is one rank and nothing to tell.
+Each process is a *rank* of the job's *world*. Only rank 0, the main rank, prints, holds locks and writes files. The
+other ranks compute their share and send it to rank 0. Without ``torchrun`` there is one rank and no communication.
 
-Work between two exchanges happens in :meth:`Processes.together`: an error on any rank is raised on all of them. A rank
-that dies closes its connections, which ends the exchange that the others wait in. Messages are JSON and raw bytes.
+Work between two exchanges runs inside :meth:`Processes.together`: an error on any rank is raised on all of them. When
+a rank dies, its connections close, which ends the exchange that the others wait in. Messages are JSON and raw bytes.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.distributed import ProcessGroup
 
-STEP = timedelta(minutes=10)  # for the tensors of a training step, which all ranks reach at about the same time
-MESSAGE = timedelta(days=1)  # for what one rank computes or writes while the others wait; a death is noticed at once
-GRACE = 60.0  # seconds that rank 0 has to print an error before the others leave
+STEP = timedelta(minutes=10)  # limit for the tensors of a training step: all ranks reach them at about the same time
+MESSAGE = timedelta(days=1)  # limit while one rank computes or writes and the others wait; a death is noticed at once
+GRACE = 60.0  # seconds that rank 0 has to print an error before the other ranks exit
 OWN = "only this rank knows of this error"
 KINDS: dict[int, type[XevalError]] = {
     kind.exit_code: kind
@@ -60,7 +60,7 @@ KINDS: dict[int, type[XevalError]] = {
 
 
 class Processes:
-    """This process among those of its job; without arguments, a job of one process."""
+    """One process of a job, with its rank and the size of its world; without arguments, the job has one process."""
 
     def __init__(
         self, rank: int = 0, world: int = 1, *, device: str = "auto", messages: ProcessGroup | Any = None
@@ -71,16 +71,16 @@ class Processes:
 
     @property
     def main(self) -> bool:
-        """Whether this rank prints and writes."""
+        """Whether this rank is the one that prints and writes."""
         return self.rank == 0
 
     def progress(self, progress: Progress) -> Progress:
-        """``progress`` on the main rank, silence on the others."""
+        """Return ``progress`` on the main rank and a silent one on the others."""
         return progress if self.main else Silent()
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Work of every rank without exchanges inside: where it fails on one, all raise the error of the first."""
+        """Run the body, which must not exchange anything; if it fails on any rank, raise the first error on all."""
         if self.world == 1:
             yield
             return
@@ -97,7 +97,7 @@ class Processes:
 
     @contextmanager
     def locked(self, directory: Path) -> Iterator[None]:
-        """The lock of a directory, held by the main rank for all."""
+        """Hold the lock of a directory; the main rank takes it for all ranks."""
         from xeval.runtime.locks import locked
 
         with ExitStack() as held:
@@ -107,21 +107,21 @@ class Processes:
             yield
 
     def exchange(self, content: Any) -> list[Any]:
-        """What every rank says, in their order; all call it at the same point with something that JSON can hold."""
+        """Return every rank's ``content`` (any JSON) in rank order; all ranks have to call this at the same point."""
         if self.world == 1:
             return [content]
         return [json.loads(said) for said in self._sent(json.dumps(content).encode(), everywhere=True)]
 
     def from_main(self, content: Any) -> Any:
-        """What the main rank says; the others' ``content`` is ignored."""
+        """Return the main rank's ``content``; that of the other ranks is ignored."""
         return self.exchange(content if self.main else None)[0]
 
     def to_main(self, data: bytes) -> list[bytes]:
-        """The bytes of all ranks, in their order, on the main one; nothing on the others."""
+        """Return the bytes of all ranks in rank order on the main rank, and an empty list on the others."""
         return [data] if self.world == 1 else self._sent(data, everywhere=False)
 
     def _sent(self, data: bytes, *, everywhere: bool) -> list[bytes]:
-        """Bytes of different lengths: first the lengths, then everything padded to the longest."""
+        """Send bytes whose lengths differ between ranks: first the lengths, then all bytes padded to the longest."""
         import torch
         import torch.distributed as dist
 
@@ -138,14 +138,14 @@ class Processes:
         return [part.numpy().tobytes()[: int(length)] for part, length in zip(parts, lengths, strict=False)]
 
     def counts(self, own: int) -> list[int]:
-        """A number of each rank."""
+        """Return the number that each rank passes, in rank order."""
         return [int(count) for count in self.exchange(own)]
 
     def gather(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
-        """The first ``counts[r]`` rows of every rank r, one below the other; gradients reach this rank's own rows.
+        """Return the first ``counts[r]`` rows of every rank r, concatenated; gradients reach this rank's own rows only.
 
-        Every rank computes the whole loss from all rows and derives it by its own rows alone, so the gradient of the
-        loss is the plain sum over ranks (:meth:`add_gradients`), with no factor.
+        Every rank computes the whole loss from all rows and differentiates it with respect to its own rows alone. So
+        the gradient of the loss is the plain sum over ranks (:meth:`add_gradients`), with no factor.
         """
         if self.world == 1:
             return rows
@@ -164,7 +164,7 @@ class Processes:
         return torch.cat([*parts[: self.rank], own, *parts[self.rank + 1 :]])
 
     def add_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Replace each gradient by its sum over ranks, all in one message; parameters without one are left alone."""
+        """Replace each gradient by its sum over ranks, all in one message; skip parameters that have no gradient."""
         if self.world == 1:
             return
         import torch.distributed as dist
@@ -173,7 +173,7 @@ class Processes:
         _in_one(gradients, dist.all_reduce)
 
     def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
-        """Overwrite tensors by the main rank's."""
+        """Overwrite the tensors with those of the main rank."""
         if self.world == 1:
             return
         import torch.distributed as dist
@@ -189,7 +189,7 @@ ALONE = Processes()
 
 
 def _in_one(tensors: list[Tensor], run: Callable[[Tensor], object]) -> None:
-    """Run a collective on one vector that holds all ``tensors``, and write what it makes of them back."""
+    """Run a collective operation on one vector that holds all ``tensors``, and copy the result back into them."""
     import torch
 
     flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
@@ -201,9 +201,10 @@ def _in_one(tensors: list[Tensor], run: Callable[[Tensor], object]) -> None:
 
 @contextmanager
 def joined(device: str = "auto") -> Iterator[Processes]:
-    """This process among those that torchrun started, each with a GPU of its own; alone where it was started without.
+    """Yield this process as one of those of torchrun, each with its own GPU; without torchrun, as the only one.
 
-    Raises :class:`UsageError` where a machine has fewer GPUs than ranks.
+    Raises:
+        UsageError: a machine has fewer GPUs than ranks.
     """
     if world() == 1:
         yield Processes(device=device)
@@ -225,16 +226,16 @@ def joined(device: str = "auto") -> Iterator[Processes]:
         if error is not processes.agreed:
             error.add_note(OWN)
         raise
-    dist.destroy_process_group()  # not after an error: see end()
+    dist.destroy_process_group()  # only after success: after an error, it could hang (see end())
 
 
 def world() -> int:
-    """How many ranks the job has: torchrun says so in the environment."""
+    """Return the number of ranks of the job, which torchrun sets in the environment."""
     return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
 def own_device(asked: str) -> str:
-    """The device of this rank: where GPUs are meant and their number is not given, the one of its local number."""
+    """Return the device of this rank: ``asked``, or for a plain ``auto`` or ``cuda`` the GPU of its local number."""
     import torch
 
     if asked not in ("auto", "cuda"):
@@ -248,26 +249,26 @@ def own_device(asked: str) -> str:
 
 
 def require_one(command: str | None) -> None:
-    """Raise :class:`UsageError` for a command that every rank would run on its own."""
+    """Raise :class:`UsageError` for a command that does not support several ranks, as each would run it on its own."""
     if world() > 1 and command not in ("score", "train"):
         raise UsageError(f"{command} runs in one process", "torchrun is for score and train: leave it out")
 
 
 def stay_silent(error: BaseException, status: int) -> None:
-    """Leave where rank 0 prints this error for all; return where this rank has to print it.
+    """Exit without a message where rank 0 prints this error for all ranks; return where this rank has to print it.
 
-    torchrun ends every rank once one has left with an error. So the others let rank 0 go first.
+    torchrun ends every rank as soon as one has exited with an error, so the other ranks wait until rank 0 has exited.
     """
     if world() == 1 or os.environ.get("RANK") == "0" or OWN in getattr(error, "__notes__", ()):
         return
-    if isinstance(error, Exception):  # and not a signal, which every rank gets
+    if isinstance(error, Exception):  # not a signal, which every rank receives
         signal.signal(signal.SIGTERM, lambda _number, _frame: end(status))
         time.sleep(GRACE)
     end(status)
 
 
 def end(status: int) -> NoReturn:
-    """Leave with a status; a rank takes nothing down, for threads that wait for others that are gone abort or hang."""
+    """Exit with a status. A rank skips the clean-up, because threads that wait for an ended rank abort or hang."""
     if world() > 1:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -276,14 +277,14 @@ def end(status: int) -> NoReturn:
 
 
 def _told(error: Exception) -> list[Any]:
-    """Exit status, problem and remedy of an error; a defect leaves its traceback in a file."""
+    """Return exit status, problem and remedy of an error; the traceback of a defect is written to a file."""
     end = ending(error)
     return [end.status, end.problem, end.remedy]
 
 
 @contextmanager
 def _alive() -> Iterator[None]:
-    """A connection that broke means that another rank is gone."""
+    """Raise :class:`ResourceError` for a broken connection, which means that another rank has ended."""
     try:
         yield
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""What an error means for the user: an exit status, the problem in one sentence and what to do."""
+"""Turn an error into what the user sees: an exit status, the problem in one sentence and what to do."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ AGAIN = "run the same command again to go on"
 
 @dataclass(frozen=True)
 class Ending:
-    """Exit status, the problem in one sentence and what to do."""
+    """What the user sees when a command fails: its exit status, the problem in one sentence and what to do."""
 
     status: int
     problem: str
     remedy: str
 
     def text(self) -> str:
-        """The last line of stderr for people."""
+        """Return the last line of stderr as text for people."""
         return f"xeval: error[{code_of(self.status)}]: {self.problem} — {self.remedy}"
 
     def as_json(self) -> str:
-        """The last line of stderr for machines."""
+        """Return the last line of stderr as JSON for machines."""
         content = {"code": code_of(self.status), "exit": self.status, "problem": self.problem, "remedy": self.remedy}
         return json.dumps({"error": content}, ensure_ascii=False)
 
 
 def ending(error: BaseException) -> Ending:
-    """What an error means for the user; a defect leaves its traceback in a file."""
+    """Return the ending that belongs to an error; the traceback of a defect is written to a file."""
     if isinstance(error, XevalError):
         return Ending(error.exit_code, error.problem, error.remedy)
     if isinstance(error, MemoryError):
@@ -41,12 +41,12 @@ def ending(error: BaseException) -> Ending:
 
 
 def first_line(error: BaseException | str, longest: int = 200) -> str:
-    """What an error says in one line, or its type where it says nothing."""
+    """Return the first line of an error's message, or the name of its type if it has no message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:longest]
 
 
 def _of_system(error: BaseException) -> Ending | None:
-    """What the operating system refused."""
+    """Return the ending for an error of the operating system (permission, full disk, open files), else None."""
     if isinstance(error, PermissionError):
         return Ending(2, f"no permission for {error.filename}", "check its owner and mode, or choose another folder")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -1,4 +1,4 @@
-"""Files: atomic writes, strict JSON, hashes, safe names and folders that can be written."""
+"""Work with files: atomic writes, strict JSON, hashes, safe names and folders that can be written."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ from typing import Any
 
 from xeval.errors import DataError, ResourceError, UsageError, XevalError
 
-TEMPORARY = ".xeval-"  # how the names of unfinished files begin
+TEMPORARY = ".xeval-"  # the names of unfinished files begin with this
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def atomic_write(path: Path, data: bytes) -> None:
     """Write ``data`` so that ``path`` holds either its old or its new content, whatever happens in between.
 
-    The temporary file stands beside the target, so the rename never crosses file systems. Raises
-    :class:`ResourceError` where the disk is full, OSError for anything else.
+    The temporary file is created beside the target, so that the rename never crosses file systems.
+
+    Raises:
+        ResourceError: the disk is full.
+        OSError: anything else fails.
     """
     try:
         _replace(path, data)
@@ -35,7 +38,7 @@ def atomic_write(path: Path, data: bytes) -> None:
 
 
 def disk_full(path: Path, needed: int) -> ResourceError:
-    """The error for ``needed`` bytes that found no room beside ``path``."""
+    """Return the error for ``needed`` bytes that the disk of ``path`` has no room for."""
     free = shutil.disk_usage(nearest_existing(path.absolute().parent)).free
     return ResourceError(
         f"the disk is full: {path} needs {needed:,} bytes, {free:,} are free",
@@ -52,7 +55,7 @@ def _replace(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)  # noqa: PTH101 - mkstemp made it private
+        os.chmod(name, 0o666 & ~umask)  # noqa: PTH101 - mkstemp made it readable by its owner alone
         Path(name).replace(path)
     except BaseException:
         with suppress(FileNotFoundError):
@@ -71,15 +74,16 @@ def sync_directory(path: Path) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Strict JSON (no NaN literals), atomically."""
+    """Write strict JSON (no NaN literals), atomically."""
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     atomic_write(path, text.encode())
 
 
 def read_json(path: Path, schema: str | None = None) -> Any:
-    """Parse strict JSON; with ``schema`` also require that value under the key ``schema``.
+    """Parse strict JSON; with ``schema``, also require that value under the key ``schema``.
 
-    Raises :class:`DataError` for a missing, damaged or foreign file.
+    Raises:
+        DataError: the file is missing, damaged or has another schema.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
@@ -100,18 +104,18 @@ def _refuse_constant(name: str) -> float:
 
 
 def file_hash(path: Path, algorithm: str = "sha256") -> str:
-    """The hash of a file's bytes as hex."""
+    """Return the hash of a file's bytes as hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
 
 def digest(content: Any) -> str:
-    """SHA-256 of the canonical JSON of ``content``."""
+    """Return the SHA-256 of the canonical JSON of ``content`` as hex."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def slug(text: str) -> str:
-    """A safe file name: letters, digits, ``._-``; a short hash is added where anything had to be replaced."""
+    """Return a safe file name of letters, digits and ``._-``; a short hash is added if anything had to be replaced."""
     safe = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip(".-")[:80]
     if safe == text and safe:
         return safe
@@ -119,7 +123,7 @@ def slug(text: str) -> str:
 
 
 def writable_directory(path: Path) -> Path:
-    """Create ``path`` and prove that it can be written, before any long work; raises :class:`UsageError`."""
+    """Create ``path`` and check, before any long work, that it can be written; raise :class:`UsageError` if not."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         _probe(path)
@@ -129,7 +133,7 @@ def writable_directory(path: Path) -> Path:
 
 
 def require_writable(path: Path) -> None:
-    """Prove that ``path`` can be written or created, without creating anything; raises :class:`UsageError`."""
+    """Check that ``path`` can be written or created, without creating it; raise :class:`UsageError` if not."""
     try:
         _probe(nearest_existing(path))
     except OSError as error:
@@ -137,7 +141,7 @@ def require_writable(path: Path) -> None:
 
 
 def nearest_existing(path: Path) -> Path:
-    """``path``, or the nearest folder above it that exists."""
+    """Return ``path``, or the nearest folder above it that exists."""
     return next(place for place in (path, *path.absolute().parents) if place.exists())
 
 
@@ -154,19 +158,19 @@ def _unwritable(path: Path, error: OSError) -> XevalError:
 
 
 def sweep(directory: Path) -> None:
-    """Remove the unfinished files that a killed process left in a directory that this process holds the lock of."""
+    """Remove the unfinished files of a killed process from a directory whose lock this process holds."""
     for path in directory.glob(f"{TEMPORARY}*.tmp"):
         path.unlink(missing_ok=True)
 
 
 def set_aside(path: Path, suffix: str) -> Path:
-    """Rename a file to the first free name of ``<name>.<suffix>``, ``<name>.<suffix>2``, …; returns the new name."""
+    """Rename a file to the first free name of ``<name>.<suffix>``, ``<name>.<suffix>2``, …; return the new name."""
     target = free_name(path, suffix)
     path.rename(target)
     return target
 
 
 def free_name(path: Path, suffix: str) -> Path:
-    """The first name of ``<name>.<suffix>``, ``<name>.<suffix>2``, … that nothing has."""
+    """Return the first name of ``<name>.<suffix>``, ``<name>.<suffix>2``, … that does not exist yet."""
     numbers = ("" if number == 1 else str(number) for number in count(1))
     return next(name for n in numbers if not (name := path.with_name(f"{path.name}.{suffix}{n}")).exists())

@@ -1,7 +1,8 @@
-"""Locks on files, which the kernel frees when their owner dies; ``run.lock`` lets one writer into a directory.
+"""Lock files, so that one process at a time writes; ``run.lock`` does this for a directory.
 
-They use flock(2) itself. The library ``filelock`` calls a file busy that its owner has just removed (4.3) or takes it
-(3.16), empties the file of the owner where another process asks (3.16), and has no shared lock for those that only ask.
+The kernel frees a lock when its owner dies. This module uses flock(2) itself, because the library ``filelock`` reports
+a file as busy that its owner has just removed (4.3) or takes it (3.16), empties the owner's file when another process
+asks for the lock (3.16), and has no shared lock for processes that only ask whether a file is locked.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ LOCK = "run.lock"
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold the lock of a directory; what a killed owner left unfinished there is removed.
+    """Hold the lock of a directory and remove the unfinished files that a killed owner left there.
 
-    Raises :class:`BusyError` that names process, host and start of the owner while another process holds it. A lock
-    file whose owner is dead is taken over silently.
+    A lock file whose owner is dead is taken over silently.
+
+    Raises:
+        BusyError: another process holds the lock; the message names its process, host and start.
     """
     descriptor = _acquire(directory / LOCK)
     try:
@@ -41,20 +44,20 @@ def locked(directory: Path) -> Iterator[None]:
 
 @contextmanager
 def waiting(path: Path) -> Iterator[None]:
-    """Hold the lock of a file once nobody else does; the file stays."""
+    """Wait for the lock of a file and hold it; the file is not removed afterwards."""
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process holds the lock of a file; those that only ask never meet each other."""
+    """Return whether a process holds the lock of a file; those that ask share a lock, so as not to block each other."""
     with path.open("a") as file:
         return not _try(file.fileno(), fcntl.LOCK_SH)
 
 
 def _try(descriptor: int, kind: int) -> bool:
-    """Take a lock of this kind where that needs no waiting; returns whether it is ours."""
+    """Try to take a lock of this kind without waiting; return whether this process now holds it."""
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -63,7 +66,7 @@ def _try(descriptor: int, kind: int) -> bool:
 
 
 def _acquire(path: Path) -> int:
-    """An open descriptor of the lock file that is ours and still has its name."""
+    """Return an open descriptor of the lock file that this process has locked and that still has its name."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         if not _try(descriptor, fcntl.LOCK_EX):
@@ -72,7 +75,7 @@ def _acquire(path: Path) -> int:
             raise _busy(path, owner)
         if _same_file(descriptor, path):
             return descriptor
-        os.close(descriptor)  # its owner removed it between our open and our lock
+        os.close(descriptor)  # the previous owner removed the file after we opened it and before we locked it
 
 
 def _same_file(descriptor: int, path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Memory and devices: what ran out or failed, told apart from defects, and the peak of what was used."""
+"""Tell exhausted memory and failed devices from defects, and measure the peak of the memory used."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from xeval.runtime.endings import first_line
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: on the device, in Python or in PyTorch's allocator of the host."""
+    """Return whether memory ran out: on the device, in Python or in PyTorch's allocator on the host."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 def out_of_memory() -> ResourceError:
-    """The error for memory that does not suffice even for one image."""
+    """Return the error for memory that does not suffice even for one image."""
     return ResourceError(
         "out of memory with one image a batch",
         "use --device cpu, fewer metrics or smaller images (--batch-size is already 1); what was saved is kept",
@@ -28,14 +28,14 @@ def out_of_memory() -> ResourceError:
 
 
 def is_device_failure(error: BaseException) -> bool:
-    """Whether the device itself failed: lost, reset or in an error state that only a new process leaves."""
+    """Return whether the device itself failed: lost, reset or in an error state that only a new process leaves."""
     lost = isinstance(error, torch.AcceleratorError)
     return lost or (isinstance(error, RuntimeError) and str(error).startswith(("CUDA error", "HIP error")))
 
 
 @contextmanager
 def resources() -> Iterator[None]:
-    """Memory that ran out outside a batch and a device that failed, as :class:`ResourceError`."""
+    """Raise :class:`ResourceError` where memory runs out outside a batch or the device fails."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -52,29 +52,29 @@ def resources() -> Iterator[None]:
 
 
 PROCESS = Path("/proc/self")
-RESET_PEAK = "5"  # proc(5): writing 5 to clear_refs sets the peak of the resident memory back to its present size
+RESET_PEAK = "5"  # proc(5): writing 5 to clear_refs resets the peak of the resident memory to its present size
 
 
 def memory_kind(device: torch.device) -> str | None:
-    """What the peaks are peaks of: the allocator of the device, the process, or None where neither can be asked."""
+    """Return what the peak is measured on: the device's allocator, the process, or None if neither can be asked."""
     if device.type == "cuda":
         return "allocated on the device"
     return "resident in the process" if (PROCESS / "clear_refs").exists() else None
 
 
 def reset_peak(device: torch.device) -> None:
-    """Let the peak begin anew."""
+    """Restart the measurement of the peak."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
         try:
             (PROCESS / "clear_refs").write_text(RESET_PEAK)
-        except OSError:  # not Linux, or not allowed: peak_memory then tells the peak since the start, or nothing
+        except OSError:  # not Linux, or not allowed: peak_memory then reports the peak since the start, or None
             return
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """The peak since :func:`reset_peak` in bytes; None where the system does not tell it."""
+    """Return the peak since :func:`reset_peak` in bytes, or None where the system does not report it."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     try:

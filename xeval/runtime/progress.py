@@ -1,4 +1,4 @@
-"""Progress at the edge: bars on a terminal, plain lines elsewhere, nothing for library users who ask for nothing."""
+"""Report progress: with bars on a terminal, with plain lines elsewhere, and not at all for library users by default."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ T = TypeVar("T")
 
 
 class Progress(Protocol):
-    """What long work reports to; the work itself never prints."""
+    """The interface that long work reports to; the work itself never prints."""
 
     def say(self, text: str) -> None:
-        """One line of news."""
+        """Report one line of news."""
 
     def track(self, items: Iterable[T], total: int, label: str) -> Iterator[T]:
-        """Pass ``items`` through, counting."""
+        """Yield ``items`` and count them."""
 
 
 class Silent:
-    """No output."""
+    """A progress report that prints nothing."""
 
     def say(self, text: str) -> None:
         """Ignore the news."""
 
     def track(self, items: Iterable[T], total: int, label: str) -> Iterator[T]:  # noqa: ARG002
-        """Pass ``items`` through."""
+        """Yield ``items``."""
         yield from items
 
 
 class Lines:
-    """Plain lines on stderr, at most one per ``every`` seconds and counter."""
+    """A progress report in plain lines on stderr, at most one line per ``every`` seconds and counter."""
 
     def __init__(self, every: float = 10.0) -> None:
         self.every = every
@@ -42,7 +42,7 @@ class Lines:
         print(text, file=sys.stderr, flush=True)
 
     def track(self, items: Iterable[T], total: int, label: str) -> Iterator[T]:
-        """Pass ``items`` through and print how many are done."""
+        """Yield ``items`` and print how many are done."""
         last = time.monotonic()
         for done, item in enumerate(items, 1):
             yield item
@@ -52,7 +52,7 @@ class Lines:
 
 
 class Bars(Lines):
-    """tqdm bars on a terminal."""
+    """A progress report with tqdm bars on a terminal."""
 
     def say(self, text: str) -> None:
         """Print one line above the bars."""
@@ -61,12 +61,12 @@ class Bars(Lines):
         tqdm.write(text, file=sys.stderr)
 
     def track(self, items: Iterable[T], total: int, label: str) -> Iterator[T]:
-        """Pass ``items`` through a bar."""
+        """Yield ``items`` and show a bar."""
         from tqdm import tqdm
 
         yield from tqdm(items, total=total, desc=label, leave=False, dynamic_ncols=True)
 
 
 def for_terminal() -> Progress:
-    """Bars where stderr is a terminal, lines elsewhere."""
+    """Return bars if stderr is a terminal, and plain lines otherwise."""
     return Bars() if sys.stderr.isatty() else Lines()

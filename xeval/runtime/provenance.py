@@ -1,4 +1,4 @@
-"""Where a number comes from: versions, platform and commit."""
+"""Record where a number comes from: versions, platform and commit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import xeval
 
 
 def provenance() -> dict[str, Any]:
-    """Versions, platform and commit, for every file that claims a number."""
+    """Return versions, platform, commit and command, which every file that reports a number records."""
     import numpy
     import torch
 
@@ -30,7 +30,7 @@ def provenance() -> dict[str, Any]:
 
 
 def package_version(name: str) -> str | None:
-    """The version of an installed distribution; nothing of it is imported."""
+    """Return the version of an installed distribution without importing it, or None if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -38,7 +38,7 @@ def package_version(name: str) -> str | None:
 
 
 def _commit() -> str:
-    """The commit of the source tree that runs, with ``+dirty`` where it has changes; ``unknown`` outside a checkout."""
+    """Return the commit of the running source tree (``+dirty`` if it has changes), ``unknown`` outside a checkout."""
     here = Path(__file__).resolve().parents[2]
     if not (here / ".git").exists():
         return "unknown"

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: long work asks at its safe points whether it should stop; a second signal stops it at once."""
+"""Handle SIGINT and SIGTERM: long work asks at safe points whether it should stop; a second signal stops it at once."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from types import FrameType
 from xeval.errors import Interrupted, Terminated
 
 Stop = Callable[[], type[Interrupted] | None]
-"""Asked at safe points: the kind of error to raise after saving, or None to go on."""
+"""A function that is called at safe points; it returns the error to raise after saving, or None to go on."""
 
 
 class Kill(BaseException):
-    """SIGTERM at a moment when nothing waits for a safe point; as KeyboardInterrupt is for SIGINT."""
+    """The exception that SIGTERM raises where no safe point is waited for, as SIGINT raises KeyboardInterrupt."""
 
 
 def never() -> None:
-    """The :data:`Stop` of work that nobody interrupts politely."""
+    """Return None: this is the :data:`Stop` of work that is not interrupted at safe points."""
     return
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """SIGTERM raises :class:`Kill`, so that files are closed and locks removed on the way out."""
+    """Let SIGTERM raise :class:`Kill`, so that files are closed and locks removed on the way out."""
 
     def kill(_number: int, _frame: FrameType | None) -> None:
         raise Kill
@@ -37,7 +37,7 @@ def terminable() -> Iterator[None]:
 
 @contextmanager
 def graceful(*, tell: bool = True) -> Iterator[Stop]:
-    """Yields the :data:`Stop` that the first SIGINT or SIGTERM sets; the second one is immediate."""
+    """Yield a :data:`Stop` that the first SIGINT or SIGTERM sets; the second signal raises at once."""
     seen: list[int] = []
 
     def remember(number: int, _frame: FrameType | None) -> None:
@@ -56,7 +56,7 @@ def graceful(*, tell: bool = True) -> Iterator[Stop]:
 
 @contextmanager
 def _handling(handlers: dict[signal.Signals, Callable[[int, FrameType | None], None]]) -> Iterator[None]:
-    """Handlers for a while; only the main thread can have any."""
+    """Install signal handlers while the body runs; outside the main thread, where Python allows none, do nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""Markdown tables, line by line; the cells say themselves how they want to be escaped."""
+"""Build Markdown tables line by line; the callers escape the cells."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Iterable, Sequence
 
 
 def markdown_lines(header: Sequence[str], rows: Iterable[Iterable[str]], *, numbers: bool = False) -> list[str]:
-    """The lines of a table; with ``numbers`` its first column is set to the left and all others to the right."""
+    """Return the lines of a table; with ``numbers``, align the first column left and all others right."""
     rule = [":---", *["---:"] * (len(header) - 1)] if numbers else ["---"] * len(header)
     return [markdown_row(cells) for cells in (header, rule, *rows)]
 
 
 def markdown_row(cells: Iterable[str]) -> str:
-    """One line of a table."""
+    """Return one line of a table."""
     return f"| {' | '.join(cells)} |"
 
 
 def escape_bars(text: str) -> str:
-    """A text whose bars do not end its cell."""
+    """Escape the bars of a text, so that they do not end its cell."""
     return text.replace("|", r"\|")

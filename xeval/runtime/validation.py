@@ -1,4 +1,4 @@
-"""What a validation refused, in words that a person can act on; pydantic itself is not imported here."""
+"""Turn what pydantic refused into words that a person can act on, without importing pydantic here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Mistake:
-    """One refused value: the path of its key, why it is refused, pydantic's name for the reason, and the value."""
+    """A refused value: the path of its key, the message, pydantic's name for the reason, and the value itself."""
 
     path: tuple[str, ...]
     message: str
@@ -20,15 +20,15 @@ class Mistake:
 
     @property
     def key(self) -> str:
-        """The key with its tables, separated by dots."""
+        """The path of the key, joined by dots."""
         return ".".join(self.path)
 
     def __str__(self) -> str:
-        """``table.key: why``."""
+        """Return ``table.key: why``."""
         return f"{self.key}: {self.message}"
 
 
 def first_mistake(error: ValidationError) -> Mistake:
-    """The first thing that a validation refused."""
+    """Return the first mistake that a validation found."""
     first = error.errors()[0]
     return Mistake(tuple(str(part) for part in first["loc"]), first["msg"], first["type"], first["input"])
