@@ -19,7 +19,7 @@ from xeval.perturb.masks import kept
 
 
 class SubsetSettings(Settings):
-    """The parameters of the random subsets of positions."""
+    """The parameters that set the number and the size of the random subsets of positions."""
 
     n: int = Field(default=100, ge=3, description="subsets an image")
     share: float = Field(default=0.07, gt=0, lt=1, description="size of a subset over H·W, rounded down")

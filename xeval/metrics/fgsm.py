@@ -14,7 +14,7 @@ from xeval.metrics.scene import Explained, Scene
 
 
 class AttackSettings(Settings):
-    """The parameters of the attack."""
+    """The parameters that set the size of the attack."""
 
     step: float = Field(default=4 / 255, gt=0, le=1, description="ε in pixel units [0, 1]; the default is 4/255")
 
