@@ -29,7 +29,7 @@ MODEL_COLUMNS = ("label", "predicted", "correct", "p0", "confidence")
 
 @dataclass(frozen=True)
 class Task:
-    """One metric of a plan with its settings, its columns and the hash of its definition."""
+    """One metric that a plan computes, with its settings, its columns and the hash of its definition."""
 
     metric: Metric
     settings: Any
@@ -217,7 +217,7 @@ def _require_thresholds(protocol: Protocol, info: DatasetInfo) -> None:
 
 
 def _what_the_data_allow(protocol: Protocol, split: Split, *, asked: bool) -> tuple[Protocol, list[str]]:
-    """Leave out metrics that need missing object masks; raise UsageError where they were asked for by name."""
+    """Leave out metrics whose object masks the data lack; raise UsageError where they were asked for by name."""
     if split.masks([0]) is not None or split.boxes([0]) is not None:
         return protocol, []
     lacking = [metric.name for metric, _ in metric_list(protocol) if "masks" in metric.needs]

@@ -38,7 +38,7 @@ Errors: TypeAlias = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Chunk:
-    """Consecutive chosen images: the number of the first one, and the positions of all in the split."""
+    """Consecutive chosen images that are scored together: the number of the first, and all positions in the split."""
 
     first: int
     positions: list[int]

@@ -59,7 +59,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Block:
-    """Values (n,) or (n, K) of consecutive images, NaN where not ok, and ``reasons``: (kind, text) → bool (n,)."""
+    """Values (n,) or (n, K) of consecutive images, NaN where one is not ok; ``reasons``: (kind, text) → bool (n,)."""
 
     values: NDArray[np.float64]
     reasons: Mapping[tuple[str, str], NDArray[np.bool_]]
@@ -67,7 +67,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Series:
-    """All values of a cell: values (N,) or (N, K), status codes (N,) with 0 = ok, and the meaning of the codes."""
+    """All that the store holds of a cell: values (N,) or (N, K), status codes (N,) with 0 = ok, and their meaning."""
 
     values: NDArray[np.float64]
     status: NDArray[np.uint8]

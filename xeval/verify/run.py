@@ -33,7 +33,7 @@ INSTALL = "pip install 'xeval-explanations[verify]'"
 
 @dataclass(frozen=True)
 class Comparison:
-    """The result of a check: the largest |a − b| / max(1, |b|) over ``n`` values, and the seconds of both sides."""
+    """The result that a check gives: the largest |a − b| / max(1, |b|) over ``n`` values, and both sides' seconds."""
 
     name: str
     oracle: str
