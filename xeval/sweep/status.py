@@ -22,7 +22,7 @@ AGAIN = "start the sweep again with the same command: what is complete is kept"
 
 @dataclass(frozen=True)
 class Standing:
-    """A row of the table: where one run stands."""
+    """A row of the table that says where one run stands."""
 
     run: str
     folder: str
