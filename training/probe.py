@@ -12,7 +12,7 @@ MAX_ITERATIONS = 2000
 
 
 class Probe(NamedTuple):
-    """A linear classifier: ``weight`` classes×K and ``bias`` (classes,), float32 on the features' device."""
+    """A fitted linear classifier: ``weight`` is classes×K and ``bias`` (classes,), float32 on the features' device."""
 
     weight: Tensor
     bias: Tensor

@@ -60,7 +60,7 @@ class Views(Settings):
 
 
 class Optimizer(Settings):
-    """An optimiser and its learning-rate schedule."""
+    """A table that chooses an optimiser and its learning-rate schedule."""
 
     name: Literal["sgd", "adamw", "radam"] = "sgd"
     lr: Rate = Field(default=0.1, gt=0, description="peak learning rate")
@@ -102,7 +102,7 @@ class Projection(Settings):
 
 
 class Loss(Settings):
-    """The constants of the encoder's loss."""
+    """A table that sets the constants of the encoder's loss."""
 
     temperature: float = Field(default=0.1, gt=0)
     base_temperature: float | None = Field(
@@ -129,7 +129,7 @@ class ExCon(Settings):
 
 
 class Recipe(Settings):
-    """All settings of one training run, except its seed."""
+    """All settings that define one training run, except its seed."""
 
     name: str = Field(min_length=1)
     description: str = ""
