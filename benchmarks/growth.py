@@ -25,7 +25,7 @@ SECONDS, CHUNK = 30.0, 64
 
 @dataclass(frozen=True)
 class Size:
-    """The size of a scoring: number and side of the images, perturbations per image, classes and explainers."""
+    """The size of what is scored: number and side of the images, perturbations per image, classes and explainers."""
 
     images: int = 256
     side: int = SIDE

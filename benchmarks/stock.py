@@ -47,7 +47,7 @@ class Draws:
 
 @dataclass(frozen=True)
 class Subject:
-    """The input of both sides: a network, the explained layer, normalised images and their explained classes."""
+    """The input that both sides get: a network, the explained layer, normalised images and their explained classes."""
 
     model: nn.Module
     layer: str
