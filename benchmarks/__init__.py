@@ -1,1 +1,1 @@
-"""Measured claims: one runnable file each, ``python -m benchmarks.<name>``."""
+"""Measures the claims on speed and size, in one runnable file each: ``python -m benchmarks.<name>``."""

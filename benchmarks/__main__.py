@@ -1,6 +1,6 @@
-"""Run every benchmark, each in a process of its own, and keep what they say in ``benchmarks/results.json``.
+"""Runs every benchmark in a process of its own, and keeps the results in ``benchmarks/results.json``.
 
-``python -m benchmarks [--quick] [--device …] [NAME …]``: names choose benchmarks; their results replace the old ones.
+In ``python -m benchmarks [--quick] [--device …] [NAME …]`` names choose benchmarks; their results replace the old ones.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RUNS: tuple[tuple[str, ...], ...] = (
 
 
 def run(words: tuple[str, ...], options: list[str]) -> dict[str, Any]:
-    """What one benchmark printed last; raises where it fails."""
+    """Run one benchmark and return the result that it prints last; raise an error where it fails."""
     found = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{words[0]}", *words[1:], *options], check=True, stdout=subprocess.PIPE
     )
@@ -42,18 +42,18 @@ def run(words: tuple[str, ...], options: list[str]) -> dict[str, Any]:
 
 
 def key(answer: dict[str, Any]) -> tuple[str, ...]:
-    """What tells results apart: the benchmark and which of its forms."""
+    """Return the benchmark and its arguments, which identify a result."""
     return (answer["benchmark"], *answer["arguments"])
 
 
 def merged(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Old results with the new ones in their places, in the order in which everything is run."""
+    """Replace old results by new ones of the same key, in the order in which everything is run."""
     found = {key(answer): answer for answer in [*old, *new]}
     return [found[words] for words in RUNS if words in found]
 
 
 def main(arguments: list[str]) -> None:
-    """Run what was asked for and write the results after each, so that nothing finished is lost."""
+    """Run the requested benchmarks and write the results after each, so that nothing finished is lost."""
     names = [word for word in arguments if word in {words[0] for words in RUNS}]
     options = [word for word in arguments if word not in names]
     results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else []

@@ -32,7 +32,7 @@ CAM = EXPLAINERS["grad-cam"]
 
 
 def published(model: nn.Module, layer: str, images: Tensor) -> Tensor:
-    """The relative drop, images × thresholds: every image predicted and explained anew at every threshold."""
+    """Return the relative drop, images × thresholds; every image is predicted and explained anew at each threshold."""
     columns = [
         [_drop(model, x, *_predicted(model, x), _explained_whole(model, layer, x), q) for x in torch.split(images, 1)]
         for q in SETTINGS.thresholds
@@ -41,7 +41,7 @@ def published(model: nn.Module, layer: str, images: Tensor) -> Tensor:
 
 
 def careful(model: nn.Module, layer: str, images: Tensor) -> Tensor:
-    """The same with one prediction and one map an image, by a backward pass that ends at the layer."""
+    """Return the same drops from one prediction and one map per image, by a backward pass that ends at the layer."""
     rows = []
     for x in torch.split(images, 1):
         p0, target = _predicted(model, x)
@@ -52,14 +52,14 @@ def careful(model: nn.Module, layer: str, images: Tensor) -> Tensor:
 
 
 def _predicted(model: nn.Module, x: Tensor) -> tuple[float, int]:
-    """Probability and number of the predicted class of one image."""
+    """Return probability and number of the predicted class of one image."""
     with torch.no_grad():
         p0, target = model(x).softmax(1)[0].max(0)
     return float(p0), int(target)
 
 
 def _explained_whole(model: nn.Module, layer: str, x: Tensor) -> Tensor:
-    """Ranks from Grad-CAM of the predicted class with gradients of every parameter, as ``loss.backward()`` gives."""
+    """Return ranks from Grad-CAM of the predicted class, with gradients of all parameters (``loss.backward()``)."""
     seen: list[Tensor] = []
 
     def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
@@ -73,12 +73,12 @@ def _explained_whole(model: nn.Module, layer: str, x: Tensor) -> Tensor:
     finally:
         handle.remove()
     gradient = seen[0].grad
-    assert gradient is not None  # retained above
+    assert gradient is not None  # the hook retains it
     return _places((gradient.mean((-2, -1), keepdim=True) * seen[0]).sum(1, keepdim=True).detach(), x)
 
 
 def _places(native: Tensor, x: Tensor) -> Tensor:
-    """The rank of each pixel of one map, H×W."""
+    """Return the rank of each pixel of one map, H×W."""
     values = upsample(native, (x.shape[-2], x.shape[-1]))[0, 0]
     order = np.argsort(-values.cpu().numpy().ravel())
     place = np.empty_like(order)
@@ -93,7 +93,7 @@ def _drop(model: nn.Module, x: Tensor, p0: float, target: int, place: Tensor, q:
 
 
 def packed(model: nn.Module, layer: str, images: Tensor, options: Options) -> Tensor:
-    """The same through xeval's engine and its metric."""
+    """Return the same drops through xeval's engine and its metric."""
     engine = engine_of(model, options, images)
     scene = scene_of(engine, images, legacy_order=True)
     maps = engine.explain(CAM, layer, images, scene.targets)

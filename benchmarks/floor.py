@@ -33,18 +33,18 @@ METRICS = ("drop", "infidelity", "deletion", "insertion", "faithcorr", "complexi
 
 @dataclass
 class Seen:
-    """Passes by the batch size they were made in, and how many of them were of an image that was new to its network."""
+    """The passes by the size of their batch, and a fingerprint of each distinct image that reached each network."""
 
     sizes: Counter[int] = field(default_factory=Counter)
     known: set[tuple[int, float]] = field(default_factory=set)
 
     @property
     def all(self) -> int:
-        """All passes."""
+        """The number of all passes."""
         return sum(size * times for size, times in self.sizes.items())
 
     def watch(self, module: nn.Module, batch: Tensor) -> None:
-        """Images on their way into a network."""
+        """Record the images of a batch before they go through a network."""
         images = batch.detach().contiguous().flatten(1).double()
         weights = torch.linspace(1, 2, images.shape[1], dtype=torch.float64, device=images.device).sin()
         self.sizes[len(batch)] += 1
@@ -53,14 +53,14 @@ class Seen:
 
 @contextmanager
 def watched(model: nn.Module) -> Iterator[Seen]:
-    """Fingerprints of everything that passes through a network inside."""
+    """Record the fingerprints of everything that passes through a network inside the block."""
     seen = Seen()
     with watching(model, seen.watch):
         yield seen
 
 
 def scorer_of(arch: str, options: Options) -> Scorer:
-    """xeval's scorer for seeded random images, as ``xeval.score`` builds it."""
+    """Return xeval's scorer for seeded random images, as ``xeval.score`` builds it."""
     device = device_of(options)
     model, _ = network(arch, device)
     images = pictures(options.pick("images", 8, 4), torch.device("cpu"))
@@ -73,13 +73,13 @@ def scorer_of(arch: str, options: Options) -> Scorer:
 
 
 def score(scorer: Scorer) -> None:
-    """All values of all images."""
+    """Compute all values of all images."""
     for chunk in chunks(scorer.plan):
         scorer.score_chunk(chunk, list(scorer.plan.tasks))
 
 
 def floor(engine: Engine, image: Tensor, passes: int) -> None:
-    """So many passes in the engine's batches and nothing else."""
+    """Make the given number of passes in the engine's batches and nothing else."""
     full = image.expand(engine.batch_size, -1, -1, -1).contiguous()
     with torch.no_grad():
         for start in range(0, passes, engine.batch_size):
@@ -88,7 +88,7 @@ def floor(engine: Engine, image: Tensor, passes: int) -> None:
 
 
 def batched(engine: Engine, image: Tensor, seen: Seen) -> float:
-    """Seconds of the passes in the batch sizes in which they were made."""
+    """Return the seconds of the recorded passes in the batch sizes in which they were made."""
     with torch.no_grad():
         return sum(
             times * min(seconds(partial(engine.network, image.expand(size, -1, -1, -1).contiguous())) for _ in range(3))
@@ -97,7 +97,10 @@ def batched(engine: Engine, image: Tensor, seen: Seen) -> float:
 
 
 def profile(scorer: Scorer, each: float) -> dict[str, dict[str, float]]:
-    """Seconds and passes by part of the work; ``each`` is what one pass costs. Metrics share what was there before."""
+    """Return seconds and passes by part of the work; ``each`` is the cost of one pass.
+
+    What several metrics share is charged to the first that needs it.
+    """
     found: dict[str, dict[str, float]] = {}
 
     def part(name: str, work: Any) -> Any:
@@ -119,7 +122,7 @@ def profile(scorer: Scorer, each: float) -> dict[str, dict[str, float]]:
 
 
 def measure(options: Options) -> Iterator[Row]:
-    """One row for each architecture."""
+    """Yield one row for each architecture."""
     for arch in options.networks(("resnet18-cifar",)):
         scorer = scorer_of(arch, options)
         engine = scorer.engine

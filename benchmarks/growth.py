@@ -25,7 +25,7 @@ SECONDS, CHUNK = 30.0, 64
 
 @dataclass(frozen=True)
 class Size:
-    """What is scored: how many images of which side, perturbations an image, classes and explainers."""
+    """The size of what is scored: number and side of the images, perturbations per image, classes and explainers."""
 
     images: int = 256
     side: int = SIDE
@@ -51,7 +51,7 @@ QUICK = {
 
 
 def scored(size: Size, arch: str, options: Options) -> Callable[[], None]:
-    """Infidelity, drop and complexity of every explainer, in blocks of 64 images as scoring has them."""
+    """Return a function that scores infidelity, drop and complexity, in blocks of 64 images as scoring has them."""
     device = device_of(options)
     model, layer = network(arch, device, side=size.side, classes=size.classes)
     images = pictures(min(size.images, CHUNK), device, side=size.side)
@@ -65,12 +65,12 @@ def scored(size: Size, arch: str, options: Options) -> Callable[[], None]:
 
 
 def block(scene: Scene, layer: str, size: Size) -> None:
-    """All values of one block: the passes of the perturbations once, those of the masks for each explainer."""
+    """Compute all values of one block: the perturbations' passes once, those of the masks for each explainer."""
     settings = InfidelitySettings(n=size.perturbations)
     shared = METRICS["infidelity"].prepare(scene, settings)
     cam = scene.engine.explain(EXPLAINERS["grad-cam"], layer, scene.images, scene.targets)
     draw = CONTROLS["random-cam"].draw
-    assert draw is not None  # random-cam is a drawn control
+    assert draw is not None  # because random-cam is a drawn control
     for number in range(size.explainers):
         maps = draw(scene.images, cam, scene.keys, number) if number else cam
         one = Explained(scene, maps, lambda *_, maps=maps, **__: maps)
@@ -80,7 +80,7 @@ def block(scene: Scene, layer: str, size: Size) -> None:
 
 
 def fit(sizes: Sequence[float], times: Sequence[float]) -> tuple[float, float | None]:
-    """Exponent b of times ∝ size^b and its standard error, which needs three points."""
+    """Fit the exponent b of times ∝ size^b, and its standard error, which needs three points."""
     x, y = (torch.tensor(values, dtype=torch.float64).log() for values in (sizes, times))
     x, y = x - x.mean(), y - y.mean()
     slope = float((x * y).sum() / (x * x).sum())
@@ -90,7 +90,7 @@ def fit(sizes: Sequence[float], times: Sequence[float]) -> tuple[float, float | 
 
 
 def points(axis: str, arch: str, options: Options) -> tuple[dict[int, float], list[int]]:
-    """Seconds at each size, the shorter of two runs, and the sizes that were left out as too long."""
+    """Return the seconds at each size, the shorter of two runs, and the sizes that were left out as too long."""
     found: dict[int, float] = {}
     sizes = (QUICK if options.quick else AXES)[axis]
     for size in sizes:
@@ -98,18 +98,18 @@ def points(axis: str, arch: str, options: Options) -> tuple[dict[int, float], li
             break
         run = scored(replace(_base(axis, options), **{axis: size}), arch, options)
         if not found:
-            run()  # the first one warms up
+            run()  # the first run is a warm-up
         found[size] = min(seconds(run) for _ in range(options.pick("rounds", 2, 1)))
     return found, [size for size in sizes if size not in found]
 
 
 def _base(axis: str, options: Options) -> Size:
-    """The other sizes; large images come in a smaller number."""
+    """Return the sizes that stay fixed on this axis; there are fewer images where their side grows."""
     return Size(images=options.pick("images", 32 if axis == "side" else 256, 4))
 
 
 def row(axis: str, arch: str, options: Options) -> Row:
-    """The exponent of one axis with its standard error as spread."""
+    """Return the exponent of one axis with its standard error as spread."""
     found, left_out = points(axis, arch, options)
     exponent, error = fit(list(found), list(found.values()))
     missing = f"; left out, longer than {SECONDS:g} s: {', '.join(map(str, left_out))}" if left_out else ""
@@ -125,7 +125,7 @@ def row(axis: str, arch: str, options: Options) -> Row:
 
 
 def measure(options: Options) -> Iterator[Row]:
-    """One row for each axis."""
+    """Yield one row for each axis."""
     for arch in options.networks(("cnn-tiny",)):
         yield from map(partial(row, arch=arch, options=options), AXES)
 

@@ -32,7 +32,7 @@ IMAGES = {"cnn-tiny": 64, "resnet18-cifar": 32}
 
 @dataclass(frozen=True)
 class Subject:
-    """A scene, one explainer's maps in it, and where the squares lie: bool N×n×1×H×W."""
+    """A scene, one explainer's maps in it, and a mask that shows where the squares lie: bool N×n×1×H×W."""
 
     scene: Scene
     maps: Tensor
@@ -40,14 +40,14 @@ class Subject:
 
 
 def subject_of(model: nn.Module, layer: str, images: Tensor, options: Options) -> Subject:
-    """Grad-CAM's maps at the images' size and xeval's squares."""
+    """Return Grad-CAM's maps at the images' size and xeval's squares."""
     scene = scene_of(engine_of(model, options, images), images)
     native = scene.engine.explain(EXPLAINERS["grad-cam"], layer, images, scene.targets)
     return subject_with(scene, _explained(scene, native).maps)
 
 
 def subject_with(scene: Scene, maps: Tensor) -> Subject:
-    """The squares of a scene beside maps that are there already."""
+    """Return the squares of a scene together with maps that have been made before."""
     return Subject(scene, maps, _inside(scene))
 
 
@@ -56,7 +56,7 @@ def _explained(scene: Scene, maps: Tensor) -> Explained:
 
 
 def _inside(scene: Scene) -> Tensor:
-    """Where the metric's squares lie, drawn as the metric draws them but without its passes."""
+    """Return where the metric's squares lie, drawn as the metric draws them but without its passes."""
     side = max(1, round(scene.size[0] * SETTINGS.side))
     u = uniform(scene.seed, "infidelity", scene.keys, SETTINGS.n, 2)
     rows, columns = (torch.arange(length, device=u.device) for length in scene.size)
@@ -66,21 +66,21 @@ def _inside(scene: Scene) -> Tensor:
 
 
 def own(subject: Subject) -> Tensor:
-    """xeval's raw and β-scaled infidelity, (N, 2)."""
+    """Return xeval's raw and β-scaled infidelity, (N, 2)."""
     shared = ABOUT.prepare(subject.scene, SETTINGS)
     scores = ABOUT.score(_explained(subject.scene, subject.maps), SETTINGS, shared)
     return torch.stack([scores["infidelity.raw"].value, scores["infidelity.beta"].value], 1)
 
 
 def captum(subject: Subject, batch_size: int | None, *, scaled: bool = False) -> Tensor:
-    """captum's value, (N,); None makes all perturbed images one batch, as captum does unless told otherwise."""
+    """Return captum's value (N,); None makes all perturbed images one batch, as captum does by default."""
     from captum.metrics import infidelity
 
     images, fill = subject.scene.images, subject.scene.fill
     done = 0
 
     def perturb(_inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """The next squares: captum asks for some perturbations of every image at a time."""
+        """Return the next squares; captum asks for some perturbations of every image at a time."""
         nonlocal done
         n = len(_inputs) // len(images)
         where = subject.inside[:, done : done + n].flatten(0, 1)
@@ -99,7 +99,7 @@ def captum(subject: Subject, batch_size: int | None, *, scaled: bool = False) ->
             max_examples_per_batch=None if batch_size is None else max(batch_size, len(images)),
             normalize=scaled,
         )
-    assert done == SETTINGS.n  # every square once
+    assert done == SETTINGS.n  # every square has been used once
     return value
 
 

@@ -27,7 +27,7 @@ CHILD = "--child"
 
 
 def peak(arch: str, images: int, device: torch.device, metrics: tuple[str, ...]) -> int:
-    """Bytes that scoring takes at most in a fresh process."""
+    """Return the most bytes that scoring takes in a fresh process."""
     given = json.dumps({"arch": arch, "images": images, "device": str(device), "metrics": metrics})
     command = [sys.executable, "-m", "benchmarks.memory", CHILD, given]
     found = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -35,7 +35,7 @@ def peak(arch: str, images: int, device: torch.device, metrics: tuple[str, ...])
 
 
 def child(given: dict[str, Any]) -> int:
-    """Score so many images of ``shapes`` and say how much memory that took."""
+    """Score the given number of images of ``shapes`` and return how many bytes that took."""
     from xeval import score
 
     device = torch.device(given["device"])
@@ -60,7 +60,7 @@ def child(given: dict[str, Any]) -> int:
 
 
 def measure(options: Options) -> Iterator[Row]:
-    """One row for each architecture: the larger size over the smaller one, in turn."""
+    """Yield one row for each architecture: the larger size over the smaller one, measured in turn."""
     device = device_of(options)
     images = options.pick("images", 64, 8)
     metrics = METRICS[3:4] if options.quick else METRICS

@@ -1,4 +1,4 @@
-"""Two ways of computing the same thing, timed in turn: A B A B …, so that a drift of the machine meets both."""
+"""Times two ways of computing the same thing in turn (A B A B …), so that a drift of the machine affects both."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Work = Callable[[], object]
 
 @dataclass(frozen=True)
 class Pair:
-    """Seconds of each round of a peer and of xeval, and the forward passes of one round of each.
+    """The seconds of each round of a peer and of xeval, and the forward passes of one round of each.
 
-    Processor time is kept beside wall time: it tells a slow machine from a busy one.
+    Processor time is kept with wall time, because it distinguishes a slow machine from a busy one.
     """
 
     peer_seconds: tuple[float, ...]
@@ -37,7 +37,7 @@ class Pair:
         return [peer / own for peer, own in zip(self.peer_seconds, self.own_seconds, strict=True)]
 
     def row(self, claim: str, target: Target | None, checked: str, note: str = "") -> Row:
-        """The median of the rounds' own ratios, with everything it was computed from."""
+        """Return the median of the rounds' ratios as a row, with everything it was computed from."""
         passes = {"peer": self.peer_passes, "own": self.own_passes} if self.peer_passes or self.own_passes else {}
         told = [f"the counted passes alone give {self.peer_passes / self.own_passes:.2f}×"] if self.own_passes else []
         if sum(self.own_cpu_seconds):
@@ -56,26 +56,26 @@ class Pair:
 
 @dataclass
 class Count:
-    """Forward passes of single images that have gone through a network."""
+    """Counts forward passes of single images through a network."""
 
     images: int = 0
 
 
 def trunk(model: nn.Module) -> nn.Module:
-    """The part of a network that every pass goes through; closed-form maps never reach a classifier's head."""
+    """Return the part of a network that every pass goes through; closed-form maps never reach a classifier's head."""
     return model.backbone if isinstance(model, Classifier) else model
 
 
 @contextmanager
 def watching(model: nn.Module, see: Callable[[nn.Module, Tensor], None]) -> Iterator[None]:
-    """Show ``see`` the network and the images of every pass inside: through the model, or through a folded copy of it.
+    """Show ``see`` the network and the images of every pass inside, through the model or through a folded copy of it.
 
-    Copies that are made inside, such as the one with fresh weights, are shown as networks of their own.
+    Copies that are made inside, such as the one with fresh weights, are shown as separate networks.
     """
     plain = Network.__call__
 
     def call(network: Network, images: Tensor, *, whole: bool = False) -> Tensor:
-        if network.folded:  # else the model's own hook sees them
+        if network.folded:  # otherwise the hook on the model sees the images
             see(trunk(model), images)
         return plain(network, images, whole=whole)
 
@@ -90,7 +90,7 @@ def watching(model: nn.Module, see: Callable[[nn.Module, Tensor], None]) -> Iter
 
 @contextmanager
 def counted(model: nn.Module) -> Iterator[Count]:
-    """Count the forward passes inside, whoever makes them."""
+    """Count all forward passes inside the block."""
     count = Count()
 
     def add(_module: nn.Module, images: Tensor) -> None:
@@ -101,7 +101,7 @@ def counted(model: nn.Module) -> Iterator[Count]:
 
 
 def count_passes(model: nn.Module | None, work: Work) -> int:
-    """Forward passes of single images that ``work`` makes; 0 without a network."""
+    """Return the forward passes of single images that ``work`` makes; 0 without a network."""
     if model is None:
         work()
         return 0
@@ -113,7 +113,7 @@ def count_passes(model: nn.Module | None, work: Work) -> int:
 def alternate(
     peer: Work, own: Work, rounds: int, model: nn.Module | None = None, *, passes: Mapping[str, int] | None = None
 ) -> Pair:
-    """Time ``peer`` and ``own`` in turn, after one warm-up of each in which the passes through ``model`` are counted.
+    """Time ``peer`` and ``own`` in turn, after one warm-up of each that counts the passes through ``model``.
 
     Where the ``passes`` are known from a comparison that warmed both sides up, they are given instead.
     """
@@ -125,14 +125,14 @@ def alternate(
 
 
 def wall_and_cpu(work: Work) -> tuple[float, float]:
-    """Wall time of ``work``, and the processor time of all threads."""
+    """Return the wall time of ``work``, and the processor time of all threads."""
     start = time.process_time()
     wall = seconds(work)
     return wall, time.process_time() - start
 
 
 def seconds(work: Work) -> float:
-    """Wall time of ``work``, everything it has queued on the accelerator included."""
+    """Return the wall time of ``work``, including everything it has queued on the accelerator."""
     synchronize()
     start = time.perf_counter()
     work()
@@ -147,7 +147,10 @@ def synchronize() -> None:
 
 
 def difference(peer: Tensor, own: Tensor) -> float:
-    """Largest |a − b| / max(1, |b|); infinite where one side has no number and the other has, or shapes differ."""
+    """Return the largest |a − b| / max(1, |b|).
+
+    It is infinite where shapes differ, or where one side has a number and the other has none.
+    """
     peer, own = peer.detach().cpu().double(), own.detach().cpu().double()
     if peer.shape != own.shape or not torch.equal(peer.isnan(), own.isnan()):
         return float("inf")
@@ -156,7 +159,7 @@ def difference(peer: Tensor, own: Tensor) -> float:
 
 
 def agree(what: str, peer: Tensor, own: Tensor, tolerance: float) -> str:
-    """The sentence that says how closely both sides agree; raises :class:`DisagreementError` beyond the tolerance."""
+    """Return a sentence on how closely both sides agree; raise :class:`DisagreementError` beyond the tolerance."""
     found = difference(peer, own)
     if not found <= tolerance:
         raise DisagreementError(f"{what}: the sides differ by {found:.2g}, allowed is {tolerance:g}: nothing to time")

@@ -29,7 +29,7 @@ Rows = dict[tuple[str, str], Series]
 
 
 def score(weights: Path, out: Path, options: Options, *, ranks: bool) -> Rows:
-    """Every row of a scoring run in processes of its own."""
+    """Score in separate processes and return every row that the store holds."""
     command = [sys.executable, *(LAUNCHER if ranks else ()), "-m", "xeval", "score", str(weights)]
     command += ["--dataset", "digits", "--metrics", "drop" if options.quick else METRICS, "--out", str(out)]
     command += ["--limit", str(options.pick("images", 360, 128)), "--recompute", "--batch-size", "128"]
@@ -41,7 +41,7 @@ def score(weights: Path, out: Path, options: Options, *, ranks: bool) -> Rows:
 
 
 def largest(one: Rows, two: Rows) -> float:
-    """The largest difference of two stores; raises :class:`DisagreementError` where they hold different things."""
+    """Return the largest difference of two stores; raise :class:`DisagreementError` where their contents differ."""
     if one.keys() != two.keys():
         raise DisagreementError("the stores hold different rows")
     for key, series in one.items():
@@ -51,7 +51,7 @@ def largest(one: Rows, two: Rows) -> float:
 
 
 def measure(options: Options) -> Iterator[Row]:
-    """One row for the difference, one for the time."""
+    """Yield one row for the difference and one for the time."""
     with tempfile.TemporaryDirectory() as scratch:
         weights = Path(scratch) / "network.safetensors"
         spec = ModelSpec(arch="resnet-small", num_classes=10, in_channels=1, image_size=16)

@@ -24,7 +24,7 @@ METHODS, SEEDS, BLOCK, MEGABYTE = ("ce", "triplet", "supcon-ori", "supcon", "exc
 
 
 def write_store(run: Path, found: dict[str, Any], values: NDArray[np.float64]) -> None:
-    """``scores.sqlite`` with the same values in every column, in blocks of 64 images."""
+    """Write ``scores.sqlite`` with the same values in every column, in blocks of 64 images."""
     checkpoint, key = found["checkpoint"]["sha256"], found["dataset"]["key"]
     cells = [Cell(checkpoint, key, "", "model", "correct", found["explained"]["target"])]
     for explainer in found["explainers"]:
@@ -41,7 +41,7 @@ def write_store(run: Path, found: dict[str, Any], values: NDArray[np.float64]) -
 
 
 def write_study(root: Path, images: int) -> None:
-    """Six methods × five seeds, each with a shift of its own."""
+    """Write the runs of six methods × five seeds, each with a different shift."""
     for number, method in enumerate(METHODS):
         for seed in range(SEEDS):
             draws = np.random.default_rng(number * SEEDS + seed)
@@ -55,7 +55,7 @@ def write_study(root: Path, images: int) -> None:
 
 
 def measure(options: Options) -> Iterator[Row]:
-    """Write the runs, compare them, and say how long it took and how large the page is."""
+    """Write the runs, compare them, and measure how long that takes and how large the page is."""
     images = options.pick("images", 10_000, 200)
     times: list[float] = []
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,4 +1,4 @@
-"""What a benchmark says: rows with a claim, a target and what was measured; printed as one line of JSON."""
+"""Defines the results of a benchmark: rows with a claim, a target and a measurement, printed as one line of JSON."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ PACKAGES = ("torch", "numpy", "quantus", "captum", "grad-cam", "torchcam", "xeva
 
 
 class DisagreementError(Exception):
-    """Two sides that should give the same numbers do not: there is nothing to time."""
+    """An error that is raised where two sides that should give the same numbers do not, so that nothing is timed."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is claimed of a row's value: that it is at least, or at most, ``bound``."""
+    """The claim on a row's value: it is at least, or at most, ``bound``."""
 
     kind: Literal["at least", "at most"]
     bound: float
 
     def met(self, value: float) -> bool:
-        """Whether the value keeps the claim."""
+        """Return whether the value keeps the claim."""
         return value >= self.bound if self.kind == "at least" else value <= self.bound
 
     def __str__(self) -> str:
@@ -58,20 +58,20 @@ class Row:
     measurements: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """The row as JSON has it; ``met`` is null where nothing is claimed."""
+        """Return the row as plain objects for JSON; ``met`` is null where nothing is claimed."""
         met = None if self.target is None else self.target.met(self.value)
         return {**asdict(self), "target": None if self.target is None else str(self.target), "met": met}
 
 
 def row_of(claim: str, unit: str, values: Iterable[float], target: Target | None = None, **about: Any) -> Row:
-    """A row from repeated measurements of one number."""
+    """Make a row from repeated measurements of one number."""
     found = list(values)
     return Row(claim, unit, median(found), (min(found), max(found)), target, **about)
 
 
 @dataclass(frozen=True)
 class Options:
-    """What is measured where; None means: the benchmark's own size for this device."""
+    """The options of a benchmark; None stands for the benchmark's own size for this device."""
 
     device: str = "auto"
     quick: bool = False
@@ -85,12 +85,12 @@ class Options:
     captum: bool = False
 
     def pick(self, name: Literal["images", "rounds"], usual: int, quick: int) -> int:
-        """What was asked for, else the quick or the usual size."""
+        """Return the requested number, else the quick or the usual one."""
         asked: int | None = getattr(self, name)
         return asked if asked is not None else quick if self.quick else usual
 
     def networks(self, usual: Iterable[str], quick: Iterable[str] = ("cnn-tiny",)) -> tuple[str, ...]:
-        """Architectures that were asked for, else the quick or the usual ones."""
+        """Return the requested architectures, else the quick or the usual ones."""
         return self.arch or tuple(quick if self.quick else usual)
 
 
@@ -98,7 +98,7 @@ Measure = Callable[[Options], Iterable[Row]]
 
 
 def parse(about: str, arguments: list[str]) -> Options:
-    """The options of a command line, which are the same for every benchmark."""
+    """Parse the options of a command line, which are the same for every benchmark."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto", help="torch device (default: the accelerator if there is one)")
     parser.add_argument("--quick", action="store_true", help="the smallest sizes: shows that it runs, measures nothing")
@@ -115,7 +115,7 @@ def parse(about: str, arguments: list[str]) -> Options:
 
 
 def machine() -> dict[str, Any]:
-    """Where it was measured: system, processor, threads, versions; nothing that names the machine."""
+    """Describe the machine: system, processor, threads, versions, but nothing that identifies it."""
     found: dict[str, Any] = {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
@@ -130,20 +130,20 @@ def machine() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """The processor's name where the system tells it."""
+    """Return the processor's name where the system gives it."""
     table = Path("/proc/cpuinfo")
     names = [line for line in table.read_text().splitlines() if "model name" in line] if table.is_file() else []
     return names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
 
 
 def result(name: str, rows: Iterable[Row], arguments: Iterable[str] = ()) -> dict[str, Any]:
-    """What one run of a benchmark found."""
+    """Return the result of one run of a benchmark."""
     found = [row.as_dict() for row in rows]
     return {"benchmark": name, "arguments": list(arguments), "machine": machine(), "rows": found}
 
 
 def main(name: str, about: str | None, measure: Measure, arguments: list[str] | None = None) -> None:
-    """Measure and print one line of JSON; leave with an error where the two sides do not agree."""
+    """Measure and print one line of JSON; exit with an error where the two sides do not agree."""
     given = sys.argv[1:] if arguments is None else arguments
     options = parse(about or name, given)
     if options.threads is not None:

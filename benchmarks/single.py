@@ -23,7 +23,7 @@ from xeval.verify.run import checks
 
 
 def subject_of(arch: str, options: Options) -> Subject:
-    """A scene with a square object in every image, explained with Grad-CAM."""
+    """Return a scene with a square object in every image, explained with Grad-CAM."""
     device = device_of(options)
     model, layer = network(arch, device)
     images = pictures(options.pick("images", 16, 2), device)
@@ -34,13 +34,13 @@ def subject_of(arch: str, options: Options) -> Subject:
 
 
 def peers() -> list[Check]:
-    """The comparisons with a library that is installed; loops of our own are no peer."""
+    """Return the comparisons with installed libraries, without those with loops of our own."""
     return [check for check in checks() if check.package and find_spec(check.package)]
 
 
 def row(check: Check, subject: Subject, arch: str, rounds: int) -> Row:
-    """One metric, compared and timed; xeval comes first, because it makes the draws that the peer is handed."""
-    subject.exact.model  # noqa: B018 - made before it is counted
+    """Compare and time one metric; xeval comes first, because it makes the draws that the peer is given."""
+    subject.exact.model  # noqa: B018 - makes the copy before anything is counted
     (own, own_passes), (peer, peer_passes) = (_counted(side, subject) for side in (check.native, check.other))
     checked = agree(check.name, peer, own, check.tolerance)
     pair = alternate(
@@ -54,14 +54,14 @@ def row(check: Check, subject: Subject, arch: str, rounds: int) -> Row:
 
 
 def _counted(side: Side, subject: Subject) -> tuple[Tensor, int]:
-    """What one side finds, and its passes through the network and its float64 copy."""
+    """Return the result of one side, and its passes through the network and its float64 copy."""
     with counted(subject.model) as single, counted(subject.exact.model) as double:
         found = side(subject)
     return found, single.images + double.images
 
 
 def measure(options: Options) -> Iterator[Row]:
-    """One row for each comparison and architecture."""
+    """Yield one row for each comparison and architecture."""
     for arch in options.networks(("cnn-tiny", "resnet-small")):
         subject = subject_of(arch, options)
         for check in peers():

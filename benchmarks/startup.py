@@ -20,7 +20,7 @@ CODE = (
 
 
 def commands(group: click.Command = cli, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The words of every command, groups included."""
+    """Yield the words of every command, groups included."""
     yield path
     if isinstance(group, click.Group):
         for name, command in group.commands.items():
@@ -28,19 +28,19 @@ def commands(group: click.Command = cli, path: tuple[str, ...] = ()) -> Iterator
 
 
 def help_of(words: tuple[str, ...]) -> None:
-    """Run one ``--help``; raises where it fails or imports something heavy."""
+    """Run one ``--help``; raise an error where it fails or imports a heavy package."""
     found = subprocess.run([sys.executable, "-c", CODE, *words, "--help"], capture_output=True, text=True, check=True)
     if not found.stdout.startswith("Usage:") or found.stderr.strip():
         raise DisagreementError(f"xeval {' '.join(words)} --help imports {found.stderr.strip()}")
 
 
 def measure(options: Options) -> Iterator[Row]:
-    """The slowest command by its median, beside an interpreter that does nothing."""
+    """Yield the slowest command by its median; the note compares it with an interpreter that does nothing."""
     rounds = options.pick("rounds", 5, 1)
     words = list(commands())[: 2 if options.quick else None]
     times: dict[str, list[float]] = {" ".join(one): [] for one in words}
     bare: list[float] = []
-    for number in range(rounds + 1):  # the first round warms the disk's cache up
+    for number in range(rounds + 1):  # the first round only fills the disk's cache
         for one in words:
             spent = seconds(lambda one=one: help_of(one))  # type: ignore[misc]
             times[" ".join(one)].extend([spent] if number else [])

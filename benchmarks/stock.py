@@ -1,7 +1,7 @@
 """The suite as a user runs it today: stock Quantus, captum's Grad-CAM, and the published drop/increase loop.
 
-Nothing of Quantus is replaced but the names that numpy 2.4 no longer has. For the comparison of values Quantus is given
-xeval's :class:`Draws` in the place of its own random numbers; where times are taken it draws for itself.
+Nothing of Quantus is replaced except the names that numpy 2.4 no longer has. When values are compared, Quantus gets
+xeval's :class:`Draws` instead of its own random numbers; when times are taken it draws for itself.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from xeval.quantus_bridge.runtime import QUIET, replaced
 Array = NDArray[Any]
 Explain = Callable[..., Array]
 EXPLAINERS = ("grad-cam", "inverse", "random", "random-cam", "centre", "edge")
-BATCH = 64  # Quantus's own
+BATCH = 64  # the default of Quantus
 
 
 @dataclass(frozen=True)
 class Draws:
     """Subsets of channel values, bool N×runs×F, perturbed images N×samples×C×H×W, and the maps that are ranked.
 
-    Both sides' maps agree to about 1e-8; that is enough to exchange nearly equal pixels, so a curve is compared for
-    one side's maps, N×1×H×W by explainer.
+    Both sides' maps agree to about 1e-8. That difference is enough to exchange nearly equal pixels, so curves are
+    compared on one side's maps, N×1×H×W by explainer.
     """
 
     subsets: Tensor
@@ -47,7 +47,7 @@ class Draws:
 
 @dataclass(frozen=True)
 class Subject:
-    """What both sides are given: a network, the explained layer, normalised images and their explained classes."""
+    """The input that both sides get: a network, the explained layer, normalised images and their explained classes."""
 
     model: nn.Module
     layer: str
@@ -57,7 +57,7 @@ class Subject:
 
 
 def explain_function(subject: Subject, name: str) -> Explain:
-    """The explainer as the function Quantus calls: Grad-CAM by captum, or a control; versions are numbered from 0."""
+    """Return the function that Quantus calls to explain: Grad-CAM by captum, or a control, with versions from 0."""
     numbers = count()
 
     def explain(model: nn.Module, inputs: Array, targets: Array, **_: Any) -> Array:
@@ -80,15 +80,15 @@ DRAWN = tuple(name for name in EXPLAINERS if name in CONTROLS and CONTROLS[name]
 
 
 def drawn(subject: Subject, name: str, images: Tensor, version: int) -> Tensor:
-    """A control's maps of one version of the images, on its own grid."""
+    """Return a control's maps of one version of the images, on its own grid."""
     draw = CONTROLS[name].draw
-    assert draw is not None  # these are the drawn ones
+    assert draw is not None  # because DRAWN holds only drawn controls
     grid = images.new_zeros(len(images), 1, images.shape[-2] // 8, images.shape[-1] // 8)
     return draw(images, grid, subject.keys, version)
 
 
 def _captum(model: nn.Module, subject: Subject, images: Tensor, classes: Tensor) -> Tensor:
-    """Signed Grad-CAM by a forward pass and a backward pass."""
+    """Return the signed Grad-CAM from a forward pass and a backward pass."""
     from captum.attr import LayerGradCam
 
     maps: Tensor = LayerGradCam(model, find_layer(model, subject.layer)).attribute(images, classes).detach()
@@ -98,7 +98,7 @@ def _captum(model: nn.Module, subject: Subject, images: Tensor, classes: Tensor)
 def stock(
     subject: Subject, explainers: tuple[str, ...], draws: Draws | None = None, *, captum: bool = False
 ) -> dict[str, Tensor]:
-    """Every number of the suite, ``metric/explainer`` → values (N,), curves (N, K) or maps N×1×H×W."""
+    """Return every number of the suite, ``metric/explainer`` → values (N,), curves (N, K) or maps N×1×H×W."""
     found: dict[str, Tensor] = {}
     for name in explainers:
         for metric, value in _quantus(subject, name, draws, captum=captum).items():
@@ -109,7 +109,7 @@ def stock(
 
 
 def _quantus(subject: Subject, name: str, draws: Draws | None, *, captum: bool) -> dict[str, Any]:
-    """The six metrics of one explainer, each as a user would call it; infidelity by captum where that is asked for."""
+    """Return the six metrics of one explainer, called as a user would; captum gives infidelity where asked for."""
     import quantus
 
     explain = explain_function(subject, name)
@@ -143,7 +143,7 @@ def _quantus(subject: Subject, name: str, draws: Draws | None, *, captum: bool) 
 
 
 def _captum_infidelity(subject: Subject, a: Array) -> Array:
-    """captum's infidelity with 64 random squares an image, set to the image's smallest value."""
+    """Return captum's infidelity with 64 random squares per image, set to the image's smallest value."""
     scene = scene_of(Engine(subject.model, batch_size=BATCH), subject.images, fill=black(subject.images))
     found: Array = (
         infidelity.captum(infidelity.subject_with(scene, torch.as_tensor(a).to(scene.images)), BATCH).cpu().numpy()
@@ -152,7 +152,7 @@ def _captum_infidelity(subject: Subject, a: Array) -> Array:
 
 
 def black(images: Tensor) -> Tensor:
-    """Quantus's fill: the smallest value of each image."""
+    """Return Quantus's fill: the smallest value of each image."""
     return images.amin((1, 2, 3), keepdim=True).expand_as(images)
 
 
@@ -163,9 +163,9 @@ def _versions(draws: Draws) -> Explain:
 
 @contextmanager
 def _stock_runtime(draws: Draws | None) -> Iterator[None]:
-    """numpy's old names for Quantus 0.6.0 and, for the comparison, xeval's subsets in the place of its own.
+    """Give Quantus 0.6.0 numpy's old names and, for the comparison, xeval's subsets instead of its own.
 
-    Its refusal of batches in which every map is negative, as an inverted map may be, is left out.
+    Its refusal of batches in which every map is negative is switched off, because all inverted maps may be.
     """
     from quantus.helpers import asserts
 

@@ -13,12 +13,12 @@ from benchmarks.pairs import seconds
 from benchmarks.rows import DisagreementError, Options, Row, Target, main, row_of
 from xeval.scoring.store import Block, Cell, Store
 
-EXPLAINERS, COLUMNS, BLOCK = 9, 44, 64  # blocks of 64 images are what scoring writes
+EXPLAINERS, COLUMNS, BLOCK = 9, 44, 64  # scoring writes blocks of 64 images
 MEGABYTE = 1e6
 
 
 def cells() -> list[Cell]:
-    """One cell for each explainer and column."""
+    """Return one cell for each explainer and column."""
     return [
         Cell("checkpoint", "data", f"explainer-{one}", "metric", f"metric.column@{column}", "definition")
         for one, column in product(range(EXPLAINERS), range(COLUMNS))
@@ -26,12 +26,12 @@ def cells() -> list[Cell]:
 
 
 def values(cell: int, first: int, count: int) -> np.ndarray:
-    """Seeded values that no compression makes smaller."""
+    """Return seeded values that cannot be compressed."""
     return np.random.default_rng((cell, first)).normal(size=count)
 
 
 def write(path: Path, images: int) -> list[int]:
-    """A full store; the numbers of its cells."""
+    """Write a full store and return the numbers of its cells."""
     none = ("undefined", "empty map")
     with Store(path) as store:
         ids = list(store.ids(cells()).values())
@@ -46,7 +46,7 @@ def write(path: Path, images: int) -> list[int]:
 
 
 def read(path: Path, cell: int) -> None:
-    """One column, from opening the file on; raises where it is not what was written."""
+    """Read one column from a newly opened file; raise DisagreementError where it is not what was written."""
     with Store(path, read_only=True) as store:
         series = store.read(cell)
     expected = values(cell, 0, BLOCK)
@@ -55,7 +55,7 @@ def read(path: Path, cell: int) -> None:
 
 
 def measure(options: Options) -> Iterator[Row]:
-    """The file's size, and the slowest and the usual time to read one of its columns."""
+    """Yield the file's size, and the median and spread of the time to read one of its columns."""
     images = options.pick("images", 10_000, 200)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "scores.sqlite"

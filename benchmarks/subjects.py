@@ -1,4 +1,4 @@
-"""What is measured on: networks with seeded random weights, whose speed does not depend on them, and seeded images."""
+"""Makes what is measured: networks with seeded random weights, which do not affect the speed, and seeded images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIDE, CLASSES, QUICK_BATCH = 32, 100, 128
 
 
 def network(arch: str, device: torch.device, *, side: int = SIDE, classes: int = CLASSES) -> tuple[nn.Module, str]:
-    """A network in evaluation mode and its last convolutional stage."""
+    """Return a network in evaluation mode and its last convolutional stage."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = build(ModelSpec(arch=arch, num_classes=classes, in_channels=3, image_size=side)).eval().to(device)
@@ -27,25 +27,25 @@ def network(arch: str, device: torch.device, *, side: int = SIDE, classes: int =
 
 
 def pictures(count: int, device: torch.device, *, side: int = SIDE) -> Tensor:
-    """Normalised images N×3×side×side: noise, smoothed so that maps differ from place to place."""
+    """Return normalised images N×3×side×side: noise, smoothed so that maps differ from place to place."""
     noise = torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(1))
     smooth = nn.functional.avg_pool2d(noise, 5, 1, 2)
     return (smooth / smooth.std()).to(device)
 
 
 def sized(options: Options, model: nn.Module, images: Tensor) -> Options:
-    """The options with the batch size that scoring would find for this network and these images."""
+    """Return the options with the batch size that scoring would find for this network and these images."""
     if options.batch_size is not None:
         return options
     network = network_of(model, images[:1])
     size = QUICK_BATCH if options.quick else probe_batch_size(network, images[:1])
     found = replace(options, batch_size=size)
-    engine_of(model, found, images)  # made before anything is counted or timed
+    engine_of(model, found, images)  # fills the cache of networks before anything is counted or timed
     return found
 
 
 def engine_of(model: nn.Module, options: Options, images: Tensor) -> Engine:
-    """xeval's engine in the mode and the batch size that were asked for (see :func:`sized`), as scoring builds it."""
+    """Return xeval's engine as scoring builds it, in the requested mode and batch size (see :func:`sized`)."""
     size = options.batch_size or QUICK_BATCH
     return Engine(
         model, network=_network(model, options.compile, size, images.shape[1:], images.dtype), batch_size=size
@@ -54,14 +54,17 @@ def engine_of(model: nn.Module, options: Options, images: Tensor) -> Engine:
 
 @cache
 def _network(model: nn.Module, fast: bool, size: int, shape: tuple[int, ...], dtype: torch.dtype) -> Network:
-    """The network of the plain passes, made once for each model, as it is once a run."""
+    """Return the network of the plain passes, which is made once for each model, as it is once per run."""
     example = torch.zeros(1, *shape, dtype=dtype, device=next(model.parameters()).device)
     found = network_of(model, example)
     return compiled(found, copies(example, size)) if fast else found
 
 
 def scene_of(engine: Engine, images: Tensor, *, fill: Tensor | None = None, **about: Any) -> Scene:
-    """The scene of normalised images: predicted classes, mean fill, one unit of pixel value = one normalised unit."""
+    """Return the scene of normalised images.
+
+    It has the predicted classes, the mean as fill, and one unit of pixel value = one normalised unit.
+    """
     logits = engine.logits(images)
     p0, targets = softmax64(logits, single=engine.single).to(images.device).max(1)
     return Scene(
@@ -80,5 +83,5 @@ def scene_of(engine: Engine, images: Tensor, *, fill: Tensor | None = None, **ab
 
 
 def device_of(options: Options) -> torch.device:
-    """The device that was asked for."""
+    """Return the device that was asked for."""
     return pick_device(options.device)

@@ -39,13 +39,13 @@ from xeval.metrics.faithfulness import random_subsets
 from xeval.metrics.infidelity import InfidelitySettings, Squares
 from xeval.metrics.pixelflip import FlipSettings, flipping_curve
 
-RUNS, SUBSET, PATCH, STEP = 100, 224, 4, 32  # Quantus's defaults, and the step that was asked for
+RUNS, SUBSET, PATCH, STEP = 100, 224, 4, 32  # Quantus's defaults, and the step that stock.py asks for
 SQUARES = InfidelitySettings()
-BALL = BallSettings(n=200, radius=0.2)  # likewise, in normalised units
+BALL = BallSettings(n=200, radius=0.2)  # Quantus's defaults, in normalised units
 TOLERANCES = {"Complexity": 1e-6, "Sparseness": 1e-6}
 OTHERS, DROP = 1e-5, 1e-6
 FEW = 2
-MANY = 256  # images over which a compilation is spread
+MANY = 256  # number of images that share the cost of one compilation
 TARGETS = {("cnn-tiny", 1): 5.0, ("resnet18-cifar", 1): 2.5, ("resnet18-cifar", 6): 6.0}
 CAPTUM = 1.3
 IMAGES = {("cnn-tiny", 1): 32, ("cnn-tiny", 6): 16, ("resnet18-cifar", 1): 8, ("resnet18-cifar", 6): 4}
@@ -55,7 +55,7 @@ IMAGES = {("cnn-tiny", 1): 32, ("cnn-tiny", 6): 16, ("resnet18-cifar", 1): 8, ("
 class Shared:
     """What does not depend on the explainer: the drop of the class's logit under blocks and under random subsets.
 
-    Where captum's infidelity takes the place of Quantus's, its squares take that of the blocks.
+    With captum's infidelity instead of Quantus's, ``blocks`` holds its squares.
     """
 
     blocks: Tensor | Squares
@@ -65,7 +65,7 @@ class Shared:
 
 
 def class_logits(engine: Engine, compose: Callable[[Tensor, Tensor], Tensor], columns: int, targets: Tensor) -> Tensor:
-    """Logit of each image's class under ``columns`` perturbations of it, packed in batches: (N, columns)."""
+    """Return the logit of each image's class under ``columns`` perturbations of it, packed in batches: (N, columns)."""
     parts = []
     total = len(targets) * columns
     for start in range(0, total, engine.batch_size):
@@ -77,7 +77,7 @@ def class_logits(engine: Engine, compose: Callable[[Tensor, Tensor], Tensor], co
 
 
 def shared_of(scene: Scene, clean: Tensor, *, captum: bool) -> Shared:
-    """The passes that serve every explainer; ``clean`` (N,) are the logits of the unchanged images."""
+    """Make the passes that serve every explainer; ``clean`` (N,) are the logits of the unchanged images."""
     features, number = scene.images[0].numel(), _block_numbers(scene)
     mask = random_subsets(scene.seed, scene.keys, RUNS, SUBSET, features)
 
@@ -96,15 +96,17 @@ def shared_of(scene: Scene, clean: Tensor, *, captum: bool) -> Shared:
 
 
 def _block_numbers(scene: Scene) -> Tensor:
-    """The number of the 4×4 block that each pixel lies in, row by row: H×W."""
+    """Return the number of the 4×4 block that each pixel lies in, row by row: H×W."""
     height, width = scene.size
     row, column = (torch.arange(side, device=scene.images.device) // PATCH for side in (height, width))
     return row[:, None] * (width // PATCH) + column
 
 
 def infidelity(scene: Scene, one: Explained, change: Tensor | Squares) -> Tensor:
-    """Mean squared difference of change and Σ a·(x − x') over growing sets of blocks (Quantus), or of change and Σ a
-    over squares (captum, as xeval's metric).
+    """Return the mean squared difference of change and attribution, as Quantus or captum defines it.
+
+    For Quantus the attribution is Σ a·(x − x') over growing sets of blocks, for captum, as in xeval's metric, Σ a over
+    squares.
     """
     if isinstance(change, Squares):
         return METRICS["infidelity"].score(one, SQUARES, change)["infidelity.raw"].value
@@ -114,12 +116,12 @@ def infidelity(scene: Scene, one: Explained, change: Tensor | Squares) -> Tensor
 
 
 def correlation(maps: Tensor, subsets: Tensor, change: Tensor) -> Tensor:
-    """Quantus's FaithfulnessCorrelation: Pearson of the attributions' sums over the subsets and the change."""
+    """Return Quantus's FaithfulnessCorrelation: Pearson of the attributions' sums over the subsets and the change."""
     return pearson(torch.einsum("nrf,nf->nr", subsets.to(maps.dtype), maps.flatten(1)), change)
 
 
 def own(subject: Subject, explainers: tuple[str, ...], options: Options) -> tuple[dict[str, Tensor], Shared]:
-    """The numbers of :func:`benchmarks.stock.stock` from shared and packed passes, and what was shared."""
+    """Return the numbers of :func:`benchmarks.stock.stock` from shared and packed passes, and what was shared."""
     scene = _scene(subject, options)
     logit = scene.logits.gather(1, subject.targets[:, None])[:, 0]
     shared = shared_of(scene, logit, captum=options.captum)
@@ -133,7 +135,7 @@ def own(subject: Subject, explainers: tuple[str, ...], options: Options) -> tupl
 
 
 def _scene(subject: Subject, options: Options) -> Scene:
-    """Images with Quantus's fill: the smallest value of each; its order of ties."""
+    """Return the scene with Quantus's fill, the smallest value of each image, and its order of ties."""
     engine = engine_of(subject.model, options, subject.images)
     logits = engine.logits(subject.images)
     return Scene(
@@ -152,7 +154,7 @@ def _scene(subject: Subject, options: Options) -> Scene:
 
 
 def explained(subject: Subject, scene: Scene, explainers: tuple[str, ...]) -> Mapping[str, Explained]:
-    """The maps of each explainer; ``inverse`` takes everything from Grad-CAM."""
+    """Return the maps of each explainer; ``inverse`` derives everything from Grad-CAM."""
 
     def cam(images: Tensor, _number: int, **_: Any) -> Tensor:
         return scene.engine.explain(REAL["grad-cam"], subject.layer, images, scene.targets_of(images))
@@ -171,7 +173,7 @@ def explained(subject: Subject, scene: Scene, explainers: tuple[str, ...]) -> Ma
 
 
 def values(one: Explained, shared: Shared) -> dict[str, Tensor]:
-    """The six Quantus metrics of one explainer."""
+    """Return the six Quantus metrics of one explainer."""
     scene, maps = one.scene, one.maps
     flips = FlipSettings(semantics="0.6", step=STEP, legacy_order=True)
     normalised = _Normalised(one)
@@ -188,7 +190,7 @@ def values(one: Explained, shared: Shared) -> dict[str, Tensor]:
 
 
 class _Normalised(Explained):
-    """Maps over the largest magnitude of the batch, as Quantus ranks them by default: rounding may make ties."""
+    """Maps divided by the largest magnitude of the batch, as Quantus ranks them by default; rounding may make ties."""
 
     def __init__(self, one: Explained) -> None:
         super().__init__(one.scene, one.maps / one.maps.abs().amax(), one.version)
@@ -202,9 +204,10 @@ def _drop(scene: Scene, one: Explained) -> Tensor:
 
 
 def require_equal(subject: Subject, explainers: tuple[str, ...], options: Options) -> tuple[str, dict[str, int]]:
-    """Compare every number, with the same draws on both sides; what agrees how closely, and the passes of each side.
+    """Compare every number with the same draws on both sides; return a report and the passes of each side.
 
-    The drop is compared in float64, where rounding exchanges no pixels. Raises where a number differs.
+    The report says what agrees how closely. The drop is compared in float64, where rounding exchanges no pixels. Raises
+    :class:`DisagreementError` where a number differs.
     """
     with counted(subject.model) as mine:
         ours, shared = own(subject, explainers, options)
@@ -230,7 +233,7 @@ def _metric_of(key: str) -> str:
 
 
 def subject_of(arch: str, images: int, options: Options) -> Subject:
-    """A network with its images and the classes it predicts for them."""
+    """Return a network with its images and the classes it predicts for them."""
     device = device_of(options)
     side = SIDE // 2 if options.quick else SIDE
     model, layer = network(arch, device, side=side)
@@ -240,7 +243,7 @@ def subject_of(arch: str, images: int, options: Options) -> Subject:
 
 
 def measure(options: Options) -> Iterator[Row]:
-    """One row for each architecture, for one explainer or for six."""
+    """Yield one row for each architecture, for one explainer or for six."""
     names = EXPLAINERS[: options.explainers]
     for arch in options.networks(("cnn-tiny", "resnet18-cifar")):
         usual = IMAGES.get((arch, options.explainers), BATCH)
@@ -269,14 +272,14 @@ def measure(options: Options) -> Iterator[Row]:
 
 
 def _prepared(options: Options, subject: Subject) -> tuple[Options, float]:
-    """The options with a batch size, and the seconds of finding it, folding the network and compiling it."""
+    """Return the options with a batch size, and the seconds of finding it, folding the network and compiling it."""
     found: list[Options] = []
     spent = seconds(lambda: found.append(sized(options, subject.model, subject.images)))
     return found[0], spent
 
 
 def _compiled_row(pair: Pair, arch: str, subject: Subject, prepared: float, checked: str) -> Row:
-    """The ratio at :data:`MANY` images, of which every one takes what it took here, with the compilation counted."""
+    """Return the ratio at :data:`MANY` images, each at the time measured here, with the compilation counted once."""
     times = MANY / len(subject.images)
     both = zip(pair.peer_seconds, pair.own_seconds, strict=True)
     return row_of(

@@ -1,4 +1,4 @@
-"""The table of ``benchmarks/README.md``, written from ``benchmarks/results.json``: ``python -m benchmarks.table``."""
+"""Writes the table of ``benchmarks/README.md`` from ``benchmarks/results.json``: ``python -m benchmarks.table``."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ VERDICT = {True: "yes", False: "**no**", None: "–"}
 
 
 def number(value: float) -> str:
-    """Three significant digits."""
+    """Return a number with three significant digits."""
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 def measured(row: dict[str, Any]) -> str:
-    """Median and spread with their unit."""
+    """Return median and spread with their unit."""
     low, high = row["spread"]
     return with_unit(number(row["value"]), row["unit"]) + ("" if low == high else f" ({number(low)}–{number(high)})")
 
 
 def claimed(row: dict[str, Any]) -> str:
-    """The target with its unit."""
+    """Return the target with its unit."""
     return with_unit(row["target"], row["unit"]) if row["target"] else "–"
 
 
 def with_unit(text: str, unit: str) -> str:
-    """A number and its unit."""
+    """Join a number and its unit."""
     return f"{text}{unit}" if unit == "×" else f"{text} {unit}"
 
 
 def line(row: dict[str, Any]) -> str:
-    """One row of the table."""
+    """Return one row of the table."""
     passes = ", ".join(f"{side} {count:,}" for side, count in row["passes"].items()) or "–"
     cells = [row["claim"], claimed(row), measured(row), passes, VERDICT[row["met"]], row["note"]]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def machines(results: list[dict[str, Any]]) -> str:
-    """The machine and the versions, once for each that measured something."""
+    """Describe each machine and its versions once."""
     texts = []
     for found in (answer["machine"] for answer in results):
         where = [found["processor"], f"{found['cpus']} CPUs, {found['threads']} threads", found["system"]]
@@ -54,20 +54,20 @@ def machines(results: list[dict[str, Any]]) -> str:
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """Machine, versions and one line a claim, in Markdown."""
+    """Return machines, versions and one line per claim, in Markdown."""
     rows = [line(row) for answer in results for row in answer["rows"]]
     return "\n".join([machines(results), "", HEAD, *rows])
 
 
 def page(text: str, results: list[dict[str, Any]]) -> str:
-    """The page with the part between the two marks replaced."""
+    """Return the page with the part between the two marks replaced."""
     before, _, rest = text.partition(START)
     after = rest.partition(STOP)[2]
     return f"{before}{START}\n{table(results)}\n{STOP}{after}"
 
 
 def main() -> None:
-    """Write the page."""
+    """Write the table into the page."""
     PAGE.write_text(page(PAGE.read_text(), json.loads(RESULTS.read_text())))
 
 

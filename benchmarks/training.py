@@ -36,7 +36,7 @@ EXCON, SLACK, SHARE = 1.45, 1.15, 0.90
 
 @dataclass
 class Run:
-    """A learner with its images and optimisers; epochs count on."""
+    """A learner with its images and optimisers; it keeps counting epochs."""
 
     learner: Learner
     pool: Pool
@@ -45,7 +45,7 @@ class Run:
     epoch: int = 0
 
     def advance(self) -> None:
-        """One epoch of the encoder and, for methods that have one, of the head."""
+        """Train one epoch of the encoder and, for methods that have one, of the head."""
         self.epoch += 1
         method = METHODS[self.learner.recipe.method]
         encoder_epoch(self.learner, method, self.pool, self.encoder, epoch=self.epoch, progress=Silent())
@@ -54,14 +54,14 @@ class Run:
 
 
 def recipe_for(method: str, arch: str, batch_size: int) -> Recipe:
-    """The ExCon paper's recipe with the map of the last stage, which needs no backward pass, from the first epoch."""
+    """Return the ExCon paper's recipe with the last stage's map, which needs no backward pass, from the first epoch."""
     plain = load_recipe(RECIPE, "excon", [f"arch={arch}", f"batch_size={batch_size}"])
     settings = plain.excon.model_copy(update={"layer": None, "explain_from_epoch": 0})
     return plain.model_copy(update={"method": method, "excon": settings})
 
 
 def run_of(method: str, arch: str, images: int, device: torch.device) -> Run:
-    """A run on seeded random images."""
+    """Return a run on seeded random images."""
     learner = Learner(recipe_for(method, arch, min(128, images)), INFO, seed=0).to(device)
     learner = learner.to(memory_format=torch.channels_last)
     pixels = (pictures(images, torch.device("cpu")) * 64 + 128).clamp(0, 255).to(torch.uint8).numpy()
@@ -78,18 +78,18 @@ def run_of(method: str, arch: str, images: int, device: torch.device) -> Run:
 
 @dataclass
 class Tally:
-    """Forward passes of single images with and without gradients."""
+    """Counts forward passes of single images with and without gradients."""
 
     plain: int = 0
     trained: int = 0
 
     @property
     def units(self) -> int:
-        """In forward passes: a backward pass counts as two."""
+        """The cost in forward passes, where a backward pass counts as two."""
         return self.plain + 3 * self.trained
 
     def watch(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        """A forward pre-hook."""
+        """Count the images of a pass; this is a forward pre-hook."""
         if torch.is_grad_enabled():
             self.trained += len(inputs[0])
         else:
@@ -97,7 +97,7 @@ class Tally:
 
 
 def units(run: Run) -> int:
-    """Counted passes of the next epoch."""
+    """Return the counted passes of the next epoch."""
     tally = Tally()
     handle = trunk(run.learner.model).register_forward_pre_hook(tally.watch)
     try:
@@ -108,7 +108,7 @@ def units(run: Run) -> int:
 
 
 def against_supcon(method: str, arch: str, options: Options, images: int) -> Row:
-    """How many times longer than SupCon's an epoch takes, beside what the counted passes give."""
+    """Measure how many times longer an epoch takes than SupCon's, and what the counted passes give."""
     device = device_of(options)
     run, supcon = (run_of(name, arch, images, device) for name in (method, "supcon"))
     counts = {"own": units(run), "supcon": units(supcon)}
@@ -131,12 +131,12 @@ def against_supcon(method: str, arch: str, options: Options, images: int) -> Row
 
 @dataclass
 class Clock:
-    """Seconds spent making images."""
+    """Adds up the seconds spent making images."""
 
     spent: list[float] = field(default_factory=list)
 
     def timed(self, work: Any) -> Any:
-        """``work`` with its time added."""
+        """Return ``work`` as a function that also records its time."""
 
         def run(*arguments: Any, **keywords: Any) -> Any:
             kept: list[Any] = []
@@ -148,7 +148,7 @@ class Clock:
 
 @contextmanager
 def watched_images(run: Run) -> Iterator[Clock]:
-    """The time that reading images and making views takes inside."""
+    """Measure the time that reading images and making views takes inside the block."""
     clock = Clock()
     places: list[tuple[Any, str]] = [(run.pool, "take"), (run.learner, "view"), (run.learner, "standard")]
     for owner, name in places:
@@ -161,7 +161,7 @@ def watched_images(run: Run) -> Iterator[Clock]:
 
 
 def in_the_model(arch: str, options: Options, images: int) -> Row:
-    """Share of SupCon's encoder epoch that is not spent on reading images and making views."""
+    """Measure the share of SupCon's encoder epoch that is not spent on reading images and making views."""
     run = run_of("supcon", arch, images, device_of(options))
     method, shares, times = METHODS["supcon"], [], []
     for epoch in range(1 + options.pick("rounds", 3, 1)):
@@ -184,7 +184,7 @@ def in_the_model(arch: str, options: Options, images: int) -> Row:
 
 
 def measure(options: Options) -> Iterator[Row]:
-    """ExCon and ExConB on the larger network, every method on the smaller one, and the input pipeline on both."""
+    """Yield rows for ExCon and ExConB on the larger network, every method on the smaller, and the input on both."""
     large, small = (*options.networks(("resnet18-cifar", "resnet-small"), ("cnn-tiny", "cnn-tiny")),)[:2]
     images = options.pick("images", 128, 16)
     for method in ("excon", "exconb"):

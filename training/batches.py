@@ -1,4 +1,4 @@
-"""The images of a run: uint8, on the device where they fit, in an order that depends on seed and epoch alone."""
+"""Provides the images of a run as uint8, on the device where they fit, in an order that depends on seed and epoch."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ CHUNK = 1024
 
 @dataclass(frozen=True)
 class Batch:
-    """``images`` uint8 n×C×H×W and ``labels`` (n,) on the device; ``keys`` (n,) on the CPU; ``rows`` in the split.
+    """This rank's share of one batch, made by :meth:`Pool.take`.
 
-    These are the images of this rank; ``whole`` has the labels of all ranks' in order, ``shares`` says how many each
-    rank has. A rank without a share holds images that stand in and count for nothing.
+    ``images`` uint8 n×C×H×W and ``labels`` (n,) are on the device, ``keys`` (n,) on the CPU; ``rows`` are the positions
+    in the split. ``whole`` has the labels of all ranks in order, and ``shares`` the number of images of each rank. A
+    rank without a share holds the images of the first rank as placeholders, which do not count.
     """
 
     images: Tensor
@@ -38,8 +39,8 @@ class Batch:
 class Pool:
     """The images ``rows`` of one split, as :func:`make_pool` lays them out.
 
-    ``labels`` (n,) are on the device, ``keys`` (n,) on the CPU; ``resident`` are all images, uint8 n×C×H×W on the
-    device, None where they are read batch by batch.
+    ``labels`` (n,) are on the device, ``keys`` (n,) on the CPU. ``resident`` holds all images, uint8 n×C×H×W on the
+    device, or is None where they are read batch by batch.
     """
 
     split: Split
@@ -54,7 +55,7 @@ class Pool:
         return len(self.rows)
 
     def take(self, positions: Tensor) -> Batch:
-        """This rank's share of the batch of these positions in the pool (int64 on the CPU)."""
+        """Return this rank's share of the batch of these positions in the pool (int64 on the CPU)."""
         shares, rank = shared_out(len(positions), self.processes.world), self.processes.rank
         start = sum(shares[:rank]) if shares[rank] else 0
         own = positions[start : start + (shares[rank] or shares[0])]
@@ -65,17 +66,17 @@ class Pool:
         return Batch(images, labels, self.keys[own], rows, whole, shares)
 
     def steps(self, size: int) -> int:
-        """How many batches :meth:`batches` gives."""
+        """Return how many batches :meth:`batches` gives."""
         return len(self._cuts(len(self), size))
 
     def batches(self, size: int, order: Tensor | None = None) -> Iterator[Batch]:
-        """All images in ``order`` (default: as they are); a last batch of one image joins the one before."""
+        """Yield all images in ``order`` (default: as they are); a last batch of one image joins the one before."""
         order = torch.arange(len(self)) if order is None else order
         for start, stop in self._cuts(len(self), size):
             yield self.take(order[start:stop])
 
     def shuffled(self, seed: int, stream: str) -> Tensor:
-        """A permutation of the pool that depends on (seed, stream) and the images' keys alone."""
+        """Return a permutation of the pool that depends on (seed, stream) and the images' keys alone."""
         return bits(seed, stream, self.keys, 1, 1)[:, 0, 0].argsort(stable=True)
 
     @staticmethod
@@ -87,7 +88,7 @@ class Pool:
 
 
 def make_pool(split: Split, rows: NDArray[np.int64], device: torch.device, processes: Processes = ALONE) -> Pool:
-    """The images ``rows`` of a split on a device; more than 2 GiB are read batch by batch instead of being kept."""
+    """Put the images ``rows`` of a split on a device; more than 2 GiB are read batch by batch instead."""
     info = split.info
     fits = 0 < len(rows) * info.channels * info.size**2 <= RESIDENT_BYTES
     chunks = [split.read(rows[start : start + CHUNK]) for start in range(0, len(rows), CHUNK)] if fits else []
@@ -103,9 +104,10 @@ def make_pool(split: Split, rows: NDArray[np.int64], device: torch.device, proce
 
 
 def shared_out(count: int, world: int) -> tuple[int, ...]:
-    """How many of ``count`` images each rank gets: alike, but nobody a single one, of which BatchNorm learns nothing.
+    """Return how many of ``count`` images each rank gets: equal shares, but never a single image.
 
-    Where they are fewer than two a rank, the last ranks get none.
+    BatchNorm has no variance to compute from a single image. Where there are fewer than two images per rank, the last
+    ranks get none.
     """
     served = max(1, min(world, count // 2))
     each, more = divmod(count, served)

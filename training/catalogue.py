@@ -1,4 +1,4 @@
-"""The lines of ``xeval list methods`` and ``xeval list recipes``."""
+"""Writes the lines of ``xeval list methods`` and ``xeval list recipes``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from xeval.training.recipe import load_recipe, recipe_names
 
 
 def lines(kind: str) -> list[str]:
-    """A name and what it is, for every method or every packaged recipe."""
+    """Return a line with name and description for every method or every packaged recipe."""
     if kind == "recipes":
         return [f"{name:<30} {load_recipe(name).description}" for name in recipe_names()]
     from xeval.training.methods import METHODS

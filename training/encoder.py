@@ -1,6 +1,6 @@
-"""A classifier for an encoder that has none: a head fitted on stored features, the same way for every encoder.
+"""Makes a classifier for an encoder without one: a head is fitted on stored features, alike for every encoder.
 
-How the head is trained moves explanation quality more than the pre-training does (S. Gairola et al., "How to probe:
+How the head is trained changes explanation quality more than the pre-training does (S. Gairola et al., "How to probe:
 simple yet effective techniques for improving post-hoc explanations", ICLR 2025), so encoders of one comparison share
 this probe.
 """
@@ -52,8 +52,8 @@ def probe_encoder(
 
     ``linear`` is logistic regression by L-BFGS to convergence; ``centroid`` scores a class by the cosine between the
     features and the mean of its unit features; ``knn`` lets the 20 nearest training images vote. The last two work on
-    unit features, in training and in scoring alike. 20 % of the training images, stratified and seeded,
-    are held out to record an accuracy.
+    unit features, in training and in scoring alike. 20 % of the training images, stratified and seeded, are held out to
+    record an accuracy.
     """
     split = open_dataset(dataset, data_root, image_size).split("train")
     fit, held = holdout(split.labels, HELD_OUT, seed)
@@ -97,7 +97,7 @@ def _card(
 
 
 def _fitted(head: HeadKind, features: Tensor, labels: Tensor, classes: int, weight_decay: float) -> dict[str, Tensor]:
-    """The head's tensors."""
+    """Fit the head and return its tensors."""
     if head == "knn":
         return {"bank": features, "labels": labels}
     found = centroids(features, labels, classes) if head == "centroid" else None
@@ -106,14 +106,14 @@ def _fitted(head: HeadKind, features: Tensor, labels: Tensor, classes: int, weig
 
 
 def centroids(features: Tensor, labels: Tensor, classes: int) -> Probe:
-    """The head of the nearest centroid by cosine: unit class means of unit features as weights, no bias."""
+    """Return the nearest-centroid head by cosine: unit class means of unit features as weights, no bias."""
     unit = F.normalize(features)
     sums = torch.zeros(classes, features.shape[1], device=features.device).index_add_(0, labels, unit)
     return Probe(F.normalize(sums), torch.zeros(classes, device=features.device))
 
 
 def _features(model: Classifier, pool: Pool, info: DatasetInfo) -> tuple[Tensor, Tensor]:
-    """What the head is given (N, dim), of unit length where the model says so, and the labels (N,)."""
+    """Return the input of the head (N, dim), of unit length where the model normalises it, and the labels (N,)."""
     found: list[Tensor] = []
     with torch.no_grad():
         for batch in pool.batches(BATCH):

@@ -1,4 +1,4 @@
-"""One epoch: encoder, head, validation. Nothing here waits for the device before the epoch is over."""
+"""Runs one epoch of the encoder, of the head or of the validation, without waiting for the device before its end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EVALUATION_BATCH = 512
 
 @dataclass
 class Tally:
-    """What the steps of an epoch reported, kept on the device until :meth:`check` and the averages read it."""
+    """The reports of an epoch's steps, kept on the device until :meth:`require_finite` and the averages read them."""
 
     sizes: list[int] = field(default_factory=list)
     losses: list[Tensor] = field(default_factory=list)
@@ -32,14 +32,14 @@ class Tally:
     accepted: list[Tensor] = field(default_factory=list)
 
     def mean(self, values: list[Tensor]) -> float | None:
-        """Average over images of per-step averages; None where the steps reported none."""
+        """Average per-step averages over images; None where the steps reported none."""
         if not values:
             return None
         weights = torch.tensor(self.sizes, dtype=torch.float64)
         return float((torch.stack(values).cpu().double() * weights).sum() / weights.sum())
 
     def accuracy(self) -> float | None:
-        """Share of right predictions; None where the steps made none."""
+        """Return the share of correct predictions; None where the steps made none."""
         return int(torch.stack(self.correct).sum()) / sum(self.sizes) if self.correct else None
 
     def require_finite(self, what: str, epoch: int, rows: Tensor, ids: tuple[str, ...]) -> None:
@@ -70,7 +70,7 @@ def encoder_epoch(
             rate = learning_rate(recipe.optimizer, epoch, recipe.epochs, number, steps)
             report = method.step(learner, batch, epoch)
             descend(learner.processes, optimizer, report.loss, rate)
-            learner.processes.copy_from_main(learner.buffers())  # BatchNorm's statistics are the same everywhere
+            learner.processes.copy_from_main(learner.buffers())  # keeps BatchNorm's statistics equal on all ranks
             record(tally, batch, report.loss, rate)
             if report.correct is not None:
                 tally.correct.append(report.correct)
@@ -104,7 +104,7 @@ def head_epoch(learner: Learner, pool: Pool, optimizer: torch.optim.Optimizer, *
 
 
 def descend(processes: Processes, optimizer: torch.optim.Optimizer, loss: Tensor, rate: float) -> None:
-    """One step of the optimiser along the sum of the gradients of all ranks, each of its own rows alone."""
+    """Make one step of the optimiser along the sum of all ranks' gradients, each taken over the rank's own rows."""
     set_rate(optimizer, rate)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -120,7 +120,10 @@ def record(tally: Tally, batch: Batch, loss: Tensor, rate: float) -> None:
 
 
 def require_finite(learner: Learner, epoch: int) -> None:
-    """Raise :class:`DataError` for weights that are not: the last step of an epoch has no later loss to show it."""
+    """Raise :class:`DataError` for weights that are not finite.
+
+    The last step of an epoch needs this check, because no later loss would show the damage.
+    """
     for name, tensor in learner.state_dict().items():
         if not bool(torch.isfinite(tensor).all()):
             raise DataError(
@@ -131,7 +134,7 @@ def require_finite(learner: Learner, epoch: int) -> None:
 
 @torch.no_grad()
 def evaluate(learner: Learner, pool: Pool) -> tuple[float, float]:
-    """Accuracy and mean cross-entropy on the standard views of ``pool``."""
+    """Return accuracy and mean cross-entropy on the standard views of ``pool``."""
     correct, loss = [], []
     with mode(learner, training=False):
         for batch in pool.batches(EVALUATION_BATCH):
@@ -149,7 +152,7 @@ def evaluate(learner: Learner, pool: Pool) -> tuple[float, float]:
 
 @torch.no_grad()
 def stored_features(learner: Learner, pool: Pool) -> Tensor:
-    """Features N×K of the standard views, of unit length where the head sees them so."""
+    """Return features N×K of the standard views, of unit length where the head normalises them."""
     with mode(learner, training=False):
         parts = [
             learner.everyone(learner.model.features(learner.standard(batch)), batch)

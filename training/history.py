@@ -1,4 +1,4 @@
-"""What is known of each epoch: the rows of ``history.csv``, which of them is the best, and a line about one."""
+"""Keeps what is known of each epoch: the rows of ``history.csv``, which of them is best, and a line about one."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ COLUMNS = (
     "collapse_gap",
     "seconds",
 )
-COLLAPSED = 0.01  # warn where the loss is closer to the collapsed value than this share of it
+COLLAPSED = 0.01  # the loss counts as collapsed where it differs from the collapsed value by less than this share
 EpochRow = dict[str, Any]
 
 
 def merit(select_on: str, row: EpochRow) -> list[float] | None:
-    """How good an epoch is, larger is better; None where it cannot be judged."""
+    """Return how good an epoch is, larger is better; None where it cannot be judged."""
     if select_on == "last":
         return [row["epoch"]]
     if select_on == "loss":
@@ -35,20 +35,20 @@ SHOWN = {"loss": "loss", "head_loss": "head loss", "val_accuracy": "accuracy", "
 
 
 def summary(row: EpochRow, epochs: int) -> str:
-    """An epoch in one line, with a warning where the encoder has collapsed."""
+    """Describe an epoch in one line, with a warning where the encoder has collapsed."""
     numbers = [f"{title} {row[name]:.3f}" for name, title in SHOWN.items() if row[name] is not None]
     line = f"epoch {row['epoch']}/{epochs}: {', '.join(numbers)} ({row['seconds']:.1f} s)"
     return f"{line}; warning: this is the loss of a collapsed encoder" if collapsed(row) else line
 
 
 def collapsed(row: EpochRow) -> bool:
-    """Whether, from the third epoch on, the loss sits at the value of an encoder that maps everything to one point."""
+    """Return whether, from epoch 3 on, the loss equals that of an encoder that maps everything to one point."""
     gap, loss = row["collapse_gap"], row["loss"]
     return gap is not None and row["epoch"] >= 3 and abs(gap) < COLLAPSED * (loss + gap)
 
 
 def history(rows: list[EpochRow]) -> bytes:
-    """history.csv: one line an epoch, empty where a column does not apply."""
+    """Return the content of history.csv: one line per epoch, empty where a column does not apply."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()

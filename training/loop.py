@@ -1,4 +1,4 @@
-"""The one loop that trains every method and writes a run directory."""
+"""Trains every method in one loop and writes a run directory."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def train(
 ) -> Path:
     """Train one run and return its directory ``out/<dataset>-<method>-s<seed>``.
 
-    An interrupted run goes on after its last finished epoch, with the same result as if it had never stopped; a
-    finished one is left alone. ``limit`` trains on that many images of a stratified sample. The ``processes`` share
-    the work of every batch; the first of them writes.
+    An interrupted run continues after its last finished epoch, with the same result as if it had never stopped; a
+    finished one is left alone. ``limit`` trains on that many images of a stratified sample. The ``processes`` share the
+    work of every batch; the first of them writes.
 
     Raises :class:`UsageError` where the directory belongs to other settings, :class:`DataError` where the data are
     missing or the loss is no longer finite, :class:`ResourceError` where the directory cannot be written,
@@ -49,7 +49,7 @@ def train(
             with processes.together():
                 if processes.main:
                     _require_same_run(directory, recipe, seed, limit)
-                    clear_state(directory)  # left by a kill just after the manifest
+                    clear_state(directory)  # a kill just after the manifest leaves a state
             reporter.say(f"{directory.name} is complete: nothing to do")
             return directory
         with processes.together():
@@ -83,7 +83,7 @@ def _require_same_run(directory: Path, recipe: Recipe, seed: int, limit: int | N
 
 
 def _to_the_end(trainer: Trainer, reporter: Progress) -> None:
-    """All epochs that are left."""
+    """Train all epochs that are left."""
     remaining = range(trainer.epoch + 1, trainer.epochs + 1)
     if trainer.epoch:
         reporter.say(f"{trainer.directory.name}: going on after epoch {trainer.epoch} of {trainer.epochs}")

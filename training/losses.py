@@ -1,4 +1,4 @@
-"""The losses on embeddings and features: pure functions of tensors, each with its source.
+"""Losses on embeddings and features, as pure functions of tensors, each with its source.
 
 All take M rows; the contrastive ones expect rows of unit length.
 """
@@ -20,21 +20,22 @@ def supcon(
     background: Tensor | None = None,
     background_weight: float = 1.0,
 ) -> Tensor:
-    """Supervised contrastive loss L_out, averaged over the anchors that have a positive.
+    """Return the supervised contrastive loss L_out, averaged over the anchors that have a positive.
 
     For anchor i with positives P(i) (same label, other index):
-    −1/|P(i)| Σ_p log( exp(e_i·e_p/τ) / Σ_{a≠i} exp(e_i·e_a/τ) ), times τ / base_temperature (default 1).
 
-    ``embeddings`` M×d and ``labels`` (M,). ``background`` b×d joins the denominators only, each row counted
+        −1/|P(i)| Σ_p log( exp(e_i·e_p/τ) / Σ_{a≠i} exp(e_i·e_a/τ) ), times τ / base_temperature (default 1)
+
+    ``embeddings`` are M×d and ``labels`` (M,). ``background`` b×d joins the denominators only, each row counted
     ``background_weight`` times: it is never an anchor and never a positive (ExConB).
 
-    Sources: P. Khosla et al., "Supervised contrastive learning", NeurIPS 2020, equation 2; Z. Zhang et al.,
-    "ExCon: Explanation-driven supervised contrastive learning for image classification", 2021.
+    Sources: P. Khosla et al., "Supervised contrastive learning", NeurIPS 2020, equation 2; Z. Zhang et al., "ExCon:
+    Explanation-driven supervised contrastive learning for image classification", 2021.
     """
     similarity = embeddings @ embeddings.T / temperature
     itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     positive = (labels[:, None] == labels) & ~itself
-    # The anchor itself leaves before logsumexp subtracts the row maximum: e_i·e_i is always that maximum.
+    # The anchor itself is masked before logsumexp subtracts the row maximum, which would always be e_i·e_i.
     others = similarity.masked_fill(itself, torch.finfo(similarity.dtype).min)
     if background is not None:
         extra = embeddings @ background.T / temperature + math.log(background_weight)
@@ -48,9 +49,9 @@ def supcon(
 
 
 def nt_xent(embeddings: Tensor, *, temperature: float = 0.5, base_temperature: float | None = None) -> Tensor:
-    """SimCLR's loss: SupCon where the only positive is the other view of the same image.
+    """Return SimCLR's loss: SupCon where the only positive is the other view of the same image.
 
-    ``embeddings`` 2n×d, the n first views before the n second ones. Source: T. Chen et al., "A simple framework for
+    ``embeddings`` are 2n×d, the n first views before the n second ones. Source: T. Chen et al., "A simple framework for
     contrastive learning of visual representations", ICML 2020.
     """
     images = torch.arange(len(embeddings) // 2, device=embeddings.device).repeat(2)
@@ -58,15 +59,15 @@ def nt_xent(embeddings: Tensor, *, temperature: float = 0.5, base_temperature: f
 
 
 def collapsed_value(rows: int, scale: float = 1.0, background: float = 0.0) -> float:
-    """The contrastive loss of an encoder that maps everything to one point: ln(rows − 1 + background) · scale."""
+    """Return the contrastive loss of an encoder that maps all to one point: ln(rows − 1 + background) · scale."""
     return math.log(max(rows - 1 + background, 1)) * scale
 
 
 def semi_hard_negatives(distances: Tensor, negative: Tensor, margin: float) -> Tensor:
-    """The negative distance of every (anchor, positive) pair, M×M, where ``distances`` holds that of the positive.
+    """Return the distance of the negative for every (anchor, positive) pair, M×M; ``distances`` M×M has the positive's.
 
-    Semi-hard: the closest negative farther than the positive and inside the margin; where there is none, the anchor's
-    closest negative (batch-hard). Infinite for an anchor without negatives.
+    The semi-hard negative is the closest one that is farther than the positive and inside the margin. Where there is
+    none, the anchor's closest negative is taken (batch-hard). The distance is infinite for an anchor without negatives.
     """
     ordered = distances.masked_fill(~negative, math.inf).sort(dim=1).values
     place = torch.searchsorted(ordered.detach(), distances.detach(), right=True).clamp_max(ordered.shape[1] - 1)
@@ -76,10 +77,10 @@ def semi_hard_negatives(distances: Tensor, negative: Tensor, margin: float) -> T
 
 
 def triplet(features: Tensor, labels: Tensor, *, margin: float = 0.3) -> Tensor:
-    """Semi-hard triplet loss max(0, d_ap − d_an + margin), Euclidean, on un-normalised features M×K.
+    """Return the semi-hard triplet loss max(0, d_ap − d_an + margin), Euclidean, on un-normalised features M×K.
 
-    One triplet for every ordered (anchor, positive) pair whose anchor has a negative; averaged over these triplets
-    (those with loss 0 included); 0 where the batch has none.
+    There is one triplet for every ordered (anchor, positive) pair whose anchor has a negative. The loss is the average
+    over these triplets (those with loss 0 included), or 0 where the batch has none.
 
     Source: F. Schroff et al., "FaceNet: A unified embedding for face recognition and clustering", CVPR 2015.
     """

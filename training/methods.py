@@ -1,4 +1,4 @@
-"""The training methods: for each, what one step of the encoder does and when the classifier is trained.
+"""Defines the training methods: what one step of the encoder does, and when the classifier is trained.
 
 A new method is one function with one decorator here.
 """
@@ -25,10 +25,10 @@ from xeval.training.views import masked_view
 
 @dataclass(frozen=True)
 class Step:
-    """What a step reports: the loss to descend, and what the history shows.
+    """The report of a step: the loss to minimise, and what the history shows.
 
     ``correct`` counts right predictions (joint classifier), ``collapsed`` is the loss of a collapsed encoder on this
-    batch, ``accepted`` the share of masked images that were classified correctly.
+    batch, and ``accepted`` the share of masked images that were classified correctly.
     """
 
     loss: Tensor
@@ -43,9 +43,9 @@ HeadTraining = Literal["joint", "every epoch", "after"]
 
 @dataclass(frozen=True)
 class Method:
-    """A way of training; ``head`` says when the classifier learns: with the encoder, every epoch, or at the end.
+    """One way of training; ``head`` says whether the classifier learns with the encoder, every epoch, or at the end.
 
-    ``explains``: the table ``excon`` of a recipe concerns it.
+    ``explains`` says that the table ``excon`` of a recipe applies to the method.
     """
 
     name: str
@@ -71,7 +71,7 @@ def method(
 
 
 def head_epochs(recipe: Recipe) -> int:
-    """Epochs of the head after those of the encoder; a fit on stored features counts as one."""
+    """Return the epochs of the head after those of the encoder; a fit on stored features counts as one."""
     if METHODS[recipe.method].head != "after":
         return 0
     return (recipe.head.epochs or recipe.epochs) if recipe.head.fit == "epochs" else 1
@@ -89,7 +89,7 @@ def _scale(learner: Learner) -> float:
 def _contrast(
     learner: Learner, views: tuple[Tensor, Tensor], batch: Batch, background: Tensor | None = None, weight: float = 1
 ) -> Step:
-    """SupCon on two views and, in the denominators, on background images; all in one forward pass."""
+    """Compute SupCon on two views, with background images in the denominators; all in one forward pass."""
     own = 2 * len(batch.labels)
     images = torch.cat([*views, background]) if background is not None else torch.cat(views)
     embedded = learner.embed(images)
@@ -182,7 +182,7 @@ def _pair(learner: Learner, batch: Batch, epoch: int, masked: Tensor, accepted: 
 
 
 def explained_views(learner: Learner, batch: Batch) -> tuple[Tensor, Tensor]:
-    """The masked images N×C×H×W and, boolean (N,), which of them the classifier assigns to their true label.
+    """Return the masked images N×C×H×W and, bool (N,), which of them the classifier assigns to their true label.
 
     BatchNorm's statistics stay untouched unless the recipe asks for the published behaviour (``explain_bn = "train"``).
     """
@@ -197,7 +197,10 @@ def explained_views(learner: Learner, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def _maps(learner: Learner, standard: Tensor, labels: Tensor) -> Tensor:
-    """Maps of the true (or predicted) class; one forward pass gives prediction and map where the closed form holds."""
+    """Return the maps of the true (or predicted) class.
+
+    Where the closed form holds, one forward pass gives both the prediction and the map.
+    """
     settings, model = learner.recipe.excon, learner.model
     layer = settings.layer or model.pooled_layer
     if settings.explainer == "grad-cam" and closed_form_applies(model, layer) and settings.explain_bn == "eval":
@@ -205,7 +208,7 @@ def _maps(learner: Learner, standard: Tensor, labels: Tensor) -> Tensor:
             activations = model.stages(standard)
             targets = labels if settings.target == "label" else model.logits(activations.mean((-2, -1))).argmax(1)
             return closed_form(activations, model.linear.weight, targets)
-    with torch.no_grad():  # the published code predicts the standard view in a pass of its own
+    with torch.no_grad():  # the published code also predicts the standard view in a separate pass
         predicted = model(standard).argmax(1) if settings.target == "predicted" or model.training else labels
     targets = labels if settings.target == "label" else predicted
     return EXPLAINERS[settings.explainer].explain(model, layer, standard, targets)

@@ -1,4 +1,4 @@
-"""The linear probe: a classifier on stored features, fitted the same way for every encoder."""
+"""Fits the linear probe, a classifier on stored features, in the same way for every encoder."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ MAX_ITERATIONS = 2000
 
 
 class Probe(NamedTuple):
-    """``weight`` classes×K and ``bias`` (classes,), float32 on the features' device."""
+    """A fitted linear classifier: ``weight`` is classes×K and ``bias`` (classes,), float32 on the features' device."""
 
     weight: Tensor
     bias: Tensor
 
 
 def lbfgs(features: Tensor, labels: Tensor, classes: int, *, weight_decay: float = 1e-4) -> Probe:
-    """Multinomial logistic regression to convergence, deterministic: it starts at 0 and the problem is convex.
+    """Fit multinomial logistic regression to convergence, with the same result every time.
 
-    Minimises mean cross-entropy + weight_decay/2 · ‖W‖² (the bias is free) with L-BFGS in float64. ``features`` N×K,
-    ``labels`` (N,).
+    The fit starts at 0 and the problem is convex, so it is deterministic. It minimises mean cross-entropy +
+    weight_decay/2 · ‖W‖² (the bias is not penalised) with L-BFGS in float64. ``features`` are N×K, ``labels`` (N,).
     """
-    if features.device.type == "mps":  # it has no float64
+    if features.device.type == "mps":  # this device has no float64
         return Probe(
             *(
                 part.to(features.device)
@@ -63,7 +63,7 @@ def full_batch(
     momentum: float = 0.9,
     weight_decay: float = 1e-4,
 ) -> Probe:
-    """``steps`` steps of SGD on all features at once, from the head ``start`` (the probe of the clxai recipes)."""
+    """Make ``steps`` steps of SGD on all features at once, from the head ``start`` (the probe of the clxai recipes)."""
     weight, bias = (tensor.detach().clone().requires_grad_() for tensor in start)
     optimizer = torch.optim.SGD([weight, bias], lr, momentum=momentum, weight_decay=weight_decay)
     for _ in range(steps):

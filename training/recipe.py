@@ -1,4 +1,4 @@
-"""Recipe files: TOML in, one validated :class:`Recipe` out.
+"""Reads recipe files: a TOML file becomes one validated :class:`Recipe`.
 
 A file may ``extends`` another recipe, may say which methods it ``serves``, and may hold tables ``[methods.NAME]`` whose
 keys replace the common ones for that method.
@@ -32,14 +32,15 @@ FILE_KEYS: dict[str, dict[str, Any]] = {
 
 
 def recipe_names() -> list[str]:
-    """The names of the recipes that come with the package."""
+    """Return the names of the recipes that come with the package."""
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
 def load_recipe(name_or_path: str | Path, method: str | None = None, overrides: Iterable[str] = ()) -> Recipe:
-    """The recipe for one method, from a packaged name or a TOML file, with ``key=value`` overrides (dotted keys).
+    """Return the recipe for one method, from a packaged name or a TOML file, with ``key=value`` overrides.
 
-    Raises :class:`UsageError` naming the key that is unknown, of the wrong type or out of range.
+    The keys of overrides are dotted. Raises :class:`UsageError` naming the key that is unknown, of the wrong type or
+    out of range.
     """
     path = _find(name_or_path)
     content = _read(path)
@@ -57,19 +58,19 @@ def load_recipe(name_or_path: str | Path, method: str | None = None, overrides: 
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """SHA-256 of every setting that can change the result."""
+    """Return the SHA-256 of every setting that can change the result."""
     from xeval.runtime.files import digest
 
     return digest(result_settings(recipe.model_dump(mode="json")))
 
 
 def result_settings(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A dumped recipe without what only names it."""
+    """Return a dumped recipe without the name and the description, which change no result."""
     return {key: value for key, value in recipe.items() if key not in ("name", "description")}
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema of a recipe file."""
+    """Return the JSON Schema of a recipe file."""
     schema = Recipe.model_json_schema()
     schema["properties"] = {**schema["properties"], **FILE_KEYS}
     schema.pop("required", None)
@@ -90,12 +91,12 @@ def _find(name_or_path: str | Path) -> Path:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # a name that is too long for one
+    except OSError:  # the name is too long for a file
         return False
 
 
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The tables of a recipe file on top of those it extends."""
+    """Return the tables of a recipe file, merged into those of the recipe it extends."""
     if path in seen or len(seen) > MAX_EXTENDS:
         raise UsageError(f"the recipe {path.stem!r} extends itself, or too many others", "remove one key 'extends'")
     content = _load(path)
@@ -108,7 +109,7 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    """The content of one file; what is no part of a recipe itself has the right type."""
+    """Return the content of one file; raise UsageError where a key beside the recipe's own has the wrong type."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise UsageError(f"the recipe file {path} has more than {MAX_BYTES:,} bytes", "give a recipe")
@@ -143,7 +144,7 @@ def _require_method(recipe: str, method: object, serves: list[str] | None) -> No
 
 
 def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with the keys of ``top`` replaced, table by table."""
+    """Return ``base`` with the keys of ``top`` replaced, table by table."""
     merged = dict(base)
     for key, value in top.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
@@ -152,7 +153,7 @@ def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parse(override: str) -> dict[str, Any]:
-    """``optimizer.lr=0.1`` as nested tables; what is not a TOML value is a string."""
+    """Parse ``optimizer.lr=0.1`` to nested tables; a text that is not a TOML value becomes a string."""
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise UsageError(
@@ -168,11 +169,11 @@ def _parse(override: str) -> dict[str, Any]:
 
 
 def _validate(content: dict[str, Any]) -> Recipe:
-    """Strict validation through JSON, where a list may stand for a tuple but a string never for a number."""
+    """Validate strictly through JSON, where a list may stand for a tuple but a string never for a number."""
     name = str(content["name"])[:80]
     try:
         text = json.dumps(content, default=str)
-    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, tables in tables in tables
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, or tables nested too deeply
         raise UsageError(f"recipe {name!r} holds a value that is no setting ({error})", "correct the recipe") from None
     try:
         return Recipe.model_validate_json(text, strict=True)
@@ -197,7 +198,7 @@ def _explain(found: Mistake, recipe: str) -> UsageError:
 
 
 def _fields(path: Sequence[str]) -> list[str]:
-    """The keys that exist in the table at ``path``."""
+    """Return the keys that exist in the table at ``path``."""
     model: Any = Recipe
     for part in path:
         model = model.model_fields[part].annotation

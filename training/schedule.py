@@ -1,4 +1,7 @@
-"""Optimisers and learning rates: a pure function of epoch and step, so a resumed run needs no scheduler state."""
+"""Makes optimisers and learning rates.
+
+The rate is a pure function of epoch and step, so a resumed run needs no scheduler state.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from xeval.training.settings import Optimizer
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], settings: Optimizer) -> torch.optim.Optimizer:
-    """SGD with momentum, AdamW or RAdam (decoupled weight decay as its paper has it)."""
+    """Return SGD with momentum, AdamW, or RAdam with the weight decay of its paper."""
     decay = settings.weight_decay
     if settings.name == "sgd":
         return torch.optim.SGD(parameters, settings.lr, momentum=settings.momentum, weight_decay=decay)
@@ -22,10 +25,10 @@ def make_optimizer(parameters: Iterable[nn.Parameter], settings: Optimizer) -> t
 
 
 def learning_rate(settings: Optimizer, epoch: int, epochs: int, step: int, steps: int) -> float:
-    """The rate of step ``step`` (from 0) of ``steps`` in epoch ``epoch`` (from 1) of ``epochs``.
+    """Return the rate of step ``step`` (from 0) of ``steps`` in epoch ``epoch`` (from 1) of ``epochs``.
 
-    It changes once an epoch; during the warm-up every step, linearly from ``warmup_from`` to the schedule's value at
-    the warm-up's last epoch (the convention of SupContrast).
+    It changes once per epoch. During the warm-up it changes at every step, linearly from ``warmup_from`` to the
+    schedule's value at the warm-up's last epoch (the convention of SupContrast).
     """
     warm = min(settings.warmup_epochs, epochs)
     if epoch > warm:

@@ -1,4 +1,4 @@
-"""The settings of a run: the tables of a recipe with their defaults, limits and meanings."""
+"""Defines the settings of a run: the tables of a recipe with their defaults, limits and meanings."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
-Rate = Annotated[float, Field(le=1e30)]  # what float32 can hold and be multiplied with
+Rate = Annotated[float, Field(le=1e30)]  # larger values overflow float32 in products
 
 
 class Settings(BaseModel):
-    """A table of a recipe: no unknown keys, no infinities, no changes after loading."""
+    """A table of a recipe; it has no unknown keys, no infinities, and does not change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Views(Settings):
-    """Random views, drawn for each image on its own; everything is off until a recipe turns it on."""
+    """The random views, drawn for each image by itself; everything is off until a recipe turns it on."""
 
     crop: Range | None = Field(
         default=None, description="random resized crop: range of the area kept, such as [0.2, 1.0]"
@@ -60,7 +60,7 @@ class Views(Settings):
 
 
 class Optimizer(Settings):
-    """An optimiser and its learning-rate schedule."""
+    """A table that chooses an optimiser and its learning-rate schedule."""
 
     name: Literal["sgd", "adamw", "radam"] = "sgd"
     lr: Rate = Field(default=0.1, gt=0, description="peak learning rate")
@@ -77,7 +77,7 @@ class Optimizer(Settings):
 
 
 class Head(Settings):
-    """The linear classifier: how it is trained where the method does not train it with the encoder."""
+    """The linear classifier, and how it is trained where the method does not train it with the encoder."""
 
     fit: Literal["epochs", "lbfgs", "full-batch"] = Field(
         default="epochs",
@@ -102,7 +102,7 @@ class Projection(Settings):
 
 
 class Loss(Settings):
-    """Constants of the encoder's loss."""
+    """A table that sets the constants of the encoder's loss."""
 
     temperature: float = Field(default=0.1, gt=0)
     base_temperature: float | None = Field(
@@ -112,7 +112,7 @@ class Loss(Settings):
 
 
 class ExCon(Settings):
-    """How the explanation becomes a view (methods excon and exconb)."""
+    """The settings by which the explanation becomes a view (methods excon and exconb)."""
 
     explainer: str = Field(default="grad-cam", description="any registered explainer")
     layer: str | None = Field(default=None, description="explained layer; default: the last convolutional stage")
@@ -129,7 +129,7 @@ class ExCon(Settings):
 
 
 class Recipe(Settings):
-    """One training run up to its seed."""
+    """All settings that define one training run, except its seed."""
 
     name: str = Field(min_length=1)
     description: str = ""

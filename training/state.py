@@ -1,7 +1,7 @@
-"""The state of an unfinished run: tensors and JSON in ``state/``, the one before in ``state.prev/``; no pickle.
+"""Saves the state of an unfinished run: tensors and JSON in ``state/``, the one before in ``state.prev/``; no pickle.
 
 A state is built in a folder of its own and renamed, so that a kill at any moment leaves one complete state. A damaged
-one is passed over for the one before it; what no kill can leave there, such as a pickle, is refused.
+state is skipped for the one before it. A file that no kill can leave there, such as a pickle, is refused.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ KINDS = {"identity": dict, "epoch": int, "record": dict, "rows": list}
 
 @dataclass(frozen=True)
 class State:
-    """What decides the rest of a run; ``identity`` is recipe, seed and data, ``record`` the best epoch so far."""
+    """All that decides the rest of a run; ``identity`` is recipe, seed and data, ``record`` the best epoch so far."""
 
     identity: dict[str, Any]
     epoch: int
@@ -37,7 +37,7 @@ class State:
 
 
 def save_state(run: Path, state: State) -> None:
-    """Make ``state`` the run's current one; raises :class:`ResourceError` where it cannot be written."""
+    """Make ``state`` the run's current one; raise :class:`ResourceError` where it cannot be written."""
     fresh, current, previous = run / ".state.tmp", run / "state", run / "state.prev"
     with saving(run):
         shutil.rmtree(fresh, ignore_errors=True)
@@ -55,7 +55,7 @@ def save_state(run: Path, state: State) -> None:
 
 @contextmanager
 def saving(run: Path) -> Iterator[None]:
-    """A run directory that can no longer be written is a :class:`ResourceError`, whatever was being written."""
+    """Turn an OSError inside the block into a :class:`ResourceError` that says the run directory cannot be written."""
     try:
         yield
     except OSError as error:
@@ -65,10 +65,10 @@ def saving(run: Path) -> Iterator[None]:
 
 
 def load_state(run: Path, say: Callable[[str], None]) -> State | None:
-    """The newest complete state, or None where there is none yet; ``say`` is told why a newer one is passed over.
+    """Return the newest complete state, or None where there is none yet; ``say`` is told why a newer one is skipped.
 
-    Raises :class:`CheckpointError` where none can be read, or where a file was put there that no training writes;
-    nothing is deleted.
+    Raises :class:`CheckpointError` where none can be read, or where there is a file that no training writes. Nothing is
+    deleted.
     """
     folders = [folder for folder in (run / "state", run / "state.prev") if folder.exists()]
     for folder in folders:
@@ -93,12 +93,15 @@ def load_state(run: Path, say: Callable[[str], None]) -> State | None:
 def clear_state(run: Path) -> None:
     """Remove the states of a finished run."""
     for name in ("state", "state.prev", ".state.tmp"):
-        with suppress(OSError):  # the run is complete without it; the next start tries again
+        with suppress(OSError):  # the run is complete even if a state stays; the next start tries again
             shutil.rmtree(run / name)
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """A kill truncates nothing and adds nothing here: another file, or another format, was put there by somebody."""
+    """Raise CheckpointError for another file or format than training writes.
+
+    A kill cannot be the cause, because it neither truncates nor adds files here.
+    """
     for path in sorted(folder.iterdir()):
         known = path.name in (TENSORS, CONTENT) or path.name.startswith(".")
         if not known or (path.name == TENSORS and not _begins_as_safetensors(path)):
@@ -106,7 +109,7 @@ def _refuse_foreign(folder: Path) -> None:
 
 
 def _begins_as_safetensors(path: Path) -> bool:
-    """Whether a file, as far as it goes, begins with a length and an opening brace."""
+    """Return whether a file, as far as it goes, begins with a length and an opening brace."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -126,7 +129,7 @@ def _read(folder: Path) -> State:
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer, name: str) -> dict[str, Tensor]:
-    """The optimiser's tensors under ``name.<parameter>.<key>``."""
+    """Return the optimiser's tensors under ``name.<parameter>.<key>``."""
     states = optimizer.state_dict()["state"]
     return {
         f"{name}.{index}.{key}": value
@@ -137,7 +140,7 @@ def pack_optimizer(optimizer: torch.optim.Optimizer, name: str) -> dict[str, Ten
 
 
 def unpack_optimizer(optimizer: torch.optim.Optimizer, name: str, tensors: dict[str, Tensor]) -> None:
-    """The inverse of :func:`pack_optimizer`; learning rates stay as they are."""
+    """Load the tensors of :func:`pack_optimizer` into the optimiser; learning rates stay as they are."""
     states: dict[int, dict[str, Tensor]] = {}
     for path, value in tensors.items():
         if path.startswith(f"{name}."):
@@ -147,7 +150,7 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, name: str, tensors: dict[
 
 
 def require_same(run: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Refuse to go on with a run that was started with other settings; raises :class:`UsageError` with the list."""
+    """Raise :class:`UsageError` with the differences where a run was started with other settings."""
     before, now = _flat(found), _flat(wanted)
     changed = [
         f"{key} was {before.get(key)!r}, now {now.get(key)!r}"

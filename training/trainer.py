@@ -1,4 +1,4 @@
-"""A run in progress: epochs, the choice of the best one, saving, resuming and the manifest at the end."""
+"""Carries out a run: epochs, the choice of the best one, saving, resuming, and the manifest at the end."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ from xeval.training.state import (
 
 @dataclass
 class Trainer:
-    """A run in progress, as :func:`make_trainer` builds it: what is trained, on which images, how far, what was best.
+    """A run in progress, built by :func:`make_trainer`: what is trained, on which images, how far, and the best so far.
 
-    ``fit`` are the images that are trained on, ``held`` those that judge the epochs (None: nothing does).
+    ``fit`` are the images that are trained on, ``held`` those that judge the epochs (None where there are none).
     """
 
     recipe: Recipe
@@ -71,22 +71,22 @@ class Trainer:
 
     @property
     def head_epochs(self) -> int:
-        """Epochs of the head after those of the encoder."""
+        """Number of epochs of the head after those of the encoder."""
         return head_epochs(self.recipe)
 
     @property
     def epochs(self) -> int:
-        """All epochs of the run."""
+        """Number of all epochs of the run."""
         return self.recipe.epochs + self.head_epochs
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What must be equal for a run to be continued."""
+        """The settings that must be equal for a run to be continued."""
         recipe = result_settings(self.recipe.model_dump(mode="json"))
         return {"recipe": recipe, "seed": self.seed, "limit": self.limit, "train_manifest": self.train_split.manifest()}
 
     def advance(self, progress: Progress) -> str:
-        """Train the next epoch, judge it, save the state; returns the line about it."""
+        """Train the next epoch, judge it and save the state; return the line about it."""
         started, epoch = time.perf_counter(), self.epoch + 1
         row: EpochRow = dict.fromkeys(COLUMNS)
         row["epoch"] = epoch
@@ -119,7 +119,7 @@ class Trainer:
         return row
 
     def _head_after(self, epoch: int) -> EpochRow:
-        """One epoch of the head after the encoder's, or the whole fit on stored features."""
+        """Train one epoch of the head after the encoder's, or make the whole fit on stored features."""
         number = epoch - self.recipe.epochs
         if self.recipe.head.fit == "epochs":
             tally = head_epoch(self.learner, self.fit, self.head_optimizer, epoch=number, epochs=self.head_epochs)
@@ -131,7 +131,7 @@ class Trainer:
         return {"head_loss": loss, "train_accuracy": accuracy}
 
     def _fit_probe(self) -> None:
-        """Replace the head by one fitted on stored features."""
+        """Replace the head by one that is fitted on stored features."""
         head, settings = self.learner.model.linear, self.recipe.head.optimizer
         features = stored_features(self.learner, self.fit)
         if self.recipe.head.fit == "lbfgs":
@@ -149,10 +149,10 @@ class Trainer:
         with torch.no_grad():
             head.weight.copy_(fitted.weight)
             head.bias.copy_(fitted.bias)
-        self.processes.copy_from_main(head.parameters())  # a fit on a GPU need not end on the same bits everywhere
+        self.processes.copy_from_main(head.parameters())  # a fit on a GPU may end on other bits on each rank
 
     def _probe_best(self) -> None:
-        """Fit a probe on the encoder of the lowest loss, then come back to the last encoder."""
+        """Fit a probe on the encoder of the lowest loss, then restore the last encoder."""
         model = self.learner.model
         last = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         with self.processes.together():
@@ -196,7 +196,7 @@ class Trainer:
         self._write_history()
 
     def resume(self, say: Callable[[str], None]) -> None:
-        """Continue from the last saved epoch, if there is one; ``say`` is told of a damaged state passed over."""
+        """Continue from the last saved epoch, if there is one; ``say`` is told of a damaged state that is skipped."""
         state = load_state(self.directory, say)
         if state is None:
             return
@@ -214,11 +214,11 @@ class Trainer:
         self.epoch, self.record, self.rows = state.epoch, state.record, state.rows
 
     def finish(self) -> None:
-        """Write the last weights and, last of all, the manifest; then the states are no longer needed."""
+        """Write the last weights and, as the final file, the manifest; then remove the states, no longer needed."""
         if not self.processes.main:
             return
         self._write_weights("last")
-        self._write_history()  # a kill may have come between the last state and its line
+        self._write_history()  # a kill between the last state and its line may have left the file one line short
         selection = Selection(
             select_on=self.recipe.select_on,
             best_epoch=self.record["epoch"],
@@ -261,7 +261,7 @@ def make_trainer(
     device: torch.device,
     processes: Processes = ALONE,
 ) -> Trainer:
-    """A run before its first epoch; raises :class:`UsageError` for what would fail late."""
+    """Return a run before its first epoch; raise :class:`UsageError` for what would fail late."""
     method = METHODS[recipe.method]
     learner = make_learner(recipe, dataset.info, seed, device, processes)
     _require_possible(recipe, learner)
@@ -289,7 +289,7 @@ def make_trainer(
 
 
 def _require_possible(recipe: Recipe, learner: Learner) -> None:
-    """What would fail late is an error before the first epoch."""
+    """Raise an error before the first epoch for settings that would only fail late."""
     if recipe.select_on == "loss" and head_epochs(recipe) > 1:
         raise UsageError(
             "select_on = 'loss' cannot choose among head epochs after the encoder",
@@ -305,7 +305,7 @@ Part = tuple[Split, NDArray[np.int64]]
 
 
 def _parts(recipe: Recipe, dataset: Dataset, rows: Part, seed: int) -> tuple[Part, Part | None]:
-    """The images to train on, of the given ones, and the images that judge the epochs."""
+    """Return which of the given images are trained on, and the images that judge the epochs."""
     split, chosen = rows
     if recipe.select_on == "test":
         test = dataset.split("test")

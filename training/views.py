@@ -1,4 +1,4 @@
-"""Random views: every image of a batch gets its own draws, which depend on (seed, stream, image key) and nothing else.
+"""Makes random views: every image of a batch gets its own draws, which depend on (seed, stream, image key) alone.
 
 Parameters are drawn on the CPU (the same on every device) and applied to the whole batch where the images are. Images
 are float N×C×H×W in [0, 1] here; normalisation comes after.
@@ -26,31 +26,31 @@ BLUR_SIGMA = (0.1, 2.0)
 
 @dataclass(frozen=True)
 class Draws:
-    """Named uniform draws of the images ``keys``, int64 (N,) on the CPU; ``stream`` tells epochs and views apart."""
+    """Named uniform draws of the images ``keys``, int64 (N,) on the CPU; ``stream`` separates epochs and views."""
 
     seed: int
     stream: str
     keys: Tensor
 
     def unit(self, name: str, positions: int = 1) -> Tensor:
-        """N×positions in [0, 1)."""
+        """Return draws N×positions in [0, 1)."""
         return uniform(self.seed, f"{self.stream}:{name}", self.keys, 1, positions)[:, 0]
 
     def between(self, name: str, low: float, high: float) -> Tensor:
-        """(N,) in [low, high)."""
+        """Return draws (N,) in [low, high)."""
         return low + (high - low) * self.unit(name)[:, 0]
 
     def of(self, rows: Tensor) -> Draws:
-        """The draws of some of the images."""
+        """Return the draws of some of the images."""
         return replace(self, keys=self.keys[rows])
 
     def happens(self, name: str, probability: float) -> Tensor:
-        """Boolean (N,): true with ``probability``."""
+        """Return bool (N,), true with ``probability``."""
         return self.unit(name)[:, 0] < probability
 
 
 def random_view(images: Tensor, draws: Draws, views: Views) -> Tensor:
-    """One random view of each image: geometry, flip, colour jitter, grey, blur."""
+    """Return one random view of each image: geometry, flip, colour jitter, grey, blur."""
     placement = _placement(draws, views, images.shape[-1])
     if placement is not None:
         grid = F.affine_grid(placement[:, :2].to(images.device), list(images.shape), align_corners=False)
@@ -67,22 +67,22 @@ def random_view(images: Tensor, draws: Draws, views: Views) -> Tensor:
 
 
 def masked_view(standard: Tensor, maps: Tensor, cutoff: float) -> Tensor:
-    """ExCon's view: normalised images with every pixel set to 0 whose min-max scaled map value is at most ``cutoff``.
+    """Return ExCon's view: normalised images, 0 at pixels whose min-max scaled map value is at most ``cutoff``.
 
-    ``standard`` N×C×H×W, ``maps`` N×1×h×w (any grid: upsampled bilinearly before scaling).
+    ``standard`` is N×C×H×W and ``maps`` N×1×h×w (any grid: upsampled bilinearly before scaling).
     """
     return standard * cutoff_mask(upsample(maps, (standard.shape[-2], standard.shape[-1])), cutoff)
 
 
 def _column(values: Tensor, images: Tensor) -> Tensor:
-    """(N,) as N×1×1×1 on the images' device."""
+    """Return values (N,) as N×1×1×1 on the images' device."""
     return values.to(images.device, non_blocking=True).reshape(-1, 1, 1, 1)
 
 
 def _some(
     images: Tensor, draws: Draws, name: str, probability: float, change: Callable[[Tensor, Draws], Tensor]
 ) -> Tensor:
-    """The images with those changed that ``probability`` chooses; nothing is computed for the others."""
+    """Change the images that ``probability`` chooses; nothing is computed for the others."""
     rows = draws.happens(name, probability).nonzero()[:, 0]
     where = rows.to(images.device, non_blocking=True)
     part = images.index_select(0, where)
@@ -94,7 +94,7 @@ def _blurred(images: Tensor, draws: Draws, side: int) -> Tensor:
 
 
 def _placement(draws: Draws, views: Views, side: int) -> Tensor | None:
-    """N×3×3 maps from output to input coordinates in [−1, 1]; None where nothing moves."""
+    """Return N×3×3 maps from output to input coordinates in [−1, 1]; None where nothing moves."""
     maps = []
     if views.crop is not None:
         maps.append(crop_boxes(draws, views.crop, views.ratio, side))
@@ -112,7 +112,7 @@ def _placement(draws: Draws, views: Views, side: int) -> Tensor | None:
 
 
 def _affine(scale: Tensor | None = None, shift: Tensor | None = None, angle: Tensor | None = None) -> Tensor:
-    """N×3×3 from N×2 scales, N×2 shifts and (N,) angles; what is missing is the identity."""
+    """Return N×3×3 maps from N×2 scales, N×2 shifts and (N,) angles; a missing part is the identity."""
     given = next(part for part in (scale, shift, angle) if part is not None)
     matrix = torch.eye(3).repeat(len(given), 1, 1)
     if angle is not None:
@@ -126,7 +126,7 @@ def _affine(scale: Tensor | None = None, shift: Tensor | None = None, angle: Ten
 
 
 def _small_affine(draws: Draws, views: Views) -> Tensor:
-    """Rotation about the centre, magnification and translation."""
+    """Draw a rotation about the centre, a magnification and a translation."""
     angle = draws.between("rotate", -1, 1) * math.radians(views.rotate)
     magnify = draws.between("scale", *views.scale)
     shift = (2 * draws.unit("shift", 2) - 1) * 2 * views.shift
@@ -134,10 +134,11 @@ def _small_affine(draws: Draws, views: Views) -> Tensor:
 
 
 def crop_boxes(draws: Draws, area: tuple[float, float], ratio: tuple[float, float], side: int) -> Tensor:
-    """Random resized crops with whole-pixel boxes, as N×3×3 maps.
+    """Draw random resized crops with whole-pixel boxes, as N×3×3 maps.
 
-    The first of ten proposals (area uniform, log aspect ratio uniform) that fits into the image; where none fits, the
-    largest central box of an allowed ratio, which for a square image is the image. Same distribution as torchvision's.
+    The crop is the first of ten proposals (area uniform, log aspect ratio uniform) that fits into the image. Where none
+    fits, it is the largest central box of an allowed ratio, which for a square image is the image. The distribution is
+    the same as torchvision's.
     """
     areas = area[0] + (area[1] - area[0]) * draws.unit("crop-area", TRIES)
     ratios = torch.exp(math.log(ratio[0]) + math.log(ratio[1] / ratio[0]) * draws.unit("crop-ratio", TRIES))
@@ -150,7 +151,7 @@ def crop_boxes(draws: Draws, area: tuple[float, float], ratio: tuple[float, floa
 
 
 def grey(images: Tensor) -> Tensor:
-    """Luminance, N×1×H×W; a one-channel image is its own."""
+    """Return the luminance, N×1×H×W; an image with one channel is returned as it is."""
     if images.shape[1] == 1:
         return images
     weights = images.new_tensor(GREY).reshape(1, 3, 1, 1)
@@ -158,17 +159,17 @@ def grey(images: Tensor) -> Tensor:
 
 
 def brightness(images: Tensor, factor: Tensor) -> Tensor:
-    """Multiply by ``factor`` N×1×1×1."""
+    """Multiply the images by ``factor`` N×1×1×1."""
     return (images * factor).clamp(0, 1)
 
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """Blend with the mean luminance of the image."""
+    """Blend the images with their mean luminance."""
     return torch.lerp(grey(images).mean((-3, -2, -1), keepdim=True), images, factor).clamp(0, 1)
 
 
 def saturation(images: Tensor, factor: Tensor) -> Tensor:
-    """Blend with the luminance of every pixel."""
+    """Blend every pixel with its luminance."""
     return torch.lerp(grey(images).expand_as(images), images, factor).clamp(0, 1)
 
 
@@ -193,7 +194,7 @@ CHANGES: tuple[ColourChange, ...] = (brightness, contrast, saturation, hue)
 
 
 def jitter(images: Tensor, draws: Draws, strength: tuple[float, float, float, float]) -> Tensor:
-    """Brightness, contrast, saturation and hue changed by random amounts, for every image in its own random order."""
+    """Change brightness, contrast, saturation and hue by random amounts, in a random order for every image."""
     active = [(number, change, strength[number]) for number, change in enumerate(CHANGES) if strength[number]]
     amounts = {number: _amount(draws, number, power) for number, _, power in active}
     if len(active) == 1:
@@ -212,14 +213,14 @@ def jitter(images: Tensor, draws: Draws, strength: tuple[float, float, float, fl
 
 
 def _amount(draws: Draws, number: int, power: float) -> Tensor:
-    """Factors around 1 for the blends, turns around 0 for the hue."""
+    """Draw factors around 1 for the blends, and turns around 0 for the hue."""
     if CHANGES[number] is hue:
         return draws.between("hue", -power, power)
     return draws.between(CHANGES[number].__name__, max(0.0, 1 - power), 1 + power)
 
 
 def blur(images: Tensor, sigma: Tensor, side: int) -> Tensor:
-    """Gaussian blur with one ``sigma`` (N,) in pixels an image, kernel ``side``×``side``, mirrored borders."""
+    """Blur with a Gaussian of one ``sigma`` (N,) in pixels per image, kernel ``side``×``side``, mirrored borders."""
     count, channels, height, width = images.shape
     reach = side // 2
     offsets = torch.arange(-reach, reach + 1, dtype=torch.float32)

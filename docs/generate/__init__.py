@@ -1,1 +1,1 @@
-"""The generated part of the documentation: ``python -m docs.generate docs``, or ``make docs``."""
+"""Writes the generated part of the documentation: ``python -m docs.generate docs``, or ``make docs``."""

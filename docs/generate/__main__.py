@@ -1,4 +1,4 @@
-"""``python -m docs.generate docs``: write the generated pages below the folder that is given."""
+"""``python -m docs.generate docs`` writes the generated pages below the folder that is given."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from docs.generate.shared import ROOT
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Write the pages below the one folder that is given; needs the checkout, whose tests the pages name."""
+    """Write the pages below the given folder; this needs the checkout, because the pages name its tests."""
     if len(arguments) != 1 or not (ROOT / "tests").is_dir():
-        sys.exit("usage: python -m docs.generate.pages docs/, in a checkout of the repository")
+        sys.exit("usage: python -m docs.generate docs, in a checkout of the repository")
     print(f"{len(write(Path(arguments[0])))} pages")
 
 

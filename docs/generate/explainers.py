@@ -1,4 +1,4 @@
-"""A page for every registered explainer, and one for all controls."""
+"""Writes a page for every registered explainer, and one page for all controls."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from xeval.explainers import CONTROLS, EXPLAINERS, Explainer
 
 
 def explainers() -> dict[str, Explainer]:
-    """The explainers of this package."""
+    """Return the explainers of this package, without those of plug-ins."""
     return {name: one for name, one in EXPLAINERS.items() if one.explain.__module__.startswith("xeval.")}
 
 
 def explainer_page(one: Explainer) -> str:
-    """The page of one explainer."""
+    """Return the page of one explainer."""
     return page(
         f"`{one.name}`",
         *described(one.explain),
@@ -33,7 +33,7 @@ def _parameters(one: Explainer) -> list[str]:
 
 
 def looks_at_layer(one: Explainer) -> bool:
-    """Whether the explainer reads the layer it is given: its code names what it ignores with an underscore."""
+    """Return whether the explainer reads the layer it is given; its code marks ignored parameters with ``_``."""
     return not _parameters(one)[1].startswith("_")
 
 
@@ -52,7 +52,7 @@ def _facts(one: Explainer) -> list[tuple[str, str]]:
 
 
 def _grid(one: Explainer) -> str:
-    """The image's, unless the docstring gives the shape of the map in numbers."""
+    """Return the size of the map: the image's, unless the docstring gives the map's shape in numbers."""
     cells = re.search(r"N×1×(\d+×\d+)", inspect.getdoc(one.explain) or "")
     return f"{cells[1]} cells, upsampled for scoring" if cells else "the image's"
 
@@ -65,7 +65,7 @@ def _refused(one: Explainer) -> list[str]:
 
 
 def controls_page() -> str:
-    """All controls on one page."""
+    """Return one page with all controls."""
     blocks = []
     for name, about in CONTROLS.items():
         facts = [f"The scores of {about.draws} draws are averaged."] if about.draws > 1 else []

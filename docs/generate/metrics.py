@@ -1,4 +1,8 @@
-"""A page for every registered metric: what it declares, the docstring of what computes it, protocols and parity."""
+"""Writes a page for every registered metric.
+
+A page shows what the metric declares, the docstring of the function that computes it, the protocols and the comparisons
+with other libraries.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +29,7 @@ PLANTED: dict[Family, str] = {
     "randomisation": "a map that becomes noise under another network or class beats one that knows neither",
     "model": "the value is the same for every map",
 }
-"""What ``tests/metrics/test_metrics.py`` demands of every metric of a family."""
+"""What ``tests/metrics/test_metrics.py`` requires of every metric of a family."""
 
 BESIDE: dict[Family, tuple[tuple[str, ...], str]] = {
     "complexity": (("centre", "random-cam"), "a map that knows nothing can be as simple as you like"),
@@ -39,11 +43,11 @@ BESIDE: dict[Family, tuple[tuple[str, ...], str]] = {
     ),
     "randomisation": (("edge", "untrained"), "maps that owe nothing to what was learned"),
 }
-"""Controls to read beside a family, where the report does not mark cells that fail to beat them (‡)."""
+"""The controls to read beside a family for which the report does not mark (‡) the cells that fail to beat them."""
 
 
 def native() -> dict[str, Metric]:
-    """The metrics that are computed here: neither Quantus's nor those of installed plug-ins."""
+    """Return the metrics that are computed here, without those of Quantus and of installed plug-ins."""
     return {name: one for name, one in METRICS.items() if one.score.__module__.startswith("xeval.metrics.")}
 
 
@@ -51,7 +55,7 @@ def native() -> dict[str, Metric]:
 
 
 def metric_page(metric: Metric) -> str:
-    """The page of one metric."""
+    """Return the page of one metric."""
     settings = metric.settings()
     return page(
         f"`{metric.name}`",
@@ -77,7 +81,7 @@ def _asked_for(metric: Metric) -> str:
 
 
 def _columns(metric: Metric) -> str:
-    """One row a column; the columns of several parameters share the row of the first."""
+    """Return the table of columns; columns that differ only in their parameter share the row of the first."""
     rows: dict[str, tuple[str, ...]] = {}
     for column in metric.columns(metric.settings()):
         name, param = _generic(column)
@@ -171,7 +175,7 @@ def _changed(protocol: Protocol, metric: Metric) -> str:
 
 
 def ours() -> Iterable[tuple[str, Protocol]]:
-    """The protocols, by name."""
+    """Return the protocols with their names."""
     return PROTOCOLS.items()
 
 
@@ -192,7 +196,7 @@ def _linked(names: Iterable[str]) -> str:
 
 
 def _checked(metric: Metric) -> list[str]:
-    """The planted truth of the family, the derivation in the tests, and the other libraries of ``xeval verify``."""
+    """Say how the metric is tested: the planted truth of its family, a second derivation, and the other libraries."""
     columns = {column.name.partition("@")[0] for column in metric.columns(metric.settings())}
     planted = f"Planted truth ([tests](../../tests/metrics/test_metrics.py)): {PLANTED[metric.family]}."
     return [planted, f"Derived a second time in {tests(metric.score)}.", parity({metric.name, *columns})]

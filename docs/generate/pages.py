@@ -1,6 +1,7 @@
-"""The generated part of the documentation: ``python -m docs.generate.pages docs/``, or ``make docs``.
+"""Writes the generated part of the documentation: ``python -m docs.generate docs``, or ``make docs``.
 
-What is registered gets a page, written from its own declarations and docstrings; nothing is listed a second time here.
+Everything that is registered gets a page, written from its own declarations and docstrings, so that no list is kept
+twice.
 """
 
 from __future__ import annotations
@@ -41,11 +42,11 @@ WRITTEN = {
     "localisation": "what localisation measures on photographs: read it before using those columns",
     "extending": "add a metric, an explainer, a method, a data set, a protocol, or a plug-in",
 }
-"""One line for each page beside the generated folders; a page that is not named here is listed by its title."""
+"""Describes each page beside the generated folders; a page that is not named here is listed by its title."""
 
 
 def pages(docs: Path) -> dict[str, str]:
-    """File name below ``docs`` → text, of everything that is generated; the index knows what else lies there."""
+    """Return every generated page as file name below ``docs`` → text; the index also lists the other pages there."""
     found = {f"metrics/{name}.md": metric_page(one) for name, one in native().items()}
     found["metrics/quantus.md"] = quantus_page()
     found |= {f"explainers/{name}.md": explainer_page(one) for name, one in explainers().items()}
@@ -55,7 +56,7 @@ def pages(docs: Path) -> dict[str, str]:
 
 
 def quantus_page() -> str:
-    """What the metrics of Quantus are asked; those that are refused come last, with the reason."""
+    """Return the page on the metrics of Quantus; those that are refused come last, with the reason."""
     rows = [
         (f"`{one.full_name}`", BETTER[one.direction], one.family, one.about, one.repaired)
         for one in ENTRIES
@@ -76,7 +77,7 @@ def quantus_page() -> str:
 
 
 def protocols_page() -> str:
-    """Every protocol with every field and every setting of its metrics."""
+    """Return the page on every protocol, with every field and every setting of its metrics."""
     fields = [
         (f"`{name}`", field.description or "") for name, field in Protocol.model_fields.items() if name not in SEPARATE
     ]
@@ -117,7 +118,7 @@ def _metric(protocol: Protocol, name: str) -> tuple[str, str, str]:
 
 
 def commands_page() -> str:
-    """Every command with its arguments, options and example, from the commands themselves."""
+    """Return the page on every command, with the arguments, options and example that the command declares."""
     return page(
         "Commands",
         "`xeval COMMAND --help` prints the same. `xeval --version` prints the version; `xeval --json-errors COMMAND …` "
@@ -127,7 +128,7 @@ def commands_page() -> str:
 
 
 def _contexts(group: click.Context) -> Iterator[click.Context]:
-    """Every command that does something, with the groups it stands in."""
+    """Yield the context of every command that is not a group; it knows the groups above it."""
     if not isinstance(group.command, click.Group):
         yield group
         return
@@ -153,7 +154,7 @@ def _command(context: click.Context) -> str:
 
 
 def index_page(docs: Path, generated: set[str]) -> str:
-    """What there is to read, one line a page."""
+    """Return the index of the documentation, with one line for each page."""
     names = {path.stem for path in docs.glob("*.md")} | {Path(name).stem for name in generated if "/" not in name}
     order = [name for name in WRITTEN if name in names] + sorted(names - {*WRITTEN, "README"})
     guides = [f"- [{name}]({name}.md): {WRITTEN.get(name) or _title(docs / f'{name}.md')}" for name in order]

@@ -1,4 +1,4 @@
-"""What the pages of metrics and of explainers have in common: the tests, the other libraries, the citation."""
+"""What the pages of metrics and of explainers have in common: the tests, the other libraries and the citation."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ LIBRARIES = {
     "sklearn": "scikit-learn",
     "scipy": "SciPy",
 }
-"""Packages that tests compute the same with, by the name under which they are imported."""
+"""Libraries with which tests compute the same values: import name → name in the text."""
 
 
 def tests(function: Callable[..., Any]) -> str:
-    """The test file that belongs to the file of a function, and the libraries that it computes the same with."""
+    """Link the test file of the file that defines ``function``, and name the libraries that the test compares with."""
     path = Path(source(function, ROOT))
     name = f"tests/{path.parent.name}/test_{path.name}"
     imported = set(re.findall(r"^\s*(?:import|from) (\w+)", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE))
@@ -34,7 +34,7 @@ def tests(function: Callable[..., Any]) -> str:
 
 
 def parity(names: set[str]) -> str:
-    """The comparisons of ``xeval verify`` whose subject is one of ``names``."""
+    """Return the table of those comparisons of ``xeval verify`` whose subject is one of ``names``."""
     found = [check for check in checks() if subject(check) in names]
     if not found:
         return "No other library in [`xeval verify`](../parity.md)."
@@ -46,18 +46,18 @@ def parity(names: set[str]) -> str:
 
 
 def subject(check: Check) -> str:
-    """The metric, column or explainer that a check is about: what its name begins with."""
+    """Return the metric, column or explainer that a check is about; the name of the check begins with it."""
     return re.split(r"[, ]", check.name)[0]
 
 
 def bibtex(citation: str) -> list[str]:
-    """The short citation and the entries that stand for it in a report's references.bib."""
+    """Return the short citation and its entries in a report's references.bib."""
     entries = dict(methods.references().values())
     found = "\n".join(entries[key].strip() for key in methods.keys_of(citation))
     return [f"{citation}.", f"```bibtex\n{found}\n```" if found else ""]
 
 
 def footer(function: Callable[..., Any]) -> str:
-    """Where the words of a page come from."""
+    """Return the line that says which file the words of a page come from."""
     path = source(function, ROOT)
     return f"*Written by `make docs` from [{path}](../../{path}). Change the words there.*"

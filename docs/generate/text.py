@@ -1,4 +1,4 @@
-"""Markdown for the generated reference: docstrings become paragraphs, lists of cells become tables."""
+"""Turns docstrings into paragraphs of Markdown and lists of cells into tables, for the generated reference."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REFUSALS = "Raises "
 
 
 def paragraphs(thing: Any) -> list[str]:
-    """The paragraphs of a thing's docstring as Markdown; an indented block becomes a block of code."""
+    """Return the paragraphs of a docstring as Markdown; an indented block becomes a block of code."""
     doc = inspect.getdoc(thing) or ""
     blocks: list[str] = []
     for part in re.split(r"\n\s*\n", doc):
@@ -29,7 +29,7 @@ def paragraphs(thing: Any) -> list[str]:
 
 
 def words(text: str) -> str:
-    """One line of Markdown from a reStructuredText paragraph: plain roles and literals."""
+    """Turn a reStructuredText paragraph into one line of Markdown, with roles and literals as plain code."""
     return ROLE.sub(r"`\1`", " ".join(text.split())).replace("``", "`")
 
 
@@ -38,34 +38,34 @@ def _dedented(text: str) -> str:
 
 
 def summary(thing: Any) -> str:
-    """The first sentence of a docstring."""
+    """Return the first sentence of a docstring."""
     return re.split(r"(?<=[.?;:]) ", paragraphs(thing)[0])[0].rstrip(".;:")
 
 
 def described(thing: Any) -> list[str]:
-    """What a docstring says, without the paragraph on what is refused."""
+    """Return the paragraphs of a docstring without the one on what is refused."""
     return [block for block in paragraphs(thing) if not block.startswith(REFUSALS)]
 
 
 def refusals(thing: Any) -> list[str]:
-    """What a docstring says is refused."""
+    """Return what a docstring says is refused."""
     raised = re.compile(rf"{REFUSALS}`UsageError` for ")
     return [raised.sub("", block) for block in paragraphs(thing) if block.startswith(REFUSALS)]
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; bars inside cells are escaped."""
+    """Return a Markdown table; bars inside cells are escaped."""
     cells = [[escape_bars(cell) or "–" for cell in line] for line in (header, *rows)]
     return "\n".join(markdown_lines(cells[0], cells[1:]))
 
 
 def listed(parts: Sequence[str], word: str = "and") -> str:
-    """a, b and c."""
+    """Join parts to "a, b and c", with ``word`` in front of the last."""
     return f" {word} ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
 def shown(value: Any) -> str:
-    """A setting's value as one would type it; a dash for nothing."""
+    """Return a setting's value as it would be typed; a dash for nothing."""
     if value is None or value == ():
         return "–"
     if isinstance(value, tuple | list):
@@ -74,16 +74,16 @@ def shown(value: Any) -> str:
 
 
 def page(title: str, *blocks: str) -> str:
-    """A page: its title and its blocks, those that are empty left out."""
+    """Return a page from its title and its blocks; empty blocks are left out."""
     return "\n\n".join([f"# {title}", *[block for block in blocks if block]]) + "\n"
 
 
 def section(title: str, *blocks: str) -> str:
-    """A heading with its blocks; nothing where there are none."""
+    """Return a heading with its blocks, or an empty text where there are none."""
     given = [block for block in blocks if block]
     return "\n\n".join([f"## {title}", *given]) if given else ""
 
 
 def source(function: Callable[..., Any], root: Path) -> str:
-    """The file that defines a function, relative to the repository."""
+    """Return the file that defines a function, relative to the repository."""
     return Path(inspect.getsourcefile(inspect.unwrap(function)) or "").resolve().relative_to(root).as_posix()

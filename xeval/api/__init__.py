@@ -1,4 +1,4 @@
-"""The Python interface: what the commands do, with tensors and data frames instead of files and text."""
+"""The Python interface: it does what the commands do, with tensors and data frames instead of files and text."""
 
 from xeval.api.comparison import compare
 from xeval.api.explanations import explain, load

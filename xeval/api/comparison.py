@@ -1,4 +1,4 @@
-"""All scored runs of a folder against each other."""
+"""Compares all scored runs of a folder."""
 
 from __future__ import annotations
 

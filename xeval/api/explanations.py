@@ -1,4 +1,4 @@
-"""A checkpoint as a module, and maps of its predictions as a tensor."""
+"""Loads a checkpoint as a module, and explains its predictions with maps as a tensor."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def explain(
     explainer: str = "grad-cam",
     layer: str | None = None,
 ) -> Tensor:
-    """Signed maps N×1×h×w, on the explainer's own grid, of normalised ``images`` N×C×H×W.
+    """Return signed maps N×1×h×w, on the explainer's own grid, of normalised ``images`` N×C×H×W.
 
-    ``targets`` (N,) are the explained classes, by default the predicted ones; ``layer`` is a module's name, by default
+    ``targets`` (N,) are the explained classes, by default the predicted ones. ``layer`` is a module's name, by default
     the last convolutional stage. The model is left as it was.
     """
     with frozen_eval(model):

@@ -1,4 +1,4 @@
-"""Scores as data frames: of a checkpoint or a module, and the values of every image."""
+"""Returns scores as data frames: the summary of a checkpoint or a module, and the values of every image."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def score(
     classes: Sequence[str] | None = None,
     **options: Any,
 ) -> pd.DataFrame:
-    """Score a checkpoint, or a module with its data: mean, standard error and n of every explainer and column.
+    """Score a checkpoint, or a module with its data; return mean, standard error and n of every explainer and column.
 
-    A checkpoint (run directory, exported file, state dict) is scored on its data set; scores are stored beside it, or
-    in ``out``, and found again by the next call. A module needs ``data``, batches of (images N×C×H×W, labels N): see
-    :func:`xeval.scoring.module.adapt` for ``normalization`` and ``classes``; its scores are kept only if ``out`` is
+    A checkpoint (run directory, exported file, state dict) is scored on its data set. Its scores are stored beside it,
+    or in ``out``, and the next call finds them again. A module needs ``data``, batches of (images N×C×H×W, labels N);
+    see :func:`xeval.scoring.module.adapt` for ``normalization`` and ``classes``. Its scores are kept only if ``out`` is
     given. ``options`` are those of ``xeval score`` with underscores (``limit=500``, ``thresholds=(0.15, 0.3)``). The
     ``attrs`` of the frame hold the whole summary with conventions and provenance.
     """
@@ -72,7 +72,7 @@ def _frame(scored: Path) -> pd.DataFrame:
 
 
 def results(run: Path | str) -> pd.DataFrame:
-    """Per-image values of a scored run: one row per explainer and image, one column per score; NaN = undefined.
+    """Return per-image values of a scored run: one row per explainer and image, one column per score; NaN = undefined.
 
     Curves are left out. ``image``, ``label``, ``predicted``, ``p0`` and ``correct`` identify the image.
     """

@@ -1,1 +1,1 @@
-"""The command line: parse, call, print. Only this room prints results and decides exit codes."""
+"""The command line parses, calls and prints. Only this room prints results and decides exit codes."""

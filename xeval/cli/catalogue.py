@@ -1,4 +1,4 @@
-"""The lists of ``xeval list``: the names that can be given on the command line."""
+"""Writes the lists of ``xeval list``: the names that can be given on the command line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from xeval.metrics.metric import ARROWS
 
 
 def catalogue(kind: str) -> list[str]:
-    """Lines of ``xeval list``: a name and what it is."""
+    """Return the lines of ``xeval list KIND``, each a name and what it is."""
     if kind == "metrics":
         return _metrics()
     if kind == "quantus":

@@ -1,4 +1,4 @@
-"""The whole chain on the embedded digits: train and score four methods, several seeds, in parallel processes."""
+"""Runs the whole chain on the embedded digits: trains and scores four methods, several seeds, in parallel processes."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from xeval.scoring.run import SCORES, score
 T = TypeVar("T")
 METHODS = ("ce", "supcon", "excon", "exconb")
 Train = Callable[[str, int, Path, Sequence[str], Progress], Path]
-"""``(method, seed, folder, overrides, progress) -> run directory``; importable by name, it runs in other processes."""
+"""``(method, seed, folder, overrides, progress) -> run directory``; importable by name, as other processes call it."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One checkpoint to train and to score."""
+    """One checkpoint that has to be trained and scored."""
 
     method: str
     seed: int
@@ -37,7 +37,7 @@ class Job:
 
 
 class Named(Lines):
-    """Lines that say which of several jobs they are about, a few a job."""
+    """Progress lines that name the job they belong to, because several jobs print at once; each prints only a few."""
 
     def __init__(self, name: str) -> None:
         super().__init__(every=5)
@@ -45,13 +45,13 @@ class Named(Lines):
         self._last = time.monotonic()
 
     def say(self, text: str) -> None:
-        """Print the line if the job has been quiet for a while."""
+        """Print the line if the job has printed nothing for a while."""
         if time.monotonic() - self._last >= self.every:
             self._last = time.monotonic()
             super().say(f"  {self.name}: {text}")
 
     def track(self, items: Iterable[T], total: int, label: str) -> Iterator[T]:
-        """Pass ``items`` through and say now and then how many are done."""
+        """Yield ``items`` unchanged and print now and then how many are done."""
         for done, item in enumerate(items, 1):
             yield item
             self.say(f"{label}: {done} of {total}")
@@ -60,7 +60,8 @@ class Named(Lines):
 def train_and_score(out: Path, train: Train, progress: Progress, *, quick: bool = False) -> Path:
     """Train and score four methods with three seeds each (``quick``: one seed, six epochs, 100 images).
 
-    One process a core with one thread each: networks this small gain nothing from more. Returns the folder of the runs.
+    One process per core runs one thread each, because networks this small gain nothing from more. Returns the folder of
+    the runs.
     """
     runs = writable_directory(out / "runs")
     workers = min(os.cpu_count() or 1, 12)
@@ -84,7 +85,7 @@ def train_and_score(out: Path, train: Train, progress: Progress, *, quick: bool 
 
 
 def run_job(job: Job, train: Train) -> str:
-    """Train and score one checkpoint; returns a line about it."""
+    """Train and score one checkpoint; return a line about it."""
     torch.set_num_threads(job.threads)
     progress = Named(f"{job.method}, seed {job.seed}")
     out = score(train(job.method, job.seed, job.folder, job.overrides, progress), progress, limit=job.limit)

@@ -1,4 +1,4 @@
-"""``xeval doctor``: what of this installation works, what does not and what to do about it."""
+"""``xeval doctor`` says what works in this installation, what does not, and what to do about it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SYSTEM = "install libgl1 and libglib2.0-0, or: pip uninstall opencv-python, then
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at; ``remedy`` says what to do where it is not ok, ``status`` is the exit code."""
+    """The result of one check; ``remedy`` says what to do where the state is not ok, ``status`` is the exit code."""
 
     about: str
     state: Literal["ok", "warning", "failed"]
@@ -36,7 +36,7 @@ class Finding:
 
 
 def examine(root: Path | None = None) -> list[Finding]:
-    """Look at everything; ``root`` is the folder of the data."""
+    """Check everything; ``root`` is the folder of the data."""
     return [Finding("xeval", "ok", xeval.__version__), Finding("python", "ok", platform.python_version()), *_all(root)]
 
 
@@ -50,7 +50,7 @@ def _all(root: Path | None) -> Iterator[Finding]:
 
 
 def package(name: str) -> Finding:
-    """Whether a distribution is installed; nothing of it is imported."""
+    """Check whether a distribution is installed, without importing it."""
     found = package_version(name)
     if found is not None:
         return Finding(name, "ok", found)
@@ -62,7 +62,7 @@ def package(name: str) -> Finding:
 
 
 def safe_torch(found: str) -> Finding:
-    """Whether this version of torch opens weight files safely."""
+    """Check whether this version of torch opens weight files safely."""
     if tuple(int(part) for part in found.split("+", maxsplit=1)[0].split(".")[:2]) >= SAFE_TORCH:
         return Finding("weight files", "ok", f"torch {found} is not affected by CVE-2025-32434 and CVE-2026-24747")
     return Finding(
@@ -86,7 +86,7 @@ def _devices() -> Iterator[Finding]:
 
 
 def opencv(owners: Sequence[str]) -> Finding:
-    """Whether cv2 loads, tried in a child process, and whether more than one distribution owns it."""
+    """Check whether cv2 loads, in a child process because it may crash, and whether only one distribution owns it."""
     if not owners:
         return Finding("opencv", "warning", "not installed", "Quantus needs it: pip install opencv-python-headless")
     run = subprocess.run(
@@ -114,7 +114,7 @@ def _disks(root: Path | None) -> Iterator[Finding]:
 
 
 def disk(about: str, folder: Path) -> Finding:
-    """The free space where a folder is, or will be."""
+    """Check the free space where a folder is, or will be."""
     free = shutil.disk_usage(nearest_existing(folder)).free
     text = f"{free / (1 << 30):.1f} GiB free ({folder})"
     return Finding(about, "ok", text) if free >= LITTLE else Finding(about, "failed", text, "make room", 5)
@@ -128,7 +128,7 @@ def _data(root: Path | None) -> Iterator[Finding]:
 
 
 def lines(findings: Sequence[Finding]) -> list[str]:
-    """One line a finding."""
+    """Return one line for each finding."""
     marks = {"ok": " ", "warning": "!", "failed": "✗"}
     return [
         f"{marks[one.state]} {one.about:<22} {one.text}" + (f" — {one.remedy}" if one.remedy else "")
@@ -137,12 +137,12 @@ def lines(findings: Sequence[Finding]) -> list[str]:
 
 
 def as_json(findings: Sequence[Finding]) -> list[dict[str, Any]]:
-    """The findings as JSON objects."""
+    """Return the findings as JSON objects."""
     return [asdict(one) for one in findings]
 
 
 def require_sound(findings: Sequence[Finding]) -> None:
-    """Raise the first failure, as the kind of error that fits it."""
+    """Raise ResourceError or UsageError, as it fits, for the first finding that failed."""
     for one in findings:
         if one.state == "failed":
             kind: type[XevalError] = ResourceError if one.status == ResourceError.exit_code else UsageError

@@ -1,4 +1,4 @@
-"""How a command ends: the exit code of every kind of error and the one last line on stderr."""
+"""Ends a command: with the exit code of the error's kind and one last line on stderr."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from xeval.runtime.endings import AGAIN, Ending, ending
 from xeval.runtime.signals import Kill
 
 JSON_ERRORS = "--json-errors"
-NO_COMMAND: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())  # click 8.1 prints the help itself
+NO_COMMAND: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())  # absent in click 8.1, which prints the help
 
 
 def split_flag(arguments: Sequence[str]) -> tuple[list[str], bool]:
-    """The arguments without ``--json-errors``, which may stand anywhere before a ``--``, and whether it was there."""
+    """Return the arguments without ``--json-errors``, where it stands before a ``--``, and whether it was there."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     before = [argument for argument in arguments[:end] if argument != JSON_ERRORS]
     return [*before, *arguments[end:]], len(before) < end
 
 
 def leave(error: BaseException, *, as_json: bool) -> NoReturn:
-    """Print the last line for an error and exit with its status; a closed pipe is no error."""
+    """Print the last line for an error and exit with its status; a closed pipe counts as success."""
     if isinstance(error, BrokenPipeError):
         _silence()
         sys.exit(0)
@@ -43,7 +43,7 @@ def leave(error: BaseException, *, as_json: bool) -> NoReturn:
 
 
 def _of_command(error: BaseException) -> Ending | None:
-    """What click and the signals raise; None for every other error."""
+    """Return the ending for what click and the signals raise; None for every other error."""
     if isinstance(error, click.ClickException):
         problem = "no command was given" if isinstance(error, NO_COMMAND) else error.format_message().rstrip(".")
         return Ending(2, problem, f"see: {_command(error)} --help")
@@ -55,12 +55,12 @@ def _of_command(error: BaseException) -> Ending | None:
 
 
 def _silence() -> None:
-    """Nothing more can be printed: let the interpreter's last flush go nowhere."""
+    """Point stdout at the null device, so that the interpreter's last flush cannot fail on the closed pipe."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _one_line(text: str) -> str:
-    """Names come from outside: control characters do not reach the terminal."""
+    """Join the text to one line and remove control characters: names from outside must not control the terminal."""
     return " ".join("".join(char if char.isprintable() else " " for char in text).split())
 
 

@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. Heavy packages are imported by the commands that need them."""
+"""Defines the commands: each parses, calls and prints. Heavy packages are imported by the commands that need them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from xeval.errors import UsageError
 from xeval.runtime.distributed import ALONE, Processes, joined, require_one
 from xeval.runtime.signals import graceful, terminable
 
-COMPLETION = "_XEVAL_COMPLETE"  # set by the completion scripts of click
+COMPLETION = "_XEVAL_COMPLETE"  # click's completion scripts set it
 
 
 def main() -> NoReturn:
@@ -29,7 +29,7 @@ def main() -> NoReturn:
         cli.main(prog_name="xeval")
     arguments, as_json = split_flag(sys.argv[1:])
     try:
-        with terminable(), cli.make_context("xeval", arguments) as context:  # click's own main hides closed pipes
+        with terminable(), cli.make_context("xeval", arguments) as context:  # click's main hides closed pipes
             cli.invoke(context)
             sys.stdout.flush()
     except BaseException as error:
@@ -110,7 +110,7 @@ def train_recipe(
     device: str = "auto",
     processes: Processes = ALONE,
 ) -> Path:
-    """Train one run of a recipe below ``out``; returns its directory."""
+    """Train one run of a recipe below ``out`` and return its directory."""
     from xeval.runtime.files import writable_directory
     from xeval.training.loop import train as run_training
     from xeval.training.recipe import load_recipe
@@ -132,7 +132,7 @@ def train_recipe(
 
 
 def train_digits(method: str, seed: int, out: Path, overrides: Sequence[str], progress: Any) -> Path:
-    """One run of the demo; at the top level of the module, so that another process can call it."""
+    """Train one run of the demo. The function stands at the top level, so that other processes can import it."""
     return train_recipe("digits", method=method, seed=seed, overrides=overrides, out=out, progress=progress)
 
 

@@ -1,4 +1,4 @@
-"""Command-line options made from the models that validate them, so that every default stands once."""
+"""Makes command-line options from the models that validate them, so that every default is written only once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def options_of(model: str) -> Callable[[F], F]:
-    """Click options made from the fields of a pydantic model, named ``module:Class``."""
+    """Return a decorator that adds a click option for each field of a pydantic model, named ``module:Class``."""
     module, name = model.split(":")
     fields = getattr(import_module(module), name).model_fields
 
@@ -33,7 +33,7 @@ def options_of(model: str) -> Callable[[F], F]:
 
 
 def _kind(about: Any) -> Any:
-    """The click type of a field: paths and numbers as such, everything else as text that the model validates."""
+    """Return the click type of a field: paths and integers as such, all else as text that the model validates."""
     text = str(about.annotation)
     if "Path" in text:
         return click.Path(path_type=Path)

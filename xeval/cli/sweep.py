@@ -1,4 +1,4 @@
-"""``xeval sweep``: many runs on this machine or on a cluster, and where they stand."""
+"""``xeval sweep`` runs many jobs on this machine or on a cluster, and shows where they stand."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class Shorthand(click.Group):
-    """A group whose command ``run`` need not be written: ``xeval sweep digits`` is ``xeval sweep run digits``."""
+    """A group whose command ``run`` may be left out: ``xeval sweep digits`` means ``xeval sweep run digits``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put ``run`` before anything that is neither a command nor a question for help."""
+        """Put ``run`` in front of the arguments unless they begin with a command or ask for help."""
         named = not args or args[0] in self.commands or args[0] in ctx.help_option_names
         return super().parse_args(ctx, args if named else ["run", *args])
 
@@ -139,7 +139,7 @@ def _require_submitit() -> None:
 
 
 def _listing(out: Path, plan: SweepPlan) -> str:
-    """The runs of a plan, one a line, and whether they are complete."""
+    """Return the runs of a plan, one per line, and whether each is complete."""
     from xeval.sweep.records import is_complete
 
     lines = [f"{item.path}  {'complete' if is_complete(out, item) else 'to do'}" for item in plan.every]
@@ -176,7 +176,7 @@ def _here(out: Path, plan: SweepPlan, device: str, parallel: int | None, retries
 
 
 def _require_idle(out: Path, plan: SweepPlan) -> None:
-    """No run of the plan belongs to another sweep, or is in the hands of another process."""
+    """Raise an error where a run of the plan belongs to another sweep, or where another process works on it."""
     from xeval.sweep.records import alive, read_all, require_same
 
     require_same(out, plan.every)
@@ -195,7 +195,7 @@ def _compare(out: Path, plan: SweepPlan) -> None:
 
 
 def _on_cluster(out: Path, plan: SweepPlan, slurm: Sequence[str], retries: int, dry_run: bool) -> None:
-    """Submit what is neither complete nor in the queue, then the comparison; or print the scripts."""
+    """Submit what is neither complete nor in the queue, and the comparison after it; or print the scripts."""
     from xeval.sweep.records import is_complete, require_same
     from xeval.sweep.slurm import options_of, phases, scripts
 
@@ -229,7 +229,7 @@ def _submit(
 
 
 def _queued(out: Path, plan: SweepPlan) -> dict[str, str]:
-    """The runs of a plan that a scheduler has already, with the ids of their jobs."""
+    """Return the runs of a plan that a scheduler already has, with the ids of their jobs."""
     from xeval.sweep.records import read, record_file
     from xeval.sweep.status import in_queue
 

@@ -1,4 +1,4 @@
-"""The table of one scored checkpoint, for the terminal and in Markdown."""
+"""Prints the table of one scored checkpoint, for the terminal and in Markdown."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from xeval.runtime.tables import markdown_lines
 
 
 def score_table(summary: dict[str, Any]) -> str:
-    """One row a column, one column an explainer, with directions, n where n < N, and the conventions below."""
+    """Return a text table with a row per score and a column per explainer, and the conventions below it.
+
+    Each row has the arrow of its direction; a cell shows n where n < N.
+    """
     names = list(summary["scores"])
     total = summary["dataset"]["n"]
     header = f"{'':<26}" + "".join(f"{name[:11]:>12}" for name in names)
@@ -23,10 +26,11 @@ def score_table(summary: dict[str, Any]) -> str:
 
 
 def markdown_table(summary: dict[str, Any], spread: str = "interval") -> str:
-    """A Markdown table with one row an explainer; columns without a direction are left out.
+    """Return a Markdown table with one row per explainer; scores without a direction are left out.
 
-    ``spread`` behind ±: ``interval``, 1.96 standard errors over images, which is about images like these for this one
-    checkpoint; or ``std``, the standard deviation of the images, as the 2026 paper prints: it does not shrink with n.
+    ``spread`` is what stands behind ±. ``interval`` means 1.96 standard errors over images, which describes images like
+    these for this one checkpoint. ``std`` means the standard deviation of the images, as the 2026 paper prints it; it
+    does not shrink with n.
     """
     ranked = {name: about for name, about in summary["columns"].items() if about["direction"]}
     header = ["explainer", *(f"{name} {ARROWS[about['direction']]}" for name, about in ranked.items())]

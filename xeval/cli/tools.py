@@ -1,4 +1,4 @@
-"""The commands that look and check: verify, data, list, doctor."""
+"""Defines the commands verify, data, list and doctor, which look at things and check them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics of explanations, one concept a file."""
+"""The metrics of explanations, one concept per file. Importing this package registers all of them."""
 
 from xeval.metrics.metric import METRICS, Column, Metric, Values
 from xeval.metrics.scene import Explained, Scene

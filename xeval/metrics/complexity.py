@@ -14,18 +14,18 @@ from xeval.metrics.scene import Explained
 
 
 class ComplexitySettings(Settings):
-    """No parameters."""
+    """The complexity metric has no parameters."""
 
 
 def entropy(maps: Tensor) -> Tensor:
-    """−Σ p ln p of p = |A| / Σ|A| in nats, float64 (N,); between 0 and ln(number of pixels). 0 for an empty map."""
+    """Return −Σ p ln p of p = |A| / Σ|A| in nats, float64 (N,): from 0 to ln(number of pixels); 0 for an empty map."""
     a = maps.flatten(1).double().abs()
     p = a / a.sum(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
     return -torch.xlogy(p, p).sum(1)
 
 
 def gini(maps: Tensor, epsilon: float = 1e-7) -> Tensor:
-    """Gini index of |A| + ``epsilon``, float64 (N,): 0 = uniform, towards 1 = one pixel."""
+    """Return the Gini index of |A| + ``epsilon``, float64 (N,): 0 for a uniform map, close to 1 for a single pixel."""
     a = maps.flatten(1).double().abs().sort(1).values + epsilon
     n = a.shape[1]
     weight = 2 * torch.arange(1, n + 1, device=a.device, dtype=torch.float64) - n - 1

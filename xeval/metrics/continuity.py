@@ -20,7 +20,7 @@ from xeval.perturb.masks import minmax
 
 
 class NoiseSettings(Settings):
-    """The Gaussian noise of the perturbed images."""
+    """The parameters of the Gaussian noise that is added to the images."""
 
     n: int = Field(default=10, ge=1, description="noisy versions of an image")
     sigma: float = Field(default=0.02, gt=0, description="standard deviation in pixel units [0, 1], clamped there")
@@ -32,30 +32,30 @@ class NoiseSettings(Settings):
 
 
 class BallSettings(Settings):
-    """The draws around an image, uniform in an L∞ ball."""
+    """The parameters of the perturbations, which are drawn uniformly from an L∞ ball around the image."""
 
     n: int = Field(default=10, ge=1, description="perturbed versions of an image")
     radius: float = Field(default=0.02, gt=0, description="radius of the ball in pixel units, not clamped")
 
     @property
     def key(self) -> str:
-        """Metrics with equal balls share the maps of the perturbed images under this name."""
+        """The name under which metrics with equal balls share the maps of the perturbed images."""
         return f"ball-{self.n}-{self.radius:g}"
 
 
 @dataclass(frozen=True)
 class Versions:
-    """Perturbed images N×n×C×H×W and where the predicted class changed, bool (N, n)."""
+    """The perturbed images N×n×C×H×W, with a bool tensor (N, n) that is true where the predicted class changed."""
 
     images: Tensor
     flipped: Tensor
 
 
 def ssim(x: Tensor, y: Tensor, window: int = 7) -> Tensor:
-    """Structural similarity of maps (…, H, W) with data range 1, float64 (…,).
+    """Return the structural similarity of maps (…, H, W) with data range 1, float64 (…,).
 
-    Uniform ``window`` × ``window``, sample covariance, K1 = .01, K2 = .03, mean over windows inside the map; the window
-    shrinks to the largest odd size that fits a smaller map.
+    It takes uniform ``window`` × ``window`` windows, the sample covariance, K1 = .01 and K2 = .03, and averages over
+    the windows that lie inside the map. For a smaller map the window shrinks to the largest odd size that fits.
     """
     side = min(window, x.shape[-2], x.shape[-1])
     side -= 1 - side % 2
@@ -70,6 +70,7 @@ def ssim(x: Tensor, y: Tensor, window: int = 7) -> Tensor:
 
 
 def _gaussian(scene: Scene, settings: NoiseSettings) -> Versions:
+    """Draw the noisy versions of the images and predict their classes."""
     draws = normal(scene.seed, "ssim", scene.keys, settings.n, scene.images[0].numel())
     noise = settings.sigma * draws.reshape(len(scene.images), settings.n, *scene.images.shape[1:])
     if settings.legacy_clip_normalised:
@@ -119,14 +120,14 @@ def score_ssim(explained: Explained, _settings: NoiseSettings, shared: Versions)
 
 
 def ball(scene: Scene, settings: BallSettings) -> Tensor:
-    """The perturbed images, N×n×C×H×W."""
+    """Return perturbed images N×n×C×H×W, drawn uniformly from the L∞ ball around each image."""
     u = uniform(scene.seed, "sensitivity", scene.keys, settings.n, scene.images[0].numel())
     step = u.mul_(2).sub_(1).reshape(len(scene.images), settings.n, *scene.images.shape[1:])
     return torch.addcmul(scene.images.unsqueeze(1), step, settings.radius * scene.pixel)
 
 
 def relative_change(clean: Tensor, perturbed: Tensor) -> tuple[Tensor, Tensor]:
-    """‖A(x) − A(x + d)‖₂ for maps N×1×H×W and N×n×H×W, float64 (N, n), and ‖A(x)‖₂ (N, 1)."""
+    """Return ‖A(x) − A(x + d)‖₂ (N, n) and ‖A(x)‖₂ (N, 1) in float64, for maps N×1×H×W and N×n×H×W."""
     base = clean.double()
     return (perturbed.double() - base).flatten(2).norm(dim=2), base.flatten(2).norm(dim=2)
 

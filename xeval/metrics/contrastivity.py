@@ -19,12 +19,12 @@ from xeval.perturb.masks import minmax
 
 
 class ContrastSettings(Settings):
-    """No parameters."""
+    """The contrastivity metric has no parameters."""
 
 
 @dataclass(frozen=True)
 class Classes:
-    """Other classes than the explained one, each (N,): a random one, the runner-up and the least likely."""
+    """The classes (N,) that are compared with the explained one: a random other, the runner-up and the least likely."""
 
     other: Tensor
     runnerup: Tensor
@@ -32,12 +32,13 @@ class Classes:
 
 
 def random_other(seed: int, keys: Tensor, targets: Tensor, classes: int) -> Tensor:
-    """A class other than the target for each image, uniformly random: int64 (N,)."""
+    """Draw a class other than the target for each image, uniformly at random: int64 (N,)."""
     u = uniform(seed, "other class", keys, 1, 1)[:, 0, 0]
     return (targets + 1 + (u * (classes - 1)).long()) % classes
 
 
 def _prepare(scene: Scene, _settings: ContrastSettings) -> Classes:
+    """Choose the other classes of every image from the seeded draws and the logits."""
     logits = scene.logits
     explained = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, scene.targets[:, None], True)
     return Classes(

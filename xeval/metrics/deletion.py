@@ -16,28 +16,28 @@ from xeval.metrics.scene import Explained
 
 
 class GridSettings(Settings):
-    """The fractions j/steps, j = 0 … steps, at which a curve is evaluated."""
+    """The grid of fractions j/steps, j = 0 … steps, at which a curve is evaluated."""
 
     steps: int = Field(default=32, ge=1, description="number of equal steps; both end points are included")
 
 
 def grid(steps: int, pixels: int) -> list[int]:
-    """Numbers of pixels kept, ⌊j · pixels / steps⌋ for j = 0 … steps."""
+    """Return the numbers of pixels kept, ⌊j · pixels / steps⌋ for j = 0 … steps."""
     return [j * pixels // steps for j in range(steps + 1)]
 
 
 def area(curve: Tensor) -> Tensor:
-    """Area under curves (N, K) over equally spaced fractions from 0 to 1, by the trapezoid rule: (N,)."""
+    """Return the area (N,) under curves (N, K) over equally spaced fractions from 0 to 1, by the trapezoid rule."""
     return torch.trapezoid(curve, dx=1 / (curve.shape[1] - 1), dim=1)
 
 
 def insertion_curve(explained: Explained, steps: int) -> Tensor:
-    """Target probability with the fraction j/steps of the most relevant pixels kept: float64 (N, steps + 1)."""
+    """Return the target probability with the most relevant j/steps of the pixels kept: float64 (N, steps + 1)."""
     return explained.keeping(grid(steps, explained.scene.pixels))
 
 
 def deletion_curve(explained: Explained, steps: int) -> Tensor:
-    """Target probability with the fraction j/steps of the most relevant pixels filled: float64 (N, steps + 1)."""
+    """Return the target probability with the most relevant j/steps of the pixels filled: float64 (N, steps + 1)."""
     return explained.keeping(grid(steps, explained.scene.pixels)[::-1], lowest=True)
 
 

@@ -21,7 +21,7 @@ TIE = 1e-6
 
 
 class DropSettings(Settings):
-    """Which part of the image is kept, and what counts as a change."""
+    """The parameters that say which part of the image is kept, and what counts as a change."""
 
     thresholds: Annotated[tuple[float, ...], AfterValidator(require_thresholds)] = Field(
         default=(0.15, 0.3, 0.45), description="the q of the columns, each from 0 to 1"
@@ -35,7 +35,7 @@ class DropSettings(Settings):
 
     @property
     def names(self) -> dict[str, str]:
-        """The parameter in a column's name → in words."""
+        """The name of each parameter in the columns, mapped to its description in words."""
         words = {"topk": "{:.4g} of the pixels kept", "cutoff": "pixels above {:.4g} kept"}
         if self.mask == "soft":
             return {"soft": "pixels weighed with the map"}
@@ -43,9 +43,13 @@ class DropSettings(Settings):
 
 
 def drop_increase(p0: Tensor, p1: Tensor, tie: float = TIE) -> dict[str, Tensor]:
-    """Drop and increase of p1 against p0, elementwise, float64.
+    """Compare the probability p1 with p0 elementwise, in float64.
 
-    rate = 1[p1 < p0] and 1[p1 > p0], magnitude = max(0, ±(p0 − p1)) / p0; |p1 − p0| ≤ ``tie`` counts as neither.
+        drop.rate = 1[p1 < p0]        drop.mag = max(0, p0 − p1) / p0
+        increase.rate = 1[p1 > p0]    increase.mag = max(0, p1 − p0) / p0
+        drop.tie = 1[|p1 − p0| ≤ tie]
+
+    A tie counts as neither drop nor increase: all four are 0 there.
     """
     change = p1 - p0
     tied = change.abs() <= tie
@@ -62,6 +66,7 @@ def drop_increase(p0: Tensor, p1: Tensor, tie: float = TIE) -> dict[str, Tensor]
 
 
 def _columns(settings: DropSettings) -> tuple[Column, ...]:
+    """Return the columns under these settings, six for each parameter."""
     found: list[Column] = []
     for name, text in settings.names.items():
         found += [
@@ -78,7 +83,7 @@ def _columns(settings: DropSettings) -> tuple[Column, ...]:
 
 
 def _masked(explained: Explained, settings: DropSettings) -> tuple[Tensor, str, Tensor]:
-    """Target probability under each mask (N, J); the name and the values (N, J) of the mask's own diagnostic."""
+    """Return the target probability under each mask (N, J), and the name and values (N, J) of the mask's diagnostic."""
     if settings.mask == "topk":
         counts = [kept(q, explained.scene.pixels) for q in settings.thresholds]
         return explained.keeping(counts), "drop.cut", torch.stack([cut_ties(explained.maps, k) for k in counts], 1)

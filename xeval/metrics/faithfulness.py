@@ -19,7 +19,7 @@ from xeval.perturb.masks import kept
 
 
 class SubsetSettings(Settings):
-    """The random subsets of positions."""
+    """The parameters that set the number and the size of the random subsets of positions."""
 
     n: int = Field(default=100, ge=3, description="subsets an image")
     share: float = Field(default=0.07, gt=0, lt=1, description="size of a subset over H·W, rounded down")
@@ -27,7 +27,7 @@ class SubsetSettings(Settings):
 
 @dataclass(frozen=True)
 class Subsets:
-    """The draws of one scene: masks N×n×H·W, the change p0 − p (N, n) and the perturbed p."""
+    """The draws of one scene: masks N×n×H·W, the change p0 − p (N, n) and the perturbed probability p (N, n)."""
 
     mask: Tensor
     change: Tensor
@@ -35,7 +35,7 @@ class Subsets:
 
 
 def random_subsets(seed: int, keys: Tensor, n: int, size: int, positions: int) -> Tensor:
-    """``n`` uniformly random subsets of ``size`` positions for each key: bool (N, n, positions)."""
+    """Draw ``n`` uniformly random subsets of ``size`` positions for each key: bool (N, n, positions)."""
     mask = torch.zeros(len(keys), n, positions, dtype=torch.bool, device=keys.device)
     for draw in range(n):
         state = states(seed, "faithfulness-correlation", keys, torch.full_like(keys, draw))
@@ -45,6 +45,7 @@ def random_subsets(seed: int, keys: Tensor, n: int, size: int, positions: int) -
 
 
 def _prepare(scene: Scene, settings: SubsetSettings) -> Subsets:
+    """Draw the subsets, fill each of them and measure how much the probability changes."""
     size = max(1, kept(settings.share, scene.pixels))
     mask = random_subsets(scene.seed, scene.keys, settings.n, size, scene.pixels)
 

@@ -14,16 +14,16 @@ from xeval.metrics.scene import Explained, Scene
 
 
 class AttackSettings(Settings):
-    """The size of the attack."""
+    """The parameters that set the size of the attack."""
 
     step: float = Field(default=4 / 255, gt=0, le=1, description="ε in pixel units [0, 1]; the default is 4/255")
 
 
 def loss_sign(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Sign of ∂ cross-entropy / ∂ x of the true class c, N×C×H×W.
+    """Return the sign of ∂ cross-entropy / ∂ x of the true class c, N×C×H×W.
 
-    With m = log Σ_{j≠c} exp z_j − z_c the cross-entropy is log(1 + exp m), so ∂m/∂x has the same sign; unlike the
-    gradient of the cross-entropy itself it does not vanish in networks that are sure of themselves.
+    With m = log Σ_{j≠c} exp z_j − z_c the cross-entropy is log(1 + exp m), so ∂m/∂x has the same sign. It is computed
+    from m because the gradient of the cross-entropy itself vanishes where the network is very confident.
     """
     with torch.enable_grad():
         x = images.detach().requires_grad_()
@@ -35,13 +35,13 @@ def loss_sign(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 
 
 def fgsm(model: nn.Module, images: Tensor, labels: Tensor, step: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """x + step · sign(∂ loss / ∂ x), clamped to [low, high]; step and bounds C×1×1 in normalised units."""
+    """Return x + step · sign(∂ loss / ∂ x), clamped to [low, high]; step and bounds are C×1×1 in normalised units."""
     moved = images + step * loss_sign(model, images, labels)
     return torch.maximum(torch.minimum(moved, high), low)
 
 
 def _attack(scene: Scene, settings: AttackSettings) -> Tensor:
-    """1 where the attacked image is classified correctly: float64 (N,)."""
+    """Attack the images and return 1 where the result is still classified correctly: float64 (N,)."""
     engine, low, high = scene.engine, -scene.mean * scene.pixel, (1 - scene.mean) * scene.pixel
     engine.count(len(scene.images))
     parts = zip(*(torch.split(part, engine.batch_size) for part in (scene.images, scene.labels)), strict=True)

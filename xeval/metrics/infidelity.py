@@ -1,7 +1,7 @@
 """Infidelity: does the map predict how much a perturbation of the image changes the score?
 
 Source: C.-K. Yeh et al., "On the (in)fidelity and sensitivity of explanations", NeurIPS 2019. INFD = E[(I·A − D)²] with
-D = f(x) − f(x perturbed). Here a perturbation replaces one square by the fill; for maps whose units are locations I is
+D = f(x) − f(x perturbed). Here a perturbation replaces one square by the fill. For maps whose units are locations, I is
 1 where pixels were replaced and 0 elsewhere, in every channel.
 """
 
@@ -22,7 +22,7 @@ from xeval.perturb.draws import gaussian, splitmix64, states, uniform
 
 
 class InfidelitySettings(Settings):
-    """How images are perturbed, and how often."""
+    """The parameters that say how images are perturbed, and how often."""
 
     perturbation: Literal["square", "noisy_baseline"] = Field(
         default="square",
@@ -36,7 +36,7 @@ class InfidelitySettings(Settings):
 
 @dataclass(frozen=True)
 class Squares:
-    """The draws of one scene: corners (N, n) each, the side, and D = p0 − p (N, n) with the perturbed p."""
+    """The squares drawn in one scene: corners (N, n) each, the side, D = p0 − p (N, n) and the perturbed p (N, n)."""
 
     top: Tensor
     left: Tensor
@@ -45,8 +45,7 @@ class Squares:
     p: Tensor
 
     def predict(self, explained: Explained) -> Tensor:
-        """s = I·A (N, n): for locations the sum of A over the square in every channel, for gradients of (x −
-        fill)·A."""
+        """Return s = Σ I·A (N, n) over each square and all channels; I is 1 for locations, x − fill for gradients."""
         scene = explained.scene
         step = (scene.images - scene.fill).sum(1, keepdim=True)
         weight = step if explained.units == "gradient" else torch.full_like(step, scene.images.shape[1])
@@ -55,14 +54,17 @@ class Squares:
 
 @dataclass(frozen=True)
 class Baselines:
-    """Draws that replace the whole image by noise around 0; I = x − noise is drawn again wherever it is needed."""
+    """The draws that replace the whole image by noise around 0.
+
+    Only D = p0 − p and the perturbed p, both (N, n), are kept; I = x − noise is drawn again wherever it is needed.
+    """
 
     settings: InfidelitySettings
     change: Tensor
     p: Tensor
 
     def predict(self, explained: Explained) -> Tensor:
-        """s = Σ (x − noise)·A over all channels (N, n)."""
+        """Return s = Σ (x − noise)·A over all channels (N, n)."""
         scene = explained.scene
         maps, total = explained.maps.flatten(1), scene.images.sum(1).flatten(1)
         sums = [
@@ -81,7 +83,7 @@ class Baselines:
 
 
 def square_sums(maps: Tensor, top: Tensor, left: Tensor, side: int) -> Tensor:
-    """Sums of N×1×H×W maps over squares at corners (N, n), by summed-area tables in float64: (N, n)."""
+    """Return sums (N, n) of maps N×1×H×W over squares at corners (N, n), by summed-area tables in float64."""
     width = maps.shape[-1] + 1
     table = F.pad(maps[:, 0].double().cumsum(1).cumsum(2), (1, 0, 1, 0)).flatten(1)
 
@@ -93,28 +95,29 @@ def square_sums(maps: Tensor, top: Tensor, left: Tensor, side: int) -> Tensor:
 
 
 def raw_infidelity(predicted: Tensor, change: Tensor) -> Tensor:
-    """E[(s − D)²] over draws; s = ``predicted``, D = ``change``, both (N, n)."""
+    """Return E[(s − D)²] over draws; s is ``predicted``, D is ``change``, both (N, n)."""
     return ((predicted - change) ** 2).mean(-1)
 
 
 def scaled_infidelity(predicted: Tensor, change: Tensor) -> Tensor:
-    """E[(βs − D)²] with β = E[Ds] / E[s²]; β = 0 where s is 0 everywhere. The same for A and −A."""
+    """Return E[(βs − D)²] with β = E[Ds] / E[s²], and β = 0 where s is 0 everywhere. It is the same for A and −A."""
     power = (predicted**2).mean(-1)
     beta = (predicted * change).mean(-1) / torch.where(power > 0, power, torch.ones_like(power))
     return raw_infidelity(beta[..., None] * predicted, change)
 
 
 def skill(predicted: Tensor, change: Tensor) -> Tensor:
-    """r·|r| with r the Pearson correlation of s and D over draws: in [−1, 1], odd in the map, free of scales.
+    """Return r·|r|, where r is the Pearson correlation of s and D over draws.
 
-    0 where s does not vary (a constant map knows nothing).
+    The value lies in [−1, 1], changes its sign with the map and does not depend on any scale. It is 0 where s does not
+    vary, because a constant map predicts nothing.
     """
     r = torch.where(flat(predicted), torch.zeros_like(change[..., 0]), pearson(predicted, change))
     return r * r.abs()
 
 
 def _noise(scene: Scene, keys: Tensor, draws: Tensor, settings: InfidelitySettings) -> Tensor:
-    """The noise images of the pairs (key, draw), n×C×H×W."""
+    """Return the noise images n×C×H×W of the pairs (key, draw)."""
     state = states(scene.seed, "noisy baseline", keys, draws)
     shape = scene.images.shape[1:]
     return settings.sigma * gaussian(splitmix64(state, shape.numel())).reshape(-1, *shape)
@@ -125,6 +128,7 @@ def _prepare(scene: Scene, settings: InfidelitySettings) -> Squares | Baselines:
 
 
 def _baselines(scene: Scene, settings: InfidelitySettings) -> Baselines:
+    """Replace every image by noise and measure how much the probability changes."""
     p = scene.engine.class_probability(
         lambda image, draw: _noise(scene, scene.keys[image], draw, settings), settings.n, scene.targets
     )
@@ -132,6 +136,7 @@ def _baselines(scene: Scene, settings: InfidelitySettings) -> Baselines:
 
 
 def _squares(scene: Scene, settings: InfidelitySettings) -> Squares:
+    """Draw the squares, fill each of them and measure how much the probability changes."""
     height, width = scene.size
     side = max(1, round(height * settings.side))
     u = uniform(scene.seed, "infidelity", scene.keys, settings.n, 2)

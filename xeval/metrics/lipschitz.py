@@ -14,9 +14,10 @@ from xeval.metrics.scene import Explained
 
 
 def lipschitz(clean: Tensor, perturbed: Tensor, step: Tensor) -> Tensor:
-    """max over draws of ‖A(x) − A(x + d)‖₂ / ‖d‖₂, float64 (N,).
+    """Return the maximum over draws of ‖A(x) − A(x + d)‖₂ / ‖d‖₂, float64 (N,).
 
-    ``clean`` N×1×H×W, ``perturbed`` N×n×H×W, ``step`` d N×n×C×H×W in the units in which the network sees the image.
+    ``clean`` is N×1×H×W, ``perturbed`` N×n×H×W and ``step`` d N×n×C×H×W, in the units in which the network sees the
+    image.
     """
     moved = (perturbed.double() - clean.double()).flatten(2).norm(dim=2)
     length = step.double().flatten(2).norm(dim=2)

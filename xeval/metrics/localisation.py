@@ -17,30 +17,30 @@ from xeval.metrics.scene import Explained
 
 
 class LocalisationSettings(Settings):
-    """No parameters."""
+    """The localisation metrics have no parameters."""
 
 
 def pointing_hit(ranking: Tensor, masks: Tensor) -> Tensor:
-    """1 where the most relevant pixel (rank 0 of N×H×W) lies inside the mask N×1×H×W, else 0: float64 (N,)."""
+    """Return 1 where the most relevant pixel (rank 0 of N×H×W) lies inside the mask N×1×H×W, else 0: float64 (N,)."""
     return ((ranking == 0) & masks[:, 0]).flatten(1).any(1).double()
 
 
 def relevance_mass(maps: Tensor, masks: Tensor) -> Tensor:
-    """Σ ReLU(A) inside the mask / Σ ReLU(A), float64 (N,); 0 for an empty map."""
+    """Return Σ ReLU(A) inside the mask / Σ ReLU(A), float64 (N,); 0 for an empty map."""
     positive = maps.clamp_min(0).double()
     total = positive.flatten(1).sum(1).clamp_min(torch.finfo(torch.float64).tiny)
     return (positive * masks).flatten(1).sum(1) / total
 
 
 def top_iou(ranking: Tensor, masks: Tensor) -> Tensor:
-    """Intersection over union of the mask and the equally many most relevant pixels, float64 (N,); 0 without a mask."""
+    """Return the IoU of the mask and as many of the most relevant pixels, float64 (N,); 0 without a mask."""
     size = masks.flatten(1).sum(1)
     shared = ((ranking < size[:, None, None]) & masks[:, 0]).flatten(1).sum(1).double()
     return shared / (2 * size - shared).clamp_min(1)
 
 
 def _on_objects(explained: Explained, value: Callable[[Tensor], Tensor]) -> Values:
-    """What ``value`` computes from the masks N×1×H×W, undefined without an object and for empty maps."""
+    """Apply ``value`` to the masks N×1×H×W; the result is undefined without an object and for empty maps."""
     masks = explained.scene.masks
     if masks is None:
         masks = torch.zeros_like(explained.maps, dtype=torch.bool)

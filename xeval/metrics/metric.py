@@ -1,7 +1,7 @@
 """What a metric is: its columns, their directions, its settings, and the reasons why a value may be undefined.
 
-A metric has two parts. ``prepare`` makes the passes that depend on the images only (random perturbations belong to the
-image, not to the explainer); ``score`` turns the maps of one explainer into columns, one value an image.
+A metric has two parts. ``prepare`` makes the passes that depend on the images only, because random perturbations belong
+to the image, not to the explainer. ``score`` turns the maps of one explainer into columns, one value per image.
 """
 
 from __future__ import annotations
@@ -31,14 +31,17 @@ EXPECTED_REASONS = frozenset({EMPTY_MAP, CONSTANT_MAP, NO_CHANGE, EMPTY_OTHER, N
 
 
 class Settings(BaseModel):
-    """The parameters of a metric; immutable, hashed into every row."""
+    """The parameters of a metric. They are immutable and are hashed into every row of scores."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 @dataclass(frozen=True)
 class Column:
-    """One number per image: its name ``metric.column@param``, direction (None = neither is better), range and title."""
+    """One number per image, described by its name ``metric.column@param``, title, direction, range and unit.
+
+    ``direction`` says which values are better; None means neither. ``low`` and ``high`` bound the range.
+    """
 
     name: str
     title: str
@@ -50,7 +53,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Values:
-    """A column's values, float64 (N,) or a curve (N, K), and where they are undefined and why."""
+    """The values of a column, float64 (N,) or a curve (N, K), and per reason where they are undefined, bool (N,)."""
 
     value: Tensor
     undefined: Mapping[str, Tensor] = field(default_factory=dict)
@@ -63,7 +66,7 @@ Score: TypeAlias = Callable[[Explained, S, Any], Scores]
 
 @dataclass(frozen=True)
 class Metric:
-    """A registered metric; :func:`metric` says what its fields mean."""
+    """One registered metric; :func:`metric` says what its fields mean."""
 
     name: str
     family: Family
@@ -85,7 +88,7 @@ METRICS: Registry[Metric] = Registry("metric")
 
 
 def _nothing(_scene: Scene, _settings: Any) -> None:
-    """The ``prepare`` of a metric that needs no pass of its own."""
+    """Prepare nothing, for a metric that needs no pass of its own."""
 
 
 def metric(
@@ -107,19 +110,19 @@ def metric(
     """Register a function ``(explained, settings, shared) -> scores`` as a metric under ``name``.
 
     Args:
-        name: what the command line calls it, and the first part of its columns' names.
+        name: the name on the command line, and the first part of its columns' names.
         family: which question about a map it answers.
         settings: the class of its parameters.
-        columns: what the function returns under given settings, curves left out.
-        convention: the sentence that is shown with the table.
+        columns: gives the columns that the function returns under given settings, without the curves.
+        convention: gives the sentence that is shown with the table.
         citation: author, venue and year; the entry in references.bib is found by it.
-        prepare: the passes that depend on the images only; what it returns is ``shared``.
-        curves: names of what the function returns beside the columns, one curve an image.
-        gain_of: columns that are filled in as random control − value, gain → source.
+        prepare: makes the passes that depend on the images only; its result is passed on as ``shared``.
+        curves: names of the curves, one per image, that the function returns in addition to the columns.
+        gain_of: name of each gain column → column it is made from; the gain is random control − value.
         needs: what the data must have (``masks``).
         group: a name under which several metrics can be asked for together.
-        version: raised whenever numbers change.
-        default: whether it is part of the protocol ``xeval``.
+        version: must be raised whenever the numbers change.
+        default: whether the metric is part of the protocol ``xeval``.
     """
 
     def decorate(score: Score[S]) -> Score[S]:

@@ -1,9 +1,9 @@
-"""Pixel flipping as Quantus defines it, in the two meanings its versions gave it.
+"""Pixel flipping as Quantus defines it, in both of the definitions that its versions use.
 
 Source: S. Bach et al., "On pixel-wise explanations for non-linear classifier decisions by layer-wise relevance
 propagation", PLoS ONE 2015; A. Hedström et al., "Quantus", JMLR 2023. Version 0.5 flips positions, all channels at
-once; version 0.6 flips single channel values. Both set them to the smallest value of the normalised image, look at the
-true class, leave the clean point out of the curve and take the trapezoid rule over the points.
+once; version 0.6 flips single channel values. Both set them to the smallest value of the normalised image, use the
+probability of the true class, leave the clean point out of the curve and take the trapezoid rule over the points.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from xeval.perturb.masks import legacy_ranking
 
 
 class FlipSettings(Settings):
-    """What a feature is, how many go at once, and in which order equal values go."""
+    """The parameters that say what a feature is, how many are flipped at once, and how equal values are ordered."""
 
     semantics: Literal["0.5", "0.6"] = Field(
         default="0.6",
@@ -34,9 +34,9 @@ class FlipSettings(Settings):
 
 
 def features(explained: Explained, settings: FlipSettings) -> Tensor:
-    """The step number at which each feature is flipped is its rank // step: int64 ranks, N×1×H×W or N×C×H×W.
+    """Return the rank of each feature, int64 N×1×H×W or N×C×H×W; it is flipped at step number rank // step.
 
-    The channels of one position follow one another, unless ``legacy_order`` leaves them to numpy.
+    The channels of one position follow one another, unless ``legacy_order`` leaves their order to numpy.
     """
     n, channels, height, width = explained.scene.images.shape
     if settings.semantics == "0.5":
@@ -49,7 +49,7 @@ def features(explained: Explained, settings: FlipSettings) -> Tensor:
 
 
 def flipping_curve(explained: Explained, settings: FlipSettings) -> Tensor:
-    """Probability of the true class after each step, the clean image left out: float64 (N, number of steps)."""
+    """Return the probability of the true class after each step, without the clean image: float64 (N, steps)."""
     scene, place = explained.scene, features(explained, settings)
     total = place[0].numel()
     black = scene.images.amin((1, 2, 3), keepdim=True)
@@ -62,7 +62,7 @@ def flipping_curve(explained: Explained, settings: FlipSettings) -> Tensor:
 
 
 def mean_area(curve: Tensor) -> Tensor:
-    """Trapezoid rule over the points of curves (N, K), divided by K − 1: (N,); the point itself where K = 1."""
+    """Integrate curves (N, K) by the trapezoid rule and divide by K − 1: (N,); the point itself where K = 1."""
     return torch.trapezoid(curve, dim=1) / (curve.shape[1] - 1) if curve.shape[1] > 1 else curve[:, 0]
 
 

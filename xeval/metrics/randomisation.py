@@ -18,19 +18,19 @@ from xeval.models import reinitialized
 
 
 class HistogramSettings(Settings):
-    """The histogram whose entropy is taken."""
+    """The parameters of the histogram whose entropy is taken."""
 
     bins: int = Field(default=100, ge=2, description="bins of equal width between the extremes of each map's |A|")
 
 
 class LogitSettings(Settings):
-    """No parameters."""
+    """The random-logit test has no parameters."""
 
 
 def histogram_entropy(maps: Tensor, bins: int) -> Tensor:
-    """Entropy in nats of the histogram of |A|, ``bins`` equal bins between its extremes: float64 (N,).
+    """Return the entropy in nats of the histogram of |A|, with ``bins`` equal bins between its extremes: float64 (N,).
 
-    0 where all values are the same; invariant to the scale of the map.
+    It is 0 where all values are the same, and does not depend on the scale of the map.
     """
     a = maps.flatten(1).double().abs()
     low, high = a.amin(1, keepdim=True), a.amax(1, keepdim=True)
@@ -42,6 +42,7 @@ def histogram_entropy(maps: Tensor, bins: int) -> Tensor:
 
 
 def _reinitialize(scene: Scene, _settings: HistogramSettings) -> nn.Module:
+    """Return a copy of the network whose layers are all drawn anew."""
     return reinitialized(scene.engine.model, scene.seed)
 
 
@@ -79,7 +80,7 @@ def score_mprt(explained: Explained, settings: HistogramSettings, shared: nn.Mod
 
 
 def signed_ssim(x: Tensor, y: Tensor) -> Tensor:
-    """SSIM of signed maps N×1×H×W with the range of both together as data range: float64 (N,)."""
+    """Return the SSIM of signed maps N×1×H×W, with the range of both together as data range: float64 (N,)."""
     both = torch.cat([x, y], 1).double().flatten(1)
     span = both.amax(1) - both.amin(1)
     unit = torch.where(span > 0, span, torch.ones_like(span))[:, None, None, None]
@@ -87,6 +88,7 @@ def signed_ssim(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _other_class(scene: Scene, _settings: LogitSettings) -> Tensor:
+    """Draw a random other class for each image: int64 (N,)."""
     classes = scene.logits.shape[1]
     return random_other(scene.seed, scene.keys, scene.targets, classes)
 

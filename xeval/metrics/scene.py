@@ -1,4 +1,4 @@
-"""What a metric is given: a scene (images before a network) and the maps of one explainer in it."""
+"""What a metric is given: a scene (a batch of images and a network) and the maps of one explainer for it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from xeval.perturb.masks import legacy_ranking, ranking, tie_break
 
 @dataclass(frozen=True)
 class Scene:
-    """A batch of images before a network: what every explainer and metric shares.
+    """A batch of images and a network, with everything that all explainers and metrics share.
 
-    images N×C×H×W (normalised) with their logits N×classes, and ``fill`` of the same shape as the images, which
-    ``compose`` puts in the place of removed pixels; keys, explained classes (targets), true classes (labels) and clean
-    probabilities of the explained class (p0), each (N,); ``pixel`` C×1×1, one unit of
-    pixel value [0, 1] in normalised units (1/std), and ``mean`` C×1×1; ``masks`` of the objects, bool N×1×H×W (boxes
-    drawn as masks), where the data set has them. ``legacy_order`` ranks by numpy's unstable argsort, as published code.
+    ``images`` N×C×H×W are normalised; ``logits`` are N×classes. ``fill`` has the shape of the images, and ``compose``
+    puts it in the place of removed pixels. ``keys``, ``targets`` (explained classes), ``labels`` (true classes) and
+    ``p0`` (clean probabilities of the explained classes) are (N,). ``pixel`` C×1×1 is one unit of pixel value [0, 1] in
+    normalised units (1/std), and ``mean`` is C×1×1. ``masks`` of the objects, bool N×1×H×W (boxes are drawn as masks),
+    exist where the data set has them. ``legacy_order`` ranks by numpy's unstable argsort, as published code does.
     """
 
     engine: Engine
@@ -55,7 +55,7 @@ class Scene:
         fill: Tensor | None = None,
         **about: Any,
     ) -> Scene:
-        """The scene of normalised ``images`` before the network of ``engine``, after one pass of each.
+        """Make the scene of normalised ``images`` and the network of ``engine``, with one pass of each image.
 
         The explained classes are the predicted ones, the true classes the explained ones, and the fill is 0 (the mean
         colour) unless they are given; ``about`` are the other fields.
@@ -77,25 +77,25 @@ class Scene:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width."""
+        """Height and width of the images."""
         return self.images.shape[-2], self.images.shape[-1]
 
     @property
     def pixels(self) -> int:
-        """H · W."""
+        """Number of pixels of an image, H · W."""
         return self.size[0] * self.size[1]
 
     @cached_property
     def order(self) -> Tensor:
-        """The seeded tie-break of each image."""
+        """The seeded tie-break of each image, which orders equal values of a map."""
         return tie_break(self.seed, self.keys, self.pixels)
 
     def targets_of(self, images: Tensor) -> Tensor:
-        """The explained class of each of ``images``, which are some versions of the scene's, one after the other."""
+        """Return the explained class of each of ``images``: whole copies of the scene's batch, one after the other."""
         return self.targets.repeat(len(images) // len(self.targets))
 
     def masked(self, rows: Tensor, keep: Tensor) -> Tensor:
-        """Images number ``rows`` with only ``keep`` (n×1×H×W) left of them.
+        """Return the images at the indices ``rows`` with only ``keep`` (n×1×H×W) left of them.
 
         Where a bool ``keep`` is false the fill takes the pixel's place; weights in [0, 1] blend image and fill.
         """
@@ -104,31 +104,31 @@ class Scene:
 
     @property
     def _one_fill(self) -> bool:
-        """Whether the fill is one image expanded."""
+        """Whether the fill is a single image expanded to the batch."""
         return self.fill.stride(0) == 0
 
     @cached_property
     def p_fill(self) -> Tensor:
-        """Probability of the targets on the fill image itself (N,); one pass where it is the same for all images."""
+        """Probability of the targets on the fill image itself (N,), from one pass where all images share the fill."""
         fill = self.fill[:1] if self._one_fill else self.fill
         return self.engine.probabilities(fill).expand(len(self.images), -1).gather(1, self.targets[:, None])[:, 0]
 
 
 Explain = Callable[[Tensor, Tensor, nn.Module | None], Tensor]
-"""``(images, classes, model) -> maps``, N×1×h×w; the scene's own network where ``model`` is None."""
+"""``(images, classes, model) -> maps``, N×1×h×w; the scene's own network is used where ``model`` is None."""
 
 
 class Again(Protocol):
-    """Explain versions of the scene's images once more; each version has a number of its own."""
+    """A function that explains other versions of the scene's images; each version is identified by its number."""
 
     def __call__(
         self, images: Tensor, number: int, /, *, targets: Tensor | None = None, model: nn.Module | None = None
     ) -> Tensor:
-        """Maps of ``images`` N×C×H×W, optionally for other classes (N,) or of another network."""
+        """Return the maps of ``images`` N×C×H×W, optionally for other classes (N,) or of another network."""
 
 
 class Explained:
-    """The maps of one explainer in one scene, and what several metrics derive from them, computed once."""
+    """The maps of one explainer in one scene, and what several metrics derive from them; each is computed once."""
 
     def __init__(
         self,
@@ -140,7 +140,12 @@ class Explained:
         symmetric: bool = False,
         packed: bool = False,
     ) -> None:
-        """``packed`` says that ``again`` takes J versions of all images at once, one version after the other."""
+        """Keep the native maps N×1×h×w and ``again``, which makes maps of other versions of the images.
+
+        ``packed`` says that ``again`` takes J versions of all images at once, one version after the other.
+        ``symmetric`` says that the reversed ranking has the same distribution, so one set of passes serves the keep and
+        the deletion curve.
+        """
         self.scene = scene
         self.native = native
         self.units = units
@@ -152,7 +157,7 @@ class Explained:
 
     @classmethod
     def by(cls, scene: Scene, explain: Explain, *, units: Units = "location") -> Explained:
-        """The maps of an explainer at work: it is asked again for other versions, classes and networks."""
+        """Make the maps with ``explain``, which is called again for other versions, classes and networks."""
 
         def again(
             images: Tensor, _number: int, *, targets: Tensor | None = None, model: nn.Module | None = None
@@ -163,30 +168,31 @@ class Explained:
 
     @cached_property
     def maps(self) -> Tensor:
-        """Signed maps at the images' size, N×1×H×W."""
+        """The signed maps at the images' size, N×1×H×W."""
         return upsample(self.native, self.scene.size)
 
     @cached_property
     def positive(self) -> Tensor:
-        """ReLU of the maps."""
+        """The ReLU of the maps."""
         return self.maps.clamp_min(0)
 
     @cached_property
     def empty(self) -> Tensor:
-        """Where nothing is left of a map after ReLU, bool (N,)."""
+        """Where a map has no positive value, bool (N,)."""
         return self.positive.flatten(1).amax(1) <= 0
 
     @cached_property
     def ranking(self) -> Tensor:
-        """Rank of each pixel, 0 = most relevant, N×H×W."""
+        """The rank of each pixel, 0 = most relevant, N×H×W."""
         if self.scene.legacy_order:
             return legacy_ranking(self.maps)
         return ranking(self.maps, self.scene.order)
 
     def keeping(self, counts: list[int], *, lowest: bool = False) -> Tensor:
-        """Target probability with only the ``counts`` most (or least) relevant pixels kept: float64 (N, len(counts)).
+        """Return target probabilities with the ``counts`` most (or least) relevant pixels kept: float64 (N, counts).
 
-        Counts of 0 and H·W are short-cut to the fill's and the clean probability; every count costs its pass once.
+        Counts of 0 and H·W need no masked pass: they are the fill's and the clean probability. Every other count is
+        passed only once; its result is kept.
         """
         lowest = lowest and not self._symmetric
         wanted = [k for k in counts if (k, lowest) not in self._masked]
@@ -200,6 +206,7 @@ class Explained:
         return torch.stack([self._masked[k, lowest] for k in counts], 1)
 
     def _pass(self, counts: list[int], lowest: bool) -> Tensor:
+        """Return the target probability (N, len(counts)) with the ``counts`` most (or least) relevant pixels kept."""
         scene = self.scene
         place = scene.pixels - 1 - self.ranking if lowest else self.ranking
         bound = torch.tensor(counts, device=place.device)
@@ -211,19 +218,20 @@ class Explained:
         return scene.engine.class_probability(compose, len(counts), scene.targets)
 
     def under(self, keep: Tensor) -> Tensor:
-        """Target probability under J masks N×J×H×W, bool or weights (see :meth:`Scene.masked`): float64 (N, J)."""
+        """Return target probabilities under J masks N×J×H×W, bool or weights (:meth:`Scene.masked`): float64 (N, J)."""
         scene = self.scene
         return scene.engine.class_probability(
             lambda rows, columns: scene.masked(rows, keep[rows, columns].unsqueeze(1)), keep.shape[1], scene.targets
         )
 
     def again(self, name: str, images: Tensor) -> Tensor:
-        """Signed maps N×J×H×W of the J perturbed versions N×J×C×H×W of each image; computed once per ``name``."""
+        """Return signed maps N×J×H×W of J perturbed versions N×J×C×H×W of each image, computed once per ``name``."""
         if name not in self._explained_again:
             self._explained_again[name] = self._versions(images)
         return self._explained_again[name]
 
     def _versions(self, images: Tensor) -> Tensor:
+        """Explain the versions N×J×C×H×W, in one call if the explainer takes them packed, else one by one."""
         count, versions = images.shape[:2]
         if not self._packed:
             return torch.cat([self.version(images[:, j], 1 + j) for j in range(versions)], 1)
@@ -233,15 +241,17 @@ class Explained:
     def version(
         self, images: Tensor, number: int, *, targets: Tensor | None = None, model: nn.Module | None = None
     ) -> Tensor:
-        """Signed maps N×1×H×W of images N×C×H×W, for other classes or of another network; see :class:`Again`."""
+        """Return signed maps N×1×H×W of images N×C×H×W, for other classes or of another network; see :class:`Again`."""
         return upsample(self._again(images, number, targets=targets, model=model), self.scene.size)
 
     def inverted(self) -> Explained:
-        """The same maps with their sign turned: its keep curve is this one's deletion curve, so no pass is repeated."""
+        """Return the maps with their sign turned. Their keep curve is this deletion curve: no pass is repeated."""
         return _Inverted(self)
 
 
 class _Inverted(Explained):
+    """The maps of another :class:`Explained` with their sign turned; it uses the passes of the original."""
+
     def __init__(self, original: Explained) -> None:
         def again(
             images: Tensor, number: int, *, targets: Tensor | None = None, model: nn.Module | None = None

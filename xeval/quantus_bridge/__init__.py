@@ -1,1 +1,1 @@
-"""Quantus behind the interface of our own metrics: ``quantus:<ClassName>``, run by Quantus itself."""
+"""The metrics of Quantus behind the interface of our own: ``quantus:<ClassName>`` is run by Quantus itself."""

@@ -1,8 +1,8 @@
-"""Quantus behind the same interface: ``quantus:<ClassName>`` for every metric of Quantus 0.6.0, run by Quantus itself.
+"""Registers ``quantus:<ClassName>`` for every metric of Quantus 0.6.0 that can be run; Quantus itself computes it.
 
-What each one is asked, what is repaired and what is refused stands in :mod:`xeval.quantus_bridge.table`; how Quantus is
-kept from changing anything but its result in :mod:`xeval.quantus_bridge.runtime`. Its arrays live on the host, which
-makes it the slow way.
+:mod:`xeval.quantus_bridge.table` says what each metric is asked, what is repaired and what is refused.
+:mod:`xeval.quantus_bridge.runtime` keeps Quantus from changing anything but its result. Quantus works on arrays on the
+host, so these metrics are slower than our own.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ FACETS = tuple(
     TABLE[name].full_name
     for name in ("Complexity", "Sparseness", "FaithfulnessCorrelation", "PixelFlipping", "MaxSensitivity")
 )
-"""The metrics of ``--engine quantus``."""
+"""The metrics that ``--engine quantus`` computes."""
 
 
 class NoSettings(Settings):
-    """The parameters stand in the table."""
+    """These metrics have no settings; their parameters stand in the table."""
 
 
 def require_accepted(names: Iterable[str]) -> None:
@@ -41,7 +41,7 @@ def require_accepted(names: Iterable[str]) -> None:
 
 
 def call(entry: Entry, explained: Explained, maps: Tensor) -> Array:
-    """Run one entry of the table on one block of images with these maps N×1×H×W: float64 (N,), NaN where none."""
+    """Run one entry on one block of images with these maps N×1×H×W: float64 (N,), NaN where there is no value."""
     what = given(explained, maps)
     if entry.scope == "image":
         return np.concatenate([_once(entry, explained, what.image(number)) for number in range(len(what.x))])
@@ -51,6 +51,7 @@ def call(entry: Entry, explained: Explained, maps: Tensor) -> Array:
 
 
 def _once(entry: Entry, explained: Explained, what: Given) -> Array:
+    """Build one metric of Quantus, run it once and reduce its result to one value per image."""
     import quantus
 
     arguments = entry.arguments(what)
@@ -59,7 +60,7 @@ def _once(entry: Entry, explained: Explained, what: Given) -> Array:
 
 
 def maps_for(entry: Entry, explained: Explained) -> Tensor:
-    """The maps that one entry is handed: N×1×H×W, or one copy a channel."""
+    """Return the maps that an entry is given: N×1×H×W, or one copy per channel."""
     if entry.maps == "positive":
         return explained.positive
     if entry.maps == "scaled":
@@ -71,7 +72,10 @@ def maps_for(entry: Entry, explained: Explained) -> Tensor:
 
 
 def _undefined(entry: Entry, explained: Explained, maps: Tensor, value: Tensor) -> dict[str, Tensor]:
-    """Why a value is missing, image by image; Quantus itself refuses constant maps, but only whole batches of them."""
+    """Return where a value is missing, by reason.
+
+    Constant maps are found here, image by image, because Quantus itself refuses only a whole batch of them.
+    """
     flat = maps.flatten(1)
     reasons = {CONSTANT_MAP: flat.amax(1) == flat.amin(1)}
     if entry.maps == "positive":
@@ -85,6 +89,7 @@ def _undefined(entry: Entry, explained: Explained, maps: Tensor, value: Tensor) 
 
 
 def _score(entry: Entry, explained: Explained) -> Scores:
+    """Score one block of images with an entry; raise UsageError where it needs masks and the data set has none."""
     if entry.masks and explained.scene.masks is None:
         raise UsageError(f"{entry.full_name} needs object masks or boxes", "choose a data set that has them")
     maps = maps_for(entry, explained)
@@ -93,6 +98,8 @@ def _score(entry: Entry, explained: Explained) -> Scores:
 
 
 def _register(entry: Entry) -> None:
+    """Register an entry of the table as a metric."""
+
     @metric(
         entry.full_name,
         family=entry.family,

@@ -1,8 +1,8 @@
-"""Quantus 0.6.0 made safe for the length of one call, and the call itself.
+"""Runs one metric of Quantus 0.6.0 without side effects.
 
 Quantus draws from the global generators of numpy and torch, uses names that numpy 2.4 no longer has, keeps every model
-it has seen alive and writes into the arrays it is given. Everything changed here is put back on the way out; the
-arrays are copies. Quantus is imported when a metric runs, not before.
+it has seen alive and writes into the arrays it is given. So the arrays are copies, and everything that is changed here
+is restored after the call. Quantus is imported when a metric runs, not before.
 """
 
 from __future__ import annotations
@@ -32,9 +32,11 @@ _ABSENT = object()
 
 @dataclass(frozen=True)
 class Given:
-    """Host arrays for one call: images N×C×H×W, maps N×1×H×W, classes (N,), masks N×1×H×W or None, seeds of the images.
+    """The host arrays of one call, made by :func:`given`.
 
-    ``classes`` is the number of the network's outputs, ``layer`` the name of its backbone where it has one.
+    Images ``x`` are N×C×H×W, maps ``a`` N×1×H×W, explained classes ``y`` (N,), masks ``s`` N×1×H×W or None; ``seeds``
+    holds one seed per image. ``classes`` is the number of the network's outputs, ``layer`` the name of its backbone
+    where it has one.
     """
 
     x: Array
@@ -47,38 +49,38 @@ class Given:
 
     @property
     def seed(self) -> int:
-        """The seed of the call: that of its first image."""
+        """The seed of the call, which is that of its first image."""
         return self.seeds[0]
 
     @property
     def height(self) -> int:
-        """Rows of the images."""
+        """Height of the images."""
         return int(self.x.shape[2])
 
     @property
     def width(self) -> int:
-        """Columns of the images."""
+        """Width of the images."""
         return int(self.x.shape[3])
 
     @property
     def pixels(self) -> int:
-        """H · W."""
+        """Number of pixels of an image, H · W."""
         return self.height * self.width
 
     @property
     def channels(self) -> int:
-        """Channels of the images."""
+        """Number of channels of the images."""
         return int(self.x.shape[1])
 
     def image(self, number: int) -> Given:
-        """The same for one image alone, with its own seed."""
+        """Return the arrays of one image alone, with its own seed."""
         one = slice(number, number + 1)
         masks = None if self.s is None else self.s[one]
         return replace(self, x=self.x[one], a=self.a[one], y=self.y[one], s=masks, seeds=self.seeds[one])
 
 
 def given(explained: Explained, maps: Tensor) -> Given:
-    """Copies on the host of what a Quantus metric reads."""
+    """Copy to the host what a Quantus metric reads."""
     scene = explained.scene
     return Given(
         x=scene.images.cpu().numpy().copy(),
@@ -93,7 +95,7 @@ def given(explained: Explained, maps: Tensor) -> Given:
 
 @contextmanager
 def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """``owner.name`` is ``value`` inside; afterwards what it was, or absent again."""
+    """Set ``owner.name`` to ``value`` inside the block; afterwards restore it, or remove it if it was absent."""
     before = getattr(owner, name, _ABSENT)
     setattr(owner, name, value)
     try:
@@ -107,7 +109,7 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Global generators of numpy and torch started at ``seed``; their states are as before on the way out."""
+    """Start the global generators of numpy and torch at ``seed``, and restore their states afterwards."""
     state = np.random.get_state()  # noqa: NPY002 - Quantus draws from it
     np.random.seed(seed % 2**32)  # noqa: NPY002
     try:
@@ -120,10 +122,11 @@ def seeded(seed: int) -> Iterator[None]:
 
 @contextmanager
 def quantus_runtime(seed: int) -> Iterator[None]:
-    """Quantus as it should be: numpy's old names, seeded draws, per-image refusals left to the caller, no leaks.
+    """Repair Quantus inside the block: old names of numpy, seeded draws, checks per image, no memory leaks.
 
-    Its assertions on maps look at the whole batch, and build a Python set of every value; its warning on unchanged
-    images compares every image at every step. Both are left out: constant maps are sorted out per image by the bridge.
+    Two kinds of checks of Quantus are switched off: its assertions on maps look at the whole batch and build a Python
+    set of every value, and its warning on unchanged images compares every image at every step. The bridge finds
+    constant maps per image instead.
     """
     from quantus.helpers import asserts, utils, warn
 
@@ -143,12 +146,12 @@ def quantus_runtime(seed: int) -> Iterator[None]:
 
 
 def _nothing(*_args: Any, **_keywords: Any) -> None:
-    """Stands in for a check that is made elsewhere."""
+    """Do nothing, in place of a check that is made elsewhere."""
 
 
 @cache
 def _model_class() -> Any:
-    """Quantus's wrapper of a torch module without its endless caches, and with a shift any first layer can take."""
+    """Return Quantus's wrapper of a torch module, but without unbounded caches and with :func:`shifted`."""
     from quantus.helpers.model import pytorch_model
 
     base: Any = pytorch_model.PyTorchModel
@@ -164,7 +167,7 @@ def _model_class() -> Any:
 
 
 def shifted(model: nn.Module, shift: float) -> nn.Module:
-    """A copy of ``model`` that gives for x + ``shift`` what the model gives for x.
+    """Return a copy of ``model`` that gives for x + ``shift`` what the model gives for x.
 
     The shift is undone in front of the first layer with weights, which needs no bias and is exact at padded borders.
     """
@@ -178,7 +181,7 @@ Explain = Callable[..., Array]
 
 
 def explainer(explained: Explained) -> Explain:
-    """The explainer as the function Quantus calls, for any network and classes; versions are numbered from 1."""
+    """Return the function that Quantus calls to explain any network and classes; it numbers versions from 1."""
     scene = explained.scene
     numbers = count(1)
 
@@ -201,10 +204,10 @@ def run(
     model: nn.Module | None = None,
     **options: Any,
 ) -> Any:
-    """Call a Quantus metric on copies inside :func:`quantus_runtime`; ``options`` go to the call.
+    """Call a Quantus metric on copies inside :func:`quantus_runtime`; ``options`` are passed on to the call.
 
-    ``model`` stands in for the scene's network. With ``smoothed`` the metric explains the images itself through
-    ``quantus.explain``, which is the explainer here.
+    ``model`` replaces the scene's network. With ``smoothed`` the metric explains the images itself through
+    ``quantus.explain``, which is replaced by the explainer here.
     """
     import quantus
 

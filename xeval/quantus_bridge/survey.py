@@ -1,4 +1,4 @@
-"""``xeval list quantus``: every metric of Quantus run on a few colour images, stock and through the bridge."""
+"""``xeval list quantus`` runs every metric of Quantus on a few colour images, as installed and through the bridge."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HEADER = ("metric", "family", "better", "stock Quantus", "through the bridge", "
 
 @dataclass(frozen=True)
 class Surveyed:
-    """One line of the table."""
+    """One line of the table, made by :func:`survey`: how an entry runs as installed and through the bridge."""
 
     entry: Entry
     stock: str
@@ -36,14 +36,14 @@ class Surveyed:
     seconds: float | None
 
     def cells(self) -> tuple[str, ...]:
-        """The texts of the line."""
+        """Return the texts of the line."""
         seconds = "–" if self.seconds is None else f"{self.seconds:.2f}"
         arrow = ARROWS[self.entry.direction].strip() or "–"
         return f"`{self.entry.full_name}`", self.entry.group.lower(), arrow, self.stock, self.bridge, seconds
 
 
 def rehearsal() -> Explained:
-    """Four drawn shapes of 16 px with their masks before a small untrained network, explained by Grad-CAM."""
+    """Explain four drawn shapes of 16 px, with their masks, by Grad-CAM of a small untrained network."""
     dataset = open_dataset("shapes", size=SIDE)
     split, info = dataset.split("test"), dataset.info
     with torch.random.fork_rng(devices=[]):
@@ -68,7 +68,7 @@ def rehearsal() -> Explained:
 
 
 def stock(entry: Entry, explained: Explained) -> str:
-    """What the class does as it is installed: its own defaults, with the bridge's numbers of steps and samples."""
+    """Say what the class does as installed, with its own defaults and the bridge's numbers of steps and samples."""
     import quantus
 
     what = given(explained, explained.maps)
@@ -91,7 +91,7 @@ def stock(entry: Entry, explained: Explained) -> str:
 
 
 def bridged(entry: Entry, explained: Explained) -> tuple[str, float | None]:
-    """What the bridge gives, and in how many seconds."""
+    """Say what the bridge gives, and in how many seconds; no time for a refused metric."""
     if entry.refused:
         return f"refused: {entry.refused}", None
     started = time.perf_counter()
@@ -102,12 +102,12 @@ def bridged(entry: Entry, explained: Explained) -> tuple[str, float | None]:
 
 
 def survey() -> list[Surveyed]:
-    """Every class of Quantus, in the order of the table."""
+    """Survey every class of Quantus, in the order of the table."""
     explained = rehearsal()
     return [Surveyed(entry, stock(entry, explained), *bridged(entry, explained)) for entry in ENTRIES]
 
 
 def markdown(rows: list[Surveyed]) -> list[str]:
-    """The table of the docs, line by line."""
+    """Return the table of the docs, line by line."""
     cells = [[escape_bars(cell) for cell in line] for line in (HEADER, *(row.cells() for row in rows))]
     return markdown_lines(cells[0], cells[1:])

@@ -1,7 +1,7 @@
-"""Every metric of Quantus 0.6.0: what it is asked, what stock Quantus does wrong on images and what the bridge does.
+"""Lists every metric of Quantus 0.6.0: what it is asked, what stock Quantus does wrong and what the bridge does.
 
-``cost`` holds the numbers of steps and samples, small enough for a table of many checkpoints; ``repair`` what makes
-the metric right. An entry with ``refused`` does not run; the text is the reason.
+``cost`` holds the numbers of steps and samples, small enough for a table of many checkpoints. ``repair`` holds the
+arguments that correct the metric. An entry with ``refused`` does not run; the text is the reason.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ NO_NUMBER = "no number from Quantus"
 
 @dataclass(frozen=True)
 class Entry:
-    """One class of Quantus.
+    """One class of Quantus, with what the bridge does about it.
 
-    ``maps`` handed over: signed, their ReLU, each divided by its largest magnitude, or one copy a channel. ``scope``:
-    the images of a block together (``batch``), each image alone (``image``), or values that only a whole block has
-    (``block``). ``fault`` is what stock Quantus does wrong beside what a run shows, ``repaired`` what the bridge does
-    about it; ``nan`` what it means when Quantus gives no number.
+    ``maps`` says which maps are handed over: signed, their ReLU, each divided by its largest magnitude, or one copy per
+    channel. ``scope`` says how images are passed: those of a block together (``batch``) or each image alone
+    (``image``); ``block`` marks values that only a whole block has. ``fault`` is what stock Quantus does wrong in
+    addition to what a run shows, and ``repaired`` what the bridge does about it. ``nan`` is the reason that is given
+    where Quantus returns no number.
     """
 
     name: str
@@ -55,7 +56,7 @@ class Entry:
         return f"quantus:{self.name}"
 
     def arguments(self, given: Given) -> q.Arguments:
-        """Keyword arguments of the class."""
+        """Return the keyword arguments of the class."""
         return {"normalise": False, **self.cost(given), **self.repair(given)}
 
 

@@ -1,1 +1,1 @@
-"""Scoring: options become a plan, the plan becomes per-image values in a store, the store becomes ``scores.json``."""
+"""Scoring turns options into a plan, the plan into per-image values in a store, and the store into ``scores.json``."""

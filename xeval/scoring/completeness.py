@@ -1,7 +1,7 @@
-"""What keeps scores from being complete: errors, values that are not finite, undefined values that nobody expects.
+"""Finds what keeps scores from being complete: errors, values that are not finite, and unexpected undefined values.
 
 Exit 0 means that every requested number is on disk, finite and counted. A reason in ``EXPECTED_REASONS`` (an empty map,
-a changed prediction) is counted and shown as n < N; any other reason is tolerated for one image in a hundred.
+a changed prediction) is counted and shown as n < N. Any other reason is tolerated for one image in a hundred.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NAMED = 3
 
 
 def missing_values(series: Series, what: str, ids: Sequence[str]) -> str | None:
-    """A sentence about the images without a value that ``what`` should have, None where there are few or none."""
+    """Return a sentence about the images for which ``what`` lacks a value, None where there are none or few enough."""
     errors = series.counts("error")
     odd = {text: n for text, n in series.counts("undefined").items() if text not in EXPECTED_REASONS}
     if not errors and sum(odd.values()) <= SHARE * len(series.status):
@@ -37,7 +37,7 @@ def _without(series: Series, texts: set[str]) -> Any:
 
 
 def shortfall(summary: Mapping[str, Any], *, allowed: bool) -> XevalError | None:
-    """The error for a summary with gaps: exit 3, or 7 where ``allowed``; None where it is complete."""
+    """Return the error for a summary with gaps: exit 3, or 7 where ``allowed``; None where it is complete."""
     problems = summary["problems"]
     if not problems:
         return None

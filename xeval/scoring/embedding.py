@@ -1,4 +1,4 @@
-"""What the report draws besides numbers: a pool of images for its gallery, and the encoder's features of five classes.
+"""Makes what the report draws besides numbers: images for its gallery, and the encoder's features of five classes.
 
 The features are those of figure 1 of the ExCon paper: five equally spaced classes, every image once as it is and once
 with only the most relevant 60 % of its pixels kept. Distances in the picture carry no meaning, so the same points are
@@ -37,7 +37,7 @@ Floats = NDArray[np.float64]
 
 
 def write_artifacts(out: Path, scorer: Scorer) -> dict[str, float | None]:
-    """Write the features and the gallery's pool; returns the numbers measured in feature space."""
+    """Write the features and the images of the gallery; return the numbers measured in feature space."""
     write_pictures(out, pictures_of(scorer))
     plan = scorer.plan
     chosen = spaced_classes(len(plan.info.classes))
@@ -73,18 +73,18 @@ def write_artifacts(out: Path, scorer: Scorer) -> dict[str, float | None]:
 
 
 def spaced_classes(classes: int) -> list[int]:
-    """At most five equally spaced class numbers: 0, 20, 40, 60, 80 of 100."""
+    """Return at most five equally spaced class numbers: 0, 20, 40, 60, 80 of 100."""
     count = min(CLASSES, classes)
     return [j * classes // count for j in range(count)]
 
 
 def sample_positions(labels: NDArray[np.int64], chosen: NDArray[np.int64], classes: list[int]) -> list[int]:
-    """The first 100 scored images of each class, in the order of the split: the same for every checkpoint."""
+    """Return the first 100 scored images of each class in the order of the split, the same for every checkpoint."""
     return [int(i) for c in classes for i in chosen[labels[chosen] == c][:PER_CLASS]]
 
 
 def _features(scorer: Scorer, positions: list[int]) -> tuple[Tensor, Tensor]:
-    """Pooled features (M, dim) of the images and of their masked versions, on the host."""
+    """Return pooled features (M, dim) of the images and of their masked versions, on the host."""
     encode, plain, hidden = encoder(scorer.plan.loaded.model), [], []
     for start in range(0, len(positions), 64):
         scene, _ = scorer.scene(positions[start : start + 64])
@@ -98,7 +98,11 @@ def _features(scorer: Scorer, positions: list[int]) -> tuple[Tensor, Tensor]:
 
 
 def encoder(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Images → features (N, dim): pooled features of our classifiers, elsewhere what the last linear layer is given."""
+    """Return the function images → features (N, dim).
+
+    Our classifiers give their pooled features; other models give the input of their last linear layer, or their
+    flattened output where they have none.
+    """
     if isinstance(model, Classifier):
         return model.features
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
@@ -118,7 +122,7 @@ def encoder(model: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def tsne(features: Floats, seed: int = 0) -> tuple[NDArray[np.float32], dict[str, Any]]:
-    """t-SNE of features (M, dim) in two dimensions and its settings (L. van der Maaten, G. Hinton, JMLR 2008)."""
+    """Return a two-dimensional t-SNE of features (M, dim) and its settings (van der Maaten, Hinton, JMLR 2008)."""
     from sklearn.manifold import TSNE
 
     perplexity = float(max(1, min(30, (len(features) - 1) // 3)))
@@ -135,11 +139,11 @@ def tsne(features: Floats, seed: int = 0) -> tuple[NDArray[np.float32], dict[str
 
 
 def embedding_numbers(original: Floats, masked: Floats, labels: NDArray[np.int64]) -> dict[str, float | None]:
-    """Three numbers in the original feature space, where the picture's distances do have a meaning.
+    """Return three numbers from the original feature space, where distances, unlike in the picture, have a meaning.
 
     separation_ratio: mean ‖f(x) − f(x masked)‖ over the mean distance between class centroids (small = masked images
     stay with their class); knn_accuracy: leave-one-out accuracy of the 5 nearest neighbours; silhouette of the classes.
-    None where a class has too few images.
+    They are None where a class has too few images.
     """
     present = np.unique(labels)
     if len(present) < 2 or len(labels) <= NEIGHBOURS:
@@ -157,7 +161,7 @@ def embedding_numbers(original: Floats, masked: Floats, labels: NDArray[np.int64
 
 
 def knn_accuracy(features: Floats, labels: NDArray[np.int64], k: int = NEIGHBOURS) -> float:
-    """Leave-one-out accuracy of a majority vote of the k nearest other points (ties: the smallest class)."""
+    """Return the leave-one-out accuracy of a majority vote of the k nearest other points (ties: the smallest class)."""
     distance = np.linalg.norm(features[:, None] - features[None], axis=-1)
     np.fill_diagonal(distance, np.inf)
     votes = labels[np.argsort(distance, axis=1, kind="stable")[:, :k]]

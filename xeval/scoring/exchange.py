@@ -1,4 +1,4 @@
-"""Scoring shared among ranks: the list of work from rank 0 to all, the values of a chunk from each back to rank 0."""
+"""Shares scoring among ranks: rank 0 sends the list of work to all, and each sends the values of a chunk back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Work: TypeAlias = list[tuple[Chunk, list[Task]]]
 
 
 def shared_work(processes: Processes, plan: Plan, todo: Work | None) -> Work | None:
-    """Rank 0's list of what is to do, on every rank; None where everything is done.
+    """Return rank 0's list of work on every rank; None where everything is done.
 
     Raises :class:`DataError` where a rank has planned something else from files of the same name.
     """
@@ -44,9 +44,9 @@ def shared_work(processes: Processes, plan: Plan, todo: Work | None) -> Work | N
 
 
 def collected(processes: Processes, scorer: Scorer, blocks: Blocks) -> list[Blocks]:
-    """The blocks that the ranks have computed, in their order, on rank 0, whose scorer also learns what else they saw.
+    """Return on rank 0 the blocks that the ranks have computed, in their order, and on the other ranks an empty list.
 
-    Nothing on the others.
+    The scorer of rank 0 also takes over the failures and passes of the others.
     """
     if processes.world == 1:
         return [blocks]
@@ -58,7 +58,7 @@ def collected(processes: Processes, scorer: Scorer, blocks: Blocks) -> list[Bloc
 
 
 def packed(blocks: Blocks, news: News) -> bytes:
-    """Blocks and what else is to be told as bytes: the length of a JSON header, the header, values and masks."""
+    """Return blocks and news as bytes: the length of a JSON header, the header, then values and masks."""
     about = [[key, block.values.shape, list(block.reasons)] for key, block in blocks.items()]
     header = json.dumps({"blocks": about, "news": asdict(news)}).encode()
     arrays = [array for block in blocks.values() for array in (block.values, *block.reasons.values())]
@@ -66,7 +66,7 @@ def packed(blocks: Blocks, news: News) -> bytes:
 
 
 def unpacked(data: bytes) -> tuple[Blocks, News]:
-    """The inverse of :func:`packed`."""
+    """Return the blocks and news of :func:`packed`."""
     place = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:place])
     blocks: Blocks = {}

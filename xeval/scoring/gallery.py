@@ -1,8 +1,8 @@
-"""The images a report's gallery may show: the same ones for every checkpoint, with what the checkpoint makes of them.
+"""Keeps the images that a report's gallery may show: the same ones for every checkpoint, with the checkpoint's results.
 
-At most 64 images and two million pixels, in an order that a hash of (seed, image id) gives: which images are kept
-depends on nothing that a checkpoint does. Beside each stand its map, the masks of drop/increase and the probabilities
-before and after.
+There are at most 64 images and two million pixels, in the order of a hash of (seed, image id), so that the choice does
+not depend on the checkpoint. With each image come its map, the masks of drop/increase and the probabilities before and
+after masking.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ CHUNK = 16
 
 @dataclass(frozen=True)
 class Pictures:
-    """Images as one checkpoint sees them; J masks, one a threshold of drop/increase, of which one is ``shown``."""
+    """The images of a gallery as one checkpoint sees them.
+
+    There are J masks, one for each threshold of drop/increase; ``shown`` is the number of the one that is shown.
+    """
 
     about: dict[str, Any]  # checkpoint, data, protocol, seed, explainer, fill, mask, image_ids, thresholds, shown
     pixels: NDArray[np.uint8]  # (N, C, H, W)
@@ -53,7 +56,7 @@ class Pictures:
 
     @property
     def ids(self) -> list[str]:
-        """The ids of the images, in the pool's order."""
+        """The ids of the images, in the order of the arrays."""
         return list(self.about["image_ids"])
 
     @property
@@ -63,18 +66,18 @@ class Pictures:
 
     @property
     def after(self) -> NDArray[np.float64]:
-        """Probability of the explained class under the mask shown (N,)."""
+        """The probability of the explained class under the mask shown (N,)."""
         return self.p1[:, self.shown]
 
 
 def choose(ids: Sequence[str], seed: int, pixels: int) -> list[int]:
-    """Numbers of the images kept, in the order of a hash of seed and id; ``pixels`` of one image."""
+    """Return the numbers of the images kept, in the order of a hash of seed and id; an image has ``pixels`` pixels."""
     room = max(1, min(IMAGES, PIXELS // pixels))
     return sorted(range(len(ids)), key=lambda i: (word(f"{seed}:gallery:{ids[i]}"), ids[i]))[:room]
 
 
 def pictures_of(scorer: Scorer) -> Pictures:
-    """The pool of a plan's images, explained by the protocol's first explainer."""
+    """Return the gallery of a plan's images, explained by the protocol's first explainer."""
     plan = scorer.plan
     ids = [plan.split.ids[i] for i in plan.chosen]
     numbers = choose(ids, plan.protocol.seed, plan.info.size**2)
@@ -82,7 +85,7 @@ def pictures_of(scorer: Scorer) -> Pictures:
 
 
 def explained_pictures(scorer: Scorer, positions: list[int]) -> Pictures:
-    """The images at ``positions`` of the split, explained and masked."""
+    """Explain and mask the images at ``positions`` of the split."""
     plan, protocol = scorer.plan, scorer.plan.protocol
     drop = _drop(protocol)
     thresholds = list(drop.names)
@@ -105,7 +108,7 @@ def explained_pictures(scorer: Scorer, positions: list[int]) -> Pictures:
 
 
 def _drop(protocol: Protocol) -> DropSettings:
-    """How the protocol masks; 45 % of the pixels where it has no drop."""
+    """Return how the protocol masks images; 45 % of the pixels are kept where it has no drop metric."""
     if "drop" not in protocol.metrics:
         return DropSettings(thresholds=(SHOWN,))
     settings: DropSettings = protocol.metric_settings("drop")
@@ -131,7 +134,7 @@ def _explained(scorer: Scorer, positions: list[int], drop: DropSettings, shown: 
 
 
 def _kept(explained: Explained, drop: DropSettings) -> Tensor:
-    """The masks of drop/increase, N×J×H×W: bool, or weights for the mask ``soft``."""
+    """Return the masks of drop/increase, N×J×H×W: bool, or weights for the mask ``soft``."""
     if drop.mask == "topk":
         counts = [kept(q, explained.scene.pixels) for q in drop.thresholds]
         return torch.stack([explained.ranking < k for k in counts], 1)
@@ -141,7 +144,7 @@ def _kept(explained: Explained, drop: DropSettings) -> Tensor:
 
 
 def _bytes(scene: Scene, images: Tensor) -> Tensor:
-    """Normalised images as uint8."""
+    """Return normalised images as uint8 pixels."""
     return ((images / scene.pixel + scene.mean).clamp(0, 1) * 255).round().to(torch.uint8)
 
 
@@ -154,7 +157,7 @@ def write_pictures(out: Path, pool: Pictures) -> None:
 
 
 def read_pictures(folder: Path) -> Pictures | None:
-    """The pool in a folder, None where there is none; raises :class:`DataError` for a damaged one."""
+    """Return the gallery in a folder, None where there is none; raise :class:`DataError` where it is damaged."""
     if not (folder / ABOUT).is_file():
         return None
     from safetensors import SafetensorError
@@ -181,7 +184,7 @@ def _arrays() -> list[str]:
 
 
 def _sound(pool: Pictures) -> bool:
-    """Whether shapes, types and numbers are those of a pool."""
+    """Return whether shapes, types and numbers are those of a gallery."""
     (n, _, height, width), about = pool.pixels.shape, pool.about
     thresholds = about["thresholds"]
     shapes = {

@@ -1,4 +1,4 @@
-"""The rows of a score table: every explainer's maps of a scene, then the controls on the same checkpoint."""
+"""Makes the rows of a score table: the maps of every explainer, then those of the controls on the same checkpoint."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from xeval.scoring.plan import Plan
 
 
 class Maps:
-    """Explains scenes as a plan asks for; the first explainer is the reference of the controls."""
+    """Explains scenes as a plan requires; the controls are derived from the first explainer, the reference."""
 
     def __init__(self, plan: Plan, engine: Engine) -> None:
         self.plan = plan
         self.engine = engine
 
     def of(self, scene: Scene, positions: Sequence[int]) -> Iterator[tuple[str, list[Explained]]]:
-        """Name and maps of each row (several draws for random controls); ``positions`` of the images in the split."""
+        """Yield name and maps of each row, several draws for random controls, of the images at ``positions``."""
         protocol = self.plan.protocol
         reference: Explained | None = None
         for name in protocol.explainers:
@@ -49,7 +49,7 @@ class Maps:
                 yield name, [_drawn(scene, control, control.draw, reference, number) for number in range(control.draws)]
 
     def explain(self, scene: Scene, explainer: Explainer) -> Explained:
-        """One explainer's maps of the scene."""
+        """Return one explainer's maps of the scene."""
         layer = self.plan.layer
         return Explained.by(
             scene,
@@ -58,7 +58,7 @@ class Maps:
         )
 
     def _shown(self, maps: Tensor) -> Tensor:
-        """The map as the protocol scores it: signed as it is, or the min-max of its ReLU."""
+        """Return the map as the protocol scores it: signed as it is, or the min-max of its ReLU."""
         return maps if self.plan.protocol.map == "signed" else minmax(maps.clamp_min(0))
 
     @property
@@ -66,7 +66,7 @@ class Maps:
         return EXPLAINERS[self.plan.protocol.explainers[0]]
 
     def _shuffled(self, scene: Scene, positions: Sequence[int]) -> Explained:
-        """The reference's map of another image, chosen by the image's id; perturbations do not change it."""
+        """Return the reference's map of another image, chosen by the image's id; perturbations do not change it."""
         split = self.plan.split
         partners = [_partner(split.ids[position], position, len(split)) for position in positions]
         others = normalize(split.read(partners).to(scene.images.device), self.plan.info)
@@ -75,7 +75,7 @@ class Maps:
         return Explained(scene, maps, lambda *_, **__: maps, units=self._reference.units)
 
     def _untrained(self, scene: Scene) -> Explained:
-        """The reference's maps of the network with fresh weights, whichever network is asked for."""
+        """Return the reference's maps of the network with fresh weights, whichever network is to be explained."""
         reference, layer = self._reference, self.plan.layer
 
         def explain(images: Tensor, classes: Tensor, _model: nn.Module | None) -> Tensor:
@@ -89,13 +89,15 @@ class Maps:
 
 
 def _drawn(scene: Scene, control: Control, draw: Draw, reference: Explained, number: int) -> Explained:
+    """Return the draw ``number`` of a random control; each version of the images gets a draw of its own."""
+
     def maps(images: Tensor, version: int, *, targets: Tensor | None = None, model: nn.Module | None = None) -> Tensor:
-        del targets, model  # a drawn control knows neither the class nor the network
+        del targets, model  # a drawn control depends on neither the class nor the network
         return draw(images, reference.native, scene.keys, number + control.draws * version)
 
     return Explained(scene, maps(scene.images, 0), maps, symmetric=control.symmetric)
 
 
 def _partner(name: str, position: int, images: int) -> int:
-    """Another image of the split, drawn by the image's id."""
+    """Choose another image of the split by the image's id."""
     return (position + 1 + word(f"shuffled:{name}") % (images - 1)) % images if images > 1 else position

@@ -1,4 +1,4 @@
-"""Any ``nn.Module`` with a loader of (image, label): what the scorer needs to know, taken from the two."""
+"""Adapts any ``nn.Module`` with a loader of (image, label) to the scorer."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ Batches = Iterable[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Normalization:
-    """The constants that the loader's transform used, per channel, of images scaled to [0, 1]."""
+    """The constants per channel that the loader's transform used, for images scaled to [0, 1]."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
 
 class TensorSplit(Split):
-    """Images held in memory as float32 in [0, 1], with ids ``0``, ``1``, …"""
+    """A split whose images are held in memory as float32 in [0, 1], with ids ``0``, ``1``, …"""
 
     def __init__(self, info: DatasetInfo, images: Tensor, labels: Tensor) -> None:
         super().__init__(info, "given", labels.numpy(), [str(number) for number in range(len(labels))])
         self._tensor = images
 
     def read(self, index: Sequence[int] | np.ndarray) -> Tensor:
-        """Images at these positions, float32 (n, C, H, W) in [0, 1]."""
+        """Return the images at these positions, float32 (n, C, H, W) in [0, 1]."""
         return self._tensor[torch.as_tensor(self._positions(index))]
 
     def _images(self, positions: Ints) -> Pixels:
-        """The images' float32 bytes, for the manifest."""
+        """Return the images' float32 bytes, for the manifest."""
         return self._tensor[torch.as_tensor(positions)].contiguous().numpy().view(np.uint8)
 
 
@@ -51,12 +51,11 @@ def adapt(
     classes: Sequence[str] | None = None,
     name: str = "model",
 ) -> tuple[LoadedModel, DatasetInfo, TensorSplit]:
-    """A model and its data as the scorer knows them.
+    """Return a model and its data in the form that the scorer takes.
 
-    ``data`` yields batches (images N×C×H×W, labels N), normalised with ``normalization``; without it images are taken
-    as pixels in [0, 1], which are also the units of noise and the meaning of the fill ``mean`` (then 0, black). All
-    images are held in memory. Raises :class:`DataError` for data that do not fit, :class:`UsageError` for a model
-    without logits.
+    ``data`` yields batches (images N×C×H×W, labels N), normalised with ``normalization``. Without it images are taken
+    as pixels in [0, 1]; then noise is in these units and the fill ``mean`` is 0, black. All images are held in memory.
+    Raises :class:`DataError` for data that do not fit, :class:`UsageError` for a model without logits.
     """
     images, labels = _collect(data)
     channels = images.shape[1]

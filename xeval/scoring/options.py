@@ -1,4 +1,4 @@
-"""The options of scoring with their defaults: one list for the Python API, the command line and the docs."""
+"""Defines the options of scoring and their defaults, once for the Python API, the command line and the docs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Switch: TypeAlias = Literal["on", "off"]
 
 
 class ScoreOptions(BaseModel):
-    """Every option of ``xeval score``; None means: what the checkpoint or the protocol says."""
+    """Every option of ``xeval score``; None stands for what the checkpoint or the protocol says."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -62,12 +62,12 @@ class ScoreOptions(BaseModel):
 
 
 def names(text: str) -> tuple[str, ...]:
-    """``a,b`` → ("a", "b")."""
+    """Split ``a,b`` into ("a", "b")."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def validated(**given: Any) -> ScoreOptions:
-    """Options from keywords; raises :class:`UsageError` naming the option that is wrong."""
+    """Return options from keywords; raise :class:`UsageError` naming the option that is wrong."""
     try:
         return ScoreOptions(**given)
     except ValidationError as error:

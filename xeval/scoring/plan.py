@@ -1,4 +1,4 @@
-"""What a scoring run has to do: which images, which explainers and metrics, which columns of which definition."""
+"""Plans a scoring run: which images, explainers and metrics it takes, and the columns and definitions it makes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MODEL_COLUMNS = ("label", "predicted", "correct", "p0", "confidence")
 
 @dataclass(frozen=True)
 class Task:
-    """One metric with its settings, columns and definition hash."""
+    """One metric that a plan computes, with its settings, its columns and the hash of its definition."""
 
     metric: Metric
     settings: Any
@@ -38,13 +38,13 @@ class Task:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of all columns and curves."""
+        """The names of all columns and curves."""
         return tuple(column.name for column in self.columns) + self.metric.curves
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything about a scoring run that is known before the first pass."""
+    """Everything about a scoring run that is known before the first pass; made by :func:`make_plan`."""
 
     loaded: LoadedModel
     info: DatasetInfo
@@ -60,11 +60,11 @@ class Plan:
 
     @property
     def rows(self) -> tuple[str, ...]:
-        """Explainers, then controls; the first one is the controls' reference."""
+        """The explainers, then the controls; the first explainer is the controls' reference."""
         return (*self.protocol.explainers, *self.protocol.controls)
 
     def cells(self, task: Task) -> dict[tuple[str, str], Cell]:
-        """(explainer, column) → cell of one task."""
+        """Return the cells of one task, (explainer, column) → cell."""
         return {
             (row, name): Cell(self.loaded.sha256, self.data_key, row, task.metric.name, name, task.definition)
             for row in self.rows
@@ -72,7 +72,7 @@ class Plan:
         }
 
     def model_cells(self) -> dict[str, Cell]:
-        """Cells of what is known of each image before any explanation."""
+        """Return the cells of what is known of each image before any explanation."""
         return {
             name: Cell(self.loaded.sha256, self.data_key, "", "model", name, self.protocol.target)
             for name in MODEL_COLUMNS
@@ -85,7 +85,7 @@ def make_plan(checkpoint: Path, options: ScoreOptions) -> Plan:
 
 
 def plan_for(loaded: LoadedModel, info: DatasetInfo, split: Split, options: ScoreOptions) -> Plan:
-    """Lay out the work for a model and a split that are already there."""
+    """Lay out the work for a model and a split that have been loaded."""
     protocol = protocol_of(options)
     _require_fit(loaded, info)
     _require_thresholds(protocol, info)
@@ -112,7 +112,7 @@ def plan_for(loaded: LoadedModel, info: DatasetInfo, split: Split, options: Scor
 
 
 def protocol_of(options: ScoreOptions) -> Protocol:
-    """The definitions that are asked for; raises :class:`UsageError` for names that nothing has."""
+    """Return the definitions that the options ask for; raise :class:`UsageError` for unknown names."""
     metrics = options.metrics
     if options.engine == "quantus":
         from xeval.quantus_bridge.bridge import FACETS
@@ -141,7 +141,10 @@ def protocol_of(options: ScoreOptions) -> Protocol:
 
 
 def _open(checkpoint: Path, options: ScoreOptions) -> tuple[LoadedModel, DatasetInfo, Split]:
-    """A checkpoint that describes itself names its data set and image size; a bare one takes both from --dataset."""
+    """Load a checkpoint and its data.
+
+    A checkpoint that describes itself names its data set and image size; a bare one takes both from --dataset.
+    """
 
     def described() -> DatasetInfo:
         if options.dataset is None:
@@ -161,7 +164,7 @@ def _open(checkpoint: Path, options: ScoreOptions) -> tuple[LoadedModel, Dataset
 
 
 def _require_fit(loaded: LoadedModel, info: DatasetInfo) -> None:
-    """Refuse a pair of checkpoint and data set whose numbers would look normal and mean nothing."""
+    """Raise DataError for a checkpoint and a data set whose numbers would look normal and have no meaning."""
     if loaded.spec is None:
         return
     trained = loaded.card.dataset if loaded.card else info
@@ -181,7 +184,7 @@ def _require_fit(loaded: LoadedModel, info: DatasetInfo) -> None:
             f"{_class_difference(trained.classes, info.classes)}",
             "check --data",
         )
-    files = (trained.native or info.native, info.native or trained.native)  # equal where one of them is not known
+    files = (trained.native or info.native, info.native or trained.native)  # equal where one of them is unknown
     for expected, found in ((loaded.spec.image_size, info.size), files):
         if expected != found:
             raise DataError(
@@ -196,7 +199,7 @@ def _require_fit(loaded: LoadedModel, info: DatasetInfo) -> None:
 
 
 def _class_difference(trained: tuple[str, ...], found: tuple[str, ...]) -> str:
-    """What the data set lacks and what training did not know, five names of each."""
+    """List classes that the data set lacks and classes that training did not have, at most five names of each."""
     lists = {
         "missing": [name for name in trained if name not in found],
         "not in training": [name for name in found if name not in trained],
@@ -206,7 +209,7 @@ def _class_difference(trained: tuple[str, ...], found: tuple[str, ...]) -> str:
 
 
 def _require_thresholds(protocol: Protocol, info: DatasetInfo) -> None:
-    """A threshold above 0 keeps at least one pixel; this can only be known together with the image size."""
+    """Raise UsageError for a threshold above 0 that keeps no pixel, which only shows once the image size is known."""
     drop = protocol.metric_settings("drop")
     for q in drop.thresholds if "drop" in protocol.metrics and drop.mask == "topk" else ():
         if q > 0 and kept(q, info.size**2) == 0:
@@ -214,7 +217,7 @@ def _require_thresholds(protocol: Protocol, info: DatasetInfo) -> None:
 
 
 def _what_the_data_allow(protocol: Protocol, split: Split, *, asked: bool) -> tuple[Protocol, list[str]]:
-    """Leave out metrics that need object masks where there are none; refuse where they were asked for by name."""
+    """Leave out metrics whose object masks the data lack; raise UsageError where they were asked for by name."""
     if split.masks([0]) is not None or split.boxes([0]) is not None:
         return protocol, []
     lacking = [metric.name for metric, _ in metric_list(protocol) if "masks" in metric.needs]
@@ -225,7 +228,10 @@ def _what_the_data_allow(protocol: Protocol, split: Split, *, asked: bool) -> tu
 
 
 def _default_layer(model: nn.Module, info: DatasetInfo, protocol: Protocol) -> str:
-    """The last convolutional stage; the whole model where there is none, which methods without a layer ignore."""
+    """Return the last convolutional stage, or the empty name (the whole model) where there is none.
+
+    Explainers that use no layer ignore the name.
+    """
     if protocol.layer_rule == "excon-2022":
         return excon_layer(model, info.size)
     parameter = next(model.parameters())

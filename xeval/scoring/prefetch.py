@@ -1,4 +1,4 @@
-"""Reading ahead: the images of the next block are decoded while the device works on this one."""
+"""Decodes the images of the next block while the device works on the current one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ Read = TypeVar("Read")
 
 
 def prefetched(items: Sequence[Item], read: Callable[[Item], Read]) -> Iterator[Read]:
-    """What ``read`` makes of each item, one item in advance in a thread; an error comes at its item's turn."""
+    """Yield ``read(item)`` for each item, reading one item ahead in a thread.
+
+    An error of ``read`` is raised when its item is due.
+    """
     with ThreadPoolExecutor(1, thread_name_prefix="reader") as pool:
         coming = [pool.submit(read, item) for item in items[:1]]
         for number in range(len(items)):

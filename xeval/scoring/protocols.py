@@ -71,7 +71,7 @@ class Protocol(BaseModel):
     )
 
     def metric_settings(self, name: str) -> Any:
-        """The validated settings of one metric; raises :class:`UsageError` naming the key."""
+        """Return the validated settings of one metric; raise :class:`UsageError` naming the key that is wrong."""
         metric = METRICS[name]
         try:
             return metric.settings(**self.settings.get(name, {}))
@@ -81,7 +81,7 @@ class Protocol(BaseModel):
             raise UsageError(f"{key}: {found.message}", "see: xeval list metrics") from None
 
     def definition(self) -> dict[str, Any]:
-        """Everything that changes a number, spelled out with all defaults."""
+        """Return everything that changes a number, with all defaults spelled out."""
         return {
             "explainers": list(self.explainers),
             "controls": list(self.controls),
@@ -90,15 +90,15 @@ class Protocol(BaseModel):
         }
 
     def metric_definition(self, name: str) -> dict[str, Any]:
-        """Version and settings of one metric."""
+        """Return the version and settings of one metric."""
         return {"version": METRICS[name].version, **self.metric_settings(name).model_dump(mode="json")}
 
     def hash(self) -> str:
-        """SHA-256 of the definition."""
+        """Return the SHA-256 of the definition."""
         return digest(self.definition())
 
     def conventions(self) -> list[str]:
-        """The sentences a table needs beside it."""
+        """Return the sentences that are printed with a table."""
         rule = "predicted class on the clean image" if self.target == "pred" else "true class"
         lines = [
             f"protocol {self.name}, version {self.version}; explained class: {rule}; fill {self.fill}; "
@@ -113,14 +113,14 @@ PROTOCOLS: Registry[Protocol] = Registry("protocol")
 
 
 def protocol(define: Callable[[], Protocol]) -> Callable[[], Protocol]:
-    """Register the protocol that a function returns, under the name that it has."""
+    """Register the protocol that a function returns, under the protocol's own name."""
     defined = define()
     PROTOCOLS.add(defined.name, defined, define)
     return define
 
 
 def default_metrics() -> tuple[str, ...]:
-    """Every registered metric that belongs to the default protocol, family by family."""
+    """Return every registered metric that belongs to the default protocol, ordered by family."""
     families = get_args(Family)
     ordered = sorted(METRICS.items(), key=lambda item: families.index(item[1].family))
     return tuple(name for name, metric in ordered if metric.default)
@@ -180,7 +180,7 @@ def clxai_2026_quantus_06() -> Protocol:
 
 
 def resolve(name: str, **changes: Any) -> Protocol:
-    """The protocol ``name`` with ``changes`` (None = unchanged); its name says what was changed.
+    """Return the protocol ``name`` with ``changes`` (None = unchanged); its name says what was changed.
 
     ``thresholds`` and ``mask`` are short for settings of the metric ``drop``. Unknown names raise :class:`UsageError`.
     """
@@ -205,9 +205,9 @@ def resolve(name: str, **changes: Any) -> Protocol:
 
 
 def expand(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Names of metrics, with the names of groups (``sanity``) replaced by their members."""
+    """Return names of metrics, with the names of groups (``sanity``) replaced by their members."""
     if any(name.startswith("quantus:") for name in names):
-        from xeval.quantus_bridge import bridge  # registers what runs through Quantus and knows what does not
+        from xeval.quantus_bridge import bridge  # registers the metrics of Quantus, and knows the refused ones
 
         bridge.require_accepted(names)
     groups: dict[str, list[str]] = {}
@@ -218,7 +218,7 @@ def expand(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _still_there(primary: tuple[str, ...], protocol: Protocol) -> tuple[str, ...]:
-    """The declared columns; a drop that other settings have renamed becomes their last one."""
+    """Return the declared columns; a drop column that other settings have renamed becomes the last drop column."""
     names = [column.name for column in METRICS["drop"].columns(protocol.metric_settings("drop"))]
     last = [name for name in names if name.startswith("drop.mag@")][-1:]
     kept = (name if not name.startswith("drop.mag@") or name in names else "".join(last) for name in primary)
@@ -243,5 +243,5 @@ def _require_names(protocol: Protocol) -> None:
 
 
 def metric_list(protocol: Protocol) -> list[tuple[Metric, Any]]:
-    """The protocol's metrics with their settings."""
+    """Return the protocol's metrics with their settings."""
     return [(METRICS[name], protocol.metric_settings(name)) for name in protocol.metrics]

@@ -1,7 +1,7 @@
-"""Scoring: a plan chunk by chunk into the store, and the summary at the end.
+"""Runs a scoring: it computes a plan chunk by chunk into the store, and writes the summary at the end.
 
 Everything the user asked for is checked and tried on two images before the long loop starts. A chunk is committed as a
-whole; a second run of the same command does what is missing or failed and nothing else.
+whole, so a second run of the same command computes only what is missing or failed.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ PREFLIGHT = 2
 
 @dataclass(frozen=True)
 class Scored:
-    """Where the scores are, and what keeps them from being complete."""
+    """The result of a scoring: the folder of the scores, and the error that says what is missing, if anything."""
 
     folder: Path
     shortfall: XevalError | None
 
     def accepted(self) -> Path:
-        """The folder; raises what is amiss unless it was allowed."""
+        """Return the folder; raise the shortfall unless it was allowed."""
         if self.shortfall is not None and not isinstance(self.shortfall, PartialError):
             raise self.shortfall
         return self.folder
@@ -56,14 +56,14 @@ class Scored:
 def score(checkpoint: Path | str, progress: Progress | None = None, **options: Any) -> Path:
     """Score a checkpoint and return the folder with ``scores.sqlite`` and ``scores.json``.
 
-    ``options`` are the fields of :class:`ScoreOptions`. Raises an :class:`~xeval.errors.XevalError` kind; where only
+    ``options`` are the fields of :class:`ScoreOptions`. Raises a kind of :class:`~xeval.errors.XevalError`; where only
     some numbers are missing, everything else has been written before.
     """
     return run(Path(checkpoint), validated(**options), progress or Silent()).accepted()
 
 
 def output_directory(checkpoint: Path, options: ScoreOptions) -> Path:
-    """``--out``, else the run directory itself, else ``<stem>.xeval`` beside a bare file."""
+    """Return ``--out``, else the run directory itself, else ``<stem>.xeval`` beside a bare file."""
     if options.out is not None:
         return options.out
     if checkpoint.is_dir():
@@ -74,7 +74,7 @@ def output_directory(checkpoint: Path, options: ScoreOptions) -> Path:
 
 @dataclass(frozen=True)
 class Session:
-    """One scoring of one plan: what is asked for, where it goes, who hears of it, who may stop it, who shares it."""
+    """One scoring of one plan: its options, folder and progress, what may stop it and which processes share it."""
 
     plan: Plan
     options: ScoreOptions
@@ -85,11 +85,11 @@ class Session:
 
     @property
     def images(self) -> int:
-        """How many images the plan has."""
+        """Number of images of the plan."""
         return len(self.plan.chosen)
 
     def halt(self, left: int) -> None:
-        """Raise what a signal asked for, now that all but ``left`` images are saved."""
+        """Raise what a signal asked for, once all but ``left`` images are saved."""
         kind = self.stop()
         if kind is not None:
             saved = f"saved {self.images - left:,} of {self.images:,} images"
@@ -99,7 +99,7 @@ class Session:
 def run(
     checkpoint: Path, options: ScoreOptions, progress: Progress, stop: Stop = never, processes: Processes = ALONE
 ) -> Scored:
-    """Check, try on two images, score what is missing, summarise."""
+    """Check the request, try everything on two images, score what is missing and summarise."""
     with processes.together():
         if not checkpoint.exists():
             raise UsageError(f"{checkpoint} does not exist", "give a run directory or a weight file")
@@ -111,7 +111,7 @@ def run(
 
 
 def execute(session: Session) -> Scored:
-    """Score what is missing of a plan, summarise, and write everything to the folder; rank 0 does the writing."""
+    """Score what is missing of a plan, summarise, and write everything to the folder; only rank 0 writes."""
     processes = session.processes
     with ExitStack() as held:
         with processes.together():
@@ -122,7 +122,7 @@ def execute(session: Session) -> Scored:
 
 @contextmanager
 def _opened(session: Session) -> Iterator[Store]:
-    """The locked store that the scores of a plan belong into."""
+    """Open and lock the store for the scores of a plan."""
     plan, options, progress = session.plan, session.options, session.progress
     out = writable_directory(session.folder)
     for note in plan.notes:
@@ -138,7 +138,7 @@ def _opened(session: Session) -> Iterator[Store]:
 
 
 def _scored(session: Session, store: Store | None) -> Scored:
-    """Only rank 0 has a store, and tells the others what is missing in it."""
+    """Score what is missing in the store; only rank 0 has a store and tells the other ranks what is missing."""
     plan, processes = session.plan, session.processes
     todo, finished = None, None
     with processes.together():
@@ -162,7 +162,7 @@ def _scored(session: Session, store: Store | None) -> Scored:
 
 
 def _finish(session: Session, scorer: Scorer, store: Store, started: float) -> XevalError | None:
-    """Everything that is derived from the store; returns what keeps the scores from being complete."""
+    """Write everything that is derived from the store; return the error that says what is missing, if anything."""
     plan, options, out = session.plan, session.options, session.folder
     cost = {
         "seconds": round(time.perf_counter() - started, 1),
@@ -183,7 +183,7 @@ def _finish(session: Session, scorer: Scorer, store: Store, started: float) -> X
 
 
 def _missing(store: Store, plan: Plan) -> Work:
-    """For each chunk the tasks that lack a cell or hold an error; the model's own cells belong to every task."""
+    """Return for each chunk the tasks that lack a cell or hold an error; the model's own cells belong to every task."""
     parts: list[tuple[Task | None, list[Cell]]] = [(None, list(plan.model_cells().values()))]
     parts += [(task, list(plan.cells(task).values())) for task in plan.tasks]
     ids = store.ids([cell for _, cells in parts for cell in cells])
@@ -198,7 +198,7 @@ def _missing(store: Store, plan: Plan) -> Work:
 
 
 def _finished(path: Path, plan: Plan) -> Any:
-    """The content of ``scores.json`` if it summarises exactly this plan, else None."""
+    """Return the content of ``scores.json`` if it summarises exactly this plan, else None."""
     try:
         found = read_json(path, SCHEMA)
         keys = (
@@ -214,7 +214,7 @@ def _finished(path: Path, plan: Plan) -> Any:
 
 
 def compute(session: Session, scorer: Scorer, store: Store | None, todo: Work) -> None:
-    """Score the chunks, one a rank at a time, and commit each; two images go ahead as a rehearsal of everything."""
+    """Score the chunks, one per rank at a time, and commit each, after a rehearsal of everything on two images."""
     processes, progress, left = session.processes, session.progress, images_of(todo)
     if left < session.images:
         progress.say(f"resuming: {session.images - left:,} of {session.images:,} images done")
@@ -232,7 +232,7 @@ def compute(session: Session, scorer: Scorer, store: Store | None, todo: Work) -
         left -= images_of(turn)
         with processes.together():
             if put is not None:
-                for (chunk, _), part in zip(turn, found, strict=False):  # the last turn may leave ranks without one
+                for (chunk, _), part in zip(turn, found, strict=False):  # the last turn may not fill all ranks
                     put(chunk, part)
             _tell_batch(scorer, progress)
             if left:
@@ -240,7 +240,7 @@ def compute(session: Session, scorer: Scorer, store: Store | None, todo: Work) -
 
 
 def _putting(store: Store, plan: Plan) -> Callable[[Chunk, Blocks], None]:
-    """The function that commits a chunk."""
+    """Return the function that commits a chunk."""
     cells: dict[Any, Cell] = dict(plan.model_cells())
     cells.update((key, cell) for task in plan.tasks for key, cell in plan.cells(task).items())
     ids = store.ids(list(cells.values()))
@@ -248,12 +248,12 @@ def _putting(store: Store, plan: Plan) -> Callable[[Chunk, Blocks], None]:
 
 
 def images_of(todo: Work) -> int:
-    """How many images a list of work has."""
+    """Return the number of images in a list of work."""
     return sum(len(chunk.positions) for chunk, _ in todo)
 
 
 def _rehearse(session: Session, scorer: Scorer, store: Store | None, todo: Work) -> None:
-    """Run everything on two images, so that a mistake shows now; say how much work there is and about how long."""
+    """Run everything on two images, so that mistakes show before the long loop, and estimate the work and its time."""
     first, tasks = todo[0] if todo else (chunks(session.plan)[0], [])
     small = Chunk(first.first, first.positions[:PREFLIGHT])
     scorer.take_news()
@@ -269,7 +269,7 @@ def _rehearse(session: Session, scorer: Scorer, store: Store | None, todo: Work)
 
 
 def _announcement(session: Session, scorer: Scorer, images: int, passes: float) -> str:
-    """How much work there is and about how long it takes; ``passes`` of each image."""
+    """Say how much work there is and about how long it takes; ``passes`` is the number per image."""
     loaded, world = session.plan.loaded, session.processes.world
     left = images * passes / scorer.rate / world
     duration = f"{left / 60:.0f} min" if left >= 90 else f"{max(1, left):.0f} s"
@@ -281,12 +281,12 @@ def _announcement(session: Session, scorer: Scorer, images: int, passes: float) 
 
 
 def _bytes_of(blocks: Blocks) -> int:
-    """About what blocks take in the store: values, status bytes and a row's key."""
+    """Estimate what blocks take in the store: values, status bytes and a row's key."""
     return sum(block.values.nbytes + len(block.values) + 32 for block in blocks.values())
 
 
 def _require_space(path: Path, estimate: int) -> None:
-    """Raise where the disk has less than twice the estimate."""
+    """Raise ResourceError where the disk has less than twice the estimate."""
     free = shutil.disk_usage(path.parent).free
     if free < 2 * estimate:
         raise ResourceError(
@@ -307,7 +307,7 @@ def _told(failure: Failure) -> str:
 
 
 def _defect(out: Path, failures: Sequence[Failure]) -> InternalError | None:
-    """The error for metrics that failed; the traceback of the first is kept beside the scores."""
+    """Return the error for metrics that failed; the traceback of the first is kept beside the scores."""
     if not failures:
         return None
     first = failures[0]

@@ -1,4 +1,4 @@
-"""A plan on a device: images → maps, once per explainer → metrics → blocks of values."""
+"""Computes a plan on a device: images become maps, once per explainer, and maps become blocks of values."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Errors: TypeAlias = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Chunk:
-    """Consecutive chosen images: the number of the first, their positions in the split."""
+    """Consecutive chosen images that are scored together: the number of the first, and all positions in the split."""
 
     first: int
     positions: list[int]
@@ -46,7 +46,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Failure:
-    """A metric that raised an error on one image: the error's type, message and traceback."""
+    """An error that a metric raised on one image: its type, message and traceback."""
 
     metric: str
     image: str
@@ -56,12 +56,12 @@ class Failure:
 
 
 def failure_of(metric: str, image: str, error: Exception) -> Failure:
-    """What is kept of an error."""
+    """Return what is kept of an error."""
     return Failure(metric, image, type(error).__name__, str(error), "".join(traceback.format_exception(error)))
 
 
 def chunks(plan: Plan) -> list[Chunk]:
-    """The chosen images in blocks of 64, fewer where images are large; the same for every run of a plan."""
+    """Return the chosen images in blocks of 64, or fewer where images are large; the same for every run of a plan."""
     size = max(16, 64 * 64**2 // max(plan.info.size, 64) ** 2)
     positions = [int(i) for i in plan.chosen]
     return [Chunk(first, positions[first : first + size]) for first in range(0, len(positions), size)]
@@ -69,7 +69,7 @@ def chunks(plan: Plan) -> list[Chunk]:
 
 @dataclass(frozen=True)
 class News:
-    """What has failed and how many passes were made since the last time."""
+    """What has failed and how many passes were made since the last call of :meth:`Scorer.take_news`."""
 
     failures: list[Failure]
     passes: int
@@ -77,9 +77,9 @@ class News:
 
 @dataclass
 class Scorer:
-    """A plan on a device, as :func:`make_scorer` builds it.
+    """Computes a plan on a device; built by :func:`make_scorer`.
 
-    ``batch_size`` is the one that was asked for or found, ``rate`` the images a second in such batches; ``failures``
+    ``batch_size`` is the one that was asked for or found, ``rate`` the images per second in such batches; ``failures``
     collects what metrics raised, ``passes`` counts the images that went through the network, ``cam_size`` is the grid
     of the maps.
     """
@@ -96,28 +96,28 @@ class Scorer:
     passes: int = 0
 
     def read(self, positions: list[int]) -> Tensor:
-        """The pixels of some images on the host, uint8; in pinned memory where the device can fetch them from there."""
+        """Read images to the host as uint8; for a CUDA device in pinned memory, from which it can copy directly."""
         pixels = self.plan.split.read(positions)
         return pixels.pin_memory() if self.device.type == "cuda" else pixels
 
     def take_news(self) -> News:
-        """Give away what failed and the passes that were made since the last call."""
+        """Return what failed and the passes that were made since the last call, and start counting anew."""
         news = News(self.failures, self.passes + self.engine.take_passes())
         self.failures, self.passes = [], 0
         return news
 
     def add_news(self, news: News) -> None:
-        """Take over what another process has seen."""
+        """Add the failures and passes of another process."""
         self.failures += news.failures
         self.passes += news.passes
 
     def smaller_batch(self) -> tuple[int, int] | None:
-        """The batch size before and now, once after memory did not suffice for it; else None."""
+        """Return the batch size before and now, once after memory did not suffice for it; else None."""
         before, self.batch_size = self.batch_size, self.engine.batch_size
         return (before, self.batch_size) if self.batch_size != before else None
 
     def score_chunk(self, chunk: Chunk, tasks: list[Task], pixels: Tensor | None = None) -> Blocks:
-        """All values of one chunk: model columns under their name, others under (explainer, column).
+        """Return all values of one chunk: model columns under their name, others under (explainer, column).
 
         ``pixels`` are the chunk's images where they have been read before.
         """
@@ -132,7 +132,7 @@ class Scorer:
         return blocks
 
     def _explained(self, scene: Scene, positions: list[int]) -> Named:
-        """The maps of every row, each measured."""
+        """Return the maps of every row, and measure the cost of each."""
         source, found = self.maps.of(scene, positions), []
         for name in self.plan.rows:
             with self.meter.part(name):
@@ -140,7 +140,7 @@ class Scorer:
         return found
 
     def _blocks(self, task: Task, positions: list[int], scene: Scene, rows: Named) -> Blocks:
-        """One task's values; where the metric fails, half by half, so that only the images it fails on are lost."""
+        """Return one task's values; where the metric fails, halve the images until only those it fails on are lost."""
         found = self._attempt(task, positions, scene, rows)
         if found is not None:
             return found
@@ -151,12 +151,16 @@ class Scorer:
         return {key: joined(left[key], right[key]) for key in left}
 
     def _half(self, task: Task, positions: list[int]) -> Blocks:
-        """One task's values of some of a chunk's images, which are explained again."""
+        """Return one task's values of some of a chunk's images, which are explained again."""
         scene, _ = self.scene(positions)
         return self._blocks(task, positions, scene, self._explained(scene, positions))
 
     def _attempt(self, task: Task, positions: list[int], scene: Scene, rows: Named) -> Blocks | None:
-        """The values, or None where the metric has a defect; memory, devices and users' mistakes are not defects."""
+        """Return the values, or None where the metric has a defect.
+
+        Errors that are not defects of the metric are raised: too little memory, failures of the device and users'
+        mistakes.
+        """
         try:
             return task_blocks(task, scene, rows, self.meter)
         except Exception as error:
@@ -167,7 +171,7 @@ class Scorer:
             return None
 
     def scene(self, positions: list[int], pixels: Tensor | None = None) -> tuple[Scene, Blocks]:
-        """The scene of some images, and the model's own columns."""
+        """Return the scene of some images, and the model's own columns."""
         split, protocol, info = self.plan.split, self.plan.protocol, self.plan.info
         pixels = self.read(positions) if pixels is None else pixels
         images = normalize(pixels.to(self.device, non_blocking=True), info)
@@ -193,7 +197,7 @@ class Scorer:
         return scene, model_blocks(scene)
 
     def _masks(self, positions: list[int]) -> Tensor | None:
-        """Where the objects are: exact masks, else boxes drawn as masks, else None."""
+        """Return where the objects are: exact masks, else boxes drawn as masks, else None."""
         split = self.plan.split
         masks = split.masks(positions)
         if masks is not None:
@@ -214,7 +218,7 @@ class Scorer:
 
 
 def make_scorer(plan: Plan, options: ScoreOptions) -> Scorer:
-    """Put a plan on its device: the fastest form of the network, the batch size and the speed are found here."""
+    """Put a plan on its device, and find the fastest form of the network, the batch size and the speed."""
     device, info = pick_device(options.device), plan.info
     model = plan.loaded.model.to(device)
     with frozen_eval(model), resources():
@@ -229,7 +233,7 @@ def make_scorer(plan: Plan, options: ScoreOptions) -> Scorer:
 
 
 def model_blocks(scene: Scene) -> Blocks:
-    """The columns of the model itself: the true and the predicted class, and how sure it is of them."""
+    """Return the columns of the model itself: the true and the predicted class and their probabilities."""
     probabilities = softmax64(scene.logits, single=scene.engine.single).to(scene.images.device)
     confidence, predicted = probabilities.max(1)
     columns = {
@@ -244,7 +248,7 @@ def model_blocks(scene: Scene) -> Blocks:
 
 
 def box_masks(boxes: Tensor, side: int) -> Tensor:
-    """Boxes (N, 4) x0, y0, x1, y1, inclusive, as masks: bool N×1×side×side."""
+    """Return boxes (N, 4) x0, y0, x1, y1, inclusive, as masks: bool N×1×side×side."""
     place = torch.arange(side, device=boxes.device)
     across = (place >= boxes[:, 0:1]) & (place <= boxes[:, 2:3])
     down = (place >= boxes[:, 1:2]) & (place <= boxes[:, 3:4])
@@ -252,7 +256,7 @@ def box_masks(boxes: Tensor, side: int) -> Tensor:
 
 
 def task_blocks(task: Task, scene: Scene, rows: Named, meter: Meter) -> Blocks:
-    """The values of one metric for every row of the table."""
+    """Return the values of one metric for every row of the table."""
     metric, settings = task.metric, task.settings
     with meter.part(metric=metric.name):
         shared = metric.prepare(scene, settings)
@@ -270,13 +274,16 @@ def task_blocks(task: Task, scene: Scene, rows: Named, meter: Meter) -> Blocks:
 
 
 def _broken(scene: Scene, draws: list[Explained]) -> Errors:
-    """Images whose score would be a number without a meaning: ranks exist for NaN maps too."""
+    """Return where the network's output or a map is not finite.
+
+    A score of such an image would be a number without a meaning, because ranks exist even for NaN maps.
+    """
     maps = torch.stack([one.native.flatten(1).isfinite().all(1) for one in draws]).all(0)
     return {NETWORK: ~scene.p0.isfinite(), MAP: ~maps}
 
 
 def average(draws: list[Scores]) -> Scores:
-    """The mean of several draws' values; undefined where any draw is."""
+    """Return the mean of several draws' values; undefined where any draw is."""
     if len(draws) == 1:
         return draws[0]
     merged: Scores = {}
@@ -295,7 +302,7 @@ def _any_undefined(several: list[Values]) -> dict[str, Tensor]:
 
 
 def _fill_gains(task: Task, scores: dict[str, Scores]) -> None:
-    """Gain columns: the random control's value of the same image minus the row's own."""
+    """Fill the gain columns: the random control's value of the same image minus the row's own."""
     for gain, source in task.metric.gain_of.items():
         baseline = scores["random"][source]
         for columns in scores.values():
@@ -304,7 +311,7 @@ def _fill_gains(task: Task, scores: dict[str, Scores]) -> None:
 
 
 def to_block(values: Values, errors: Errors | None = None) -> Block:
-    """Host copy of a column: NaN and a reason where undefined, an error where it is broken or not finite."""
+    """Copy a column to the host: NaN and a reason where undefined, an error where it is broken or not finite."""
     array = values.value.detach().cpu().numpy().astype(np.float64)
     finite = np.isfinite(array) if array.ndim == 1 else np.isfinite(array).all(1)
     reasons: dict[tuple[str, str], NDArray[np.bool_]] = {
@@ -324,12 +331,12 @@ def to_block(values: Values, errors: Errors | None = None) -> Block:
 
 
 def lost(reason: str) -> Block:
-    """One image for which there is an error and no value."""
+    """Return the block of one image that has an error and no value."""
     return Block(np.full(1, np.nan), {("error", reason): np.ones(1, bool)})
 
 
 def joined(left: Block, right: Block) -> Block:
-    """Two blocks of neighbouring images; where one is a curve, NaN fills the other up to its width."""
+    """Join two blocks of neighbouring images; where only one is a curve, NaN fills the other up to its width."""
     width = max(left.values[0].size, right.values[0].size)
     parts = [np.broadcast_to(b.values.reshape(len(b.values), -1), (len(b.values), width)) for b in (left, right)]
     values = np.concatenate(parts)

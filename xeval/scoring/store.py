@@ -1,8 +1,8 @@
-"""``scores.sqlite``: every per-image value, in chunks, one transaction a batch.
+"""``scores.sqlite`` holds every per-image value, in chunks, with one transaction for each batch of chunks.
 
-A *cell* is one column of one explainer on one checkpoint and image set under one definition (its hash); a *chunk* holds
-a run of images of a cell: float64 values, one status byte an image, how many of them are errors, and a checksum. What
-was committed survives a kill; what does not match its checksum is never read as a number.
+A *cell* is one column of one explainer on one checkpoint and image set under one definition (its hash). A *chunk* holds
+a run of images of a cell: float64 values, one status byte per image, how many of them are errors, and a checksum. What
+was committed survives a kill. What does not match its checksum is never read as a number.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Block:
-    """Values (n,) or (n, K) of consecutive images; NaN where not ok. ``reasons``: (kind, text) → bool (n,)."""
+    """Values (n,) or (n, K) of consecutive images, NaN where one is not ok; ``reasons``: (kind, text) → bool (n,)."""
 
     values: NDArray[np.float64]
     reasons: Mapping[tuple[str, str], NDArray[np.bool_]]
@@ -67,7 +67,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Series:
-    """A whole cell: values (N,) or (N, K), status codes (N,) with 0 = ok, and the meaning of the codes."""
+    """All that the store holds of a cell: values (N,) or (N, K), status codes (N,) with 0 = ok, and their meaning."""
 
     values: NDArray[np.float64]
     status: NDArray[np.uint8]
@@ -75,12 +75,12 @@ class Series:
 
     @property
     def ok(self) -> NDArray[np.bool_]:
-        """Where there is a value."""
+        """Where there is a value, bool (N,)."""
         there: NDArray[np.bool_] = self.status == OK
         return there
 
     def counts(self, kind: str) -> dict[str, int]:
-        """How many images are not ok for each reason of a kind (``undefined`` or ``error``)."""
+        """Count the images that are not ok, for each reason of a kind (``undefined`` or ``error``)."""
         codes, counts = np.unique(self.status[self.status != OK], return_counts=True)
         found = {self.meaning[int(code)]: int(count) for code, count in zip(codes, counts, strict=True)}
         return {text: count for (of, text), count in sorted(found.items()) if of == kind}
@@ -90,8 +90,8 @@ class Store:
     """One open ``scores.sqlite``; use it as a context manager.
 
     ``read_only`` never writes; ``check`` reads every page first (60 ms for 100 MB). Any method raises
-    :class:`DataError` for a damaged file, of which a copy is kept as ``scores.sqlite.corrupt``,
-    :class:`ResourceError` for a full disk and :class:`BusyError` where another process writes.
+    :class:`DataError` for a damaged file, of which a copy is kept as ``scores.sqlite.corrupt``, :class:`ResourceError`
+    for a full disk and :class:`BusyError` where another process writes.
     """
 
     def __init__(self, path: Path, *, read_only: bool = False, check: bool = False) -> None:
@@ -127,13 +127,13 @@ class Store:
 
     def __exit__(self, _t: type[BaseException] | None, _v: BaseException | None, _tb: TracebackType | None) -> None:
         if self._logging:
-            with suppress(sqlite3.Error):  # one plain file, which a read-only folder can hold too
+            with suppress(sqlite3.Error):  # leave one plain file, which can be read in a read-only folder too
                 self._db.execute("PRAGMA journal_mode=DELETE")
         self._db.close()
 
     @contextmanager
     def _guard(self, needed: int = 0) -> Iterator[None]:
-        """What SQLite refuses, as an error with a remedy; ``needed`` bytes were to be written."""
+        """Turn errors of SQLite into errors with a remedy; ``needed`` bytes were to be written."""
         try:
             yield
         except sqlite3.DatabaseError as error:
@@ -150,7 +150,7 @@ class Store:
         return self._damaged(str(error))
 
     def _damaged(self, what: str) -> DataError:
-        """The error for a store that cannot be trusted; the file stays, and a copy of it is kept."""
+        """Return the error for a store that cannot be trusted; the file stays, and a copy of it is kept."""
         if not self._read_only:
             with suppress(OSError):
                 _keep_copy(self.path)
@@ -164,12 +164,12 @@ class Store:
                 yield
                 self._db.execute("COMMIT")
             except BaseException:
-                with suppress(sqlite3.Error):  # a full disk has rolled back already
+                with suppress(sqlite3.Error):  # SQLite has rolled back already where the disk is full
                     self._db.execute("ROLLBACK")
                 raise
 
     def ids(self, cells: Sequence[Cell]) -> dict[Cell, int]:
-        """The row id of each cell, created where new."""
+        """Return the row id of each cell; new cells are created."""
         columns = "checkpoint, data, explainer, metric, name, definition"
         keys = [(c.checkpoint, c.data, c.explainer, c.metric, c.name, c.definition) for c in cells]
         with self._transaction():
@@ -178,7 +178,7 @@ class Store:
         return {cell: known[cell] for cell in cells}
 
     def done(self, cells: Iterable[int]) -> dict[int, set[int]]:
-        """First images of the chunks that each cell already has without any error."""
+        """Return the first images of the chunks that each cell already has without any error."""
         found: dict[int, set[int]] = {cell: set() for cell in cells}
         with self._guard():
             for cell, first in self._db.execute("SELECT cell, first FROM chunk WHERE failed = 0"):
@@ -188,7 +188,7 @@ class Store:
 
     def put(self, first: int, blocks: Mapping[int, Block]) -> None:
         """Commit one chunk of many cells in one transaction."""
-        if not self._logging:  # only now: a run with nothing to do leaves the file as it is, byte for byte
+        if not self._logging:  # not earlier: a run with nothing to do must not change a byte of the file
             with self._guard():
                 self._db.execute("PRAGMA journal_mode=WAL")
             self._logging = True
@@ -216,7 +216,7 @@ class Store:
         return int(row[0])
 
     def read(self, cell: int) -> Series:
-        """All images of a cell in order; a part that failed as a whole has NaN in every place of a curve."""
+        """Return all images of a cell in order; a chunk that failed as a whole has NaN at every point of a curve."""
         with self._guard():
             rows = self._db.execute("SELECT * FROM chunk WHERE cell = ? ORDER BY first", (cell,)).fetchall()
             meaning = {int(code): (kind, text) for code, kind, text in self._db.execute("SELECT * FROM reason")}
@@ -231,7 +231,7 @@ class Store:
         return Series(values[:, 0] if width == 1 else values, status, meaning)
 
     def _parts(self, rows: list[tuple[int, int, int, bytes, bytes, int, int]]) -> list[tuple[Floats, Codes]]:
-        """Values (n, K) and status (n,) of each chunk, which follow each other and match their checksums."""
+        """Return values (n, K) and status (n,) of each chunk; raise DataError for a missing or damaged one."""
         parts: list[tuple[Floats, Codes]] = []
         expected = 0
         for cell, first, n, data, status, _, checksum in rows:
@@ -246,19 +246,19 @@ class Store:
         return parts
 
     def name_images(self, data: str, ids: Sequence[str]) -> None:
-        """Remember the ids of an image set, in order."""
+        """Store the ids of an image set, in order."""
         rows = [(data, number, name) for number, name in enumerate(ids)]
         with self._transaction():
             self._db.executemany("INSERT OR IGNORE INTO image VALUES (?, ?, ?)", rows)
 
     def images(self, data: str) -> list[str]:
-        """The ids of an image set, in order."""
+        """Return the ids of an image set, in order."""
         with self._guard():
             rows = self._db.execute("SELECT id FROM image WHERE data = ? ORDER BY number", (data,)).fetchall()
         return [str(row[0]) for row in rows]
 
     def cells(self) -> list[tuple[int, Cell]]:
-        """Every cell with its id."""
+        """Return every cell with its id."""
         columns = "id, checkpoint, data, explainer, metric, name, definition"
         with self._guard():
             rows = self._db.execute(f"SELECT {columns} FROM cell ORDER BY id").fetchall()
@@ -266,7 +266,7 @@ class Store:
 
 
 def start_afresh(path: Path) -> Path | None:
-    """Move a store out of the way, with SQLite's companions of it; returns its new name, None where there is none."""
+    """Rename a store with SQLite's companion files; return its new name, None where there is none."""
     if not path.exists():
         return None
     old = set_aside(path, "old")
@@ -277,7 +277,7 @@ def start_afresh(path: Path) -> Path | None:
 
 
 def _keep_copy(path: Path) -> None:
-    """Copy a damaged store to ``<name>.corrupt``, unless such a copy is there already."""
+    """Copy a damaged store to ``<name>.corrupt``, unless the same copy exists."""
     if path.is_file() and not any(filecmp.cmp(path, kept, shallow=False) for kept in _copies(path)):
         shutil.copy2(path, free_name(path, "corrupt"))
 
@@ -287,7 +287,7 @@ def _copies(path: Path) -> list[Path]:
 
 
 def _checksum(cell: int, first: int, n: int, data: bytes, status: bytes) -> int:
-    """CRC-32 of a chunk with its place, so that a moved row is found as well as an edited one."""
+    """Return the CRC-32 of a chunk with its place, which shows a moved row as well as an edited one."""
     return zlib.crc32(status, zlib.crc32(data, zlib.crc32(struct.pack("<qqq", cell, first, n))))
 
 

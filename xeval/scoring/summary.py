@@ -1,4 +1,4 @@
-"""From per-image values to ``scores.json``: means over defined values only, with n wherever n < N."""
+"""Summarises per-image values as ``scores.json``: means over defined values only, with n wherever n < N."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CURVES = {"insertion.curve": "keep", "deletion.curve": "deletion"}
 
 
 def summarize(store: Store, plan: Plan, cam_size: tuple[int, int], cost: dict[str, Any]) -> dict[str, Any]:
-    """The whole content of ``scores.json``, derived from the store alone."""
+    """Return the whole content of ``scores.json``, derived from the store, the plan and the cost of the run."""
     model = {name: store.read(cell_id) for name, cell_id in _ids(store, plan.model_cells()).items()}
     correct, known = model["correct"].values > 0.5, model["confidence"].ok
     ids = [plan.split.ids[i] for i in plan.chosen]
@@ -71,7 +71,7 @@ def _ids(store: Store, cells: dict[Any, Any]) -> dict[Any, int]:
 
 
 def cell(series: Series, correct: NDArray[np.bool_]) -> dict[str, Any]:
-    """Mean, standard error over images and n of the defined values; the same over correctly classified images."""
+    """Return mean, standard error over images and n of the defined values; also mean and n over correct images only."""
     ok = series.values[series.ok]
     right = series.values[series.ok & correct]
     return {
@@ -94,7 +94,7 @@ def _curve(series: Series) -> list[float]:
 
 
 def _fractions(curves: dict[str, Any]) -> list[float]:
-    """The common grid of the curves: j / steps."""
+    """Return the common grid of the curves: j / steps."""
     steps = max((len(curve) for rows in curves.values() for curve in rows.values()), default=1) - 1
     return [j / steps for j in range(steps + 1)] if steps else []
 
@@ -102,7 +102,7 @@ def _fractions(curves: dict[str, Any]) -> list[float]:
 def model_numbers(
     confidence: NDArray[np.float64], p0: NDArray[np.float64], correct: NDArray[np.bool_]
 ) -> dict[str, float | None]:
-    """Accuracy, mean clean probability of the explained class, and expected calibration error."""
+    """Return accuracy, mean clean probability of the explained class, and expected calibration error."""
     return {
         "accuracy": _mean(correct.astype(np.float64)),
         "p0": _mean(p0),
@@ -111,7 +111,7 @@ def model_numbers(
 
 
 def reliability(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int = BINS) -> dict[str, list[Any]]:
-    """Mean confidence and accuracy in equally wide bins (left-open); None in empty ones."""
+    """Return mean confidence and accuracy in equally wide bins (left-open); None in empty ones."""
     edges = np.linspace(0, 1, bins + 1)
     place = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
     inside = [place == j for j in range(bins)]
@@ -126,7 +126,10 @@ def reliability(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bin
 def expected_calibration_error(
     confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int = BINS
 ) -> float | None:
-    """Σ_b n_b/N · |accuracy_b − confidence_b| over equally wide bins (C. Guo et al., ICML 2017); None of no image."""
+    """Return Σ_b n_b/N · |accuracy_b − confidence_b| over equally wide bins (C. Guo et al., ICML 2017).
+
+    None where there is no image.
+    """
     if not len(confidence):
         return None
     table = reliability(confidence, correct, bins)
@@ -188,7 +191,7 @@ def _explainer(name: str) -> dict[str, Any]:
 
 
 def _left_out(plan: Plan) -> str | None:
-    """The images that cannot be read and were left out for every checkpoint."""
+    """Return a sentence about the images that cannot be read and were left out, None where all can be read."""
     lost, total = len(plan.unreadable), len(plan.unreadable) + len(plan.split)
     return f"{lost:,} of {total:,} images cannot be read, first: {plan.unreadable[0]}" if lost else None
 

@@ -1,4 +1,4 @@
-"""What ``--seeds`` and ``--set`` mean: lists of seeds, and keys with several values."""
+"""Parses ``--seeds`` and ``--set``: lists of seeds, and keys with several values."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ OPENING, CLOSING, QUOTES = "[{", "]}", "\"'"
 
 @dataclass(frozen=True)
 class Axis:
-    """A key of the recipe with the values to try."""
+    """A key of the recipe with the values that are tried."""
 
     key: str
     values: tuple[str, ...]
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """``0-2,7`` → (0, 1, 2, 7); raises :class:`UsageError` for anything else, and for a seed given twice."""
+    """Parse ``0-2,7`` to (0, 1, 2, 7); raise :class:`UsageError` for anything else and for a seed given twice."""
     seeds: list[int] = []
     for piece in text.split(","):
         found = re.fullmatch(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?", piece)
@@ -39,7 +39,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 
 
 def split_values(text: str) -> list[str]:
-    """``0,50,100`` → three values; commas inside brackets, braces and quotes divide nothing."""
+    """Split ``0,50,100`` into three values; commas inside brackets, braces and quotes do not separate."""
     pieces, depth, quote = [""], 0, ""
     for char in text:
         if quote:
@@ -56,7 +56,7 @@ def split_values(text: str) -> list[str]:
 
 
 def divide(overrides: Iterable[str], settings: Any) -> tuple[list[str], list[Axis]]:
-    """Overrides with one value, and the keys that have several; short names become full ones.
+    """Separate overrides with one value from keys that have several; short names become full ones.
 
     ``settings`` is the pydantic model of a recipe. Raises :class:`UsageError` for a value that is missing or given
     twice, and for a short name that more than one table has.
@@ -78,7 +78,7 @@ def divide(overrides: Iterable[str], settings: Any) -> tuple[list[str], list[Axi
 
 
 def full_key(key: str, settings: Any) -> str:
-    """``explain_from_epoch`` → ``excon.explain_from_epoch``, where only one table has a key of that name."""
+    """Complete ``explain_from_epoch`` to ``excon.explain_from_epoch``; raise UsageError for a key of several tables."""
     paths = list(_paths(settings))
     if "." in key or key in paths:
         return key
@@ -89,7 +89,7 @@ def full_key(key: str, settings: Any) -> str:
 
 
 def _paths(settings: Any, prefix: str = "") -> Iterable[str]:
-    """The dotted names of all keys of a recipe."""
+    """Yield the dotted names of all keys of a recipe."""
     for name, about in settings.model_fields.items():
         yield f"{prefix}{name}"
         if hasattr(about.annotation, "model_fields"):
@@ -97,5 +97,5 @@ def _paths(settings: Any, prefix: str = "") -> Iterable[str]:
 
 
 def combinations(axes: Sequence[Axis]) -> list[list[str]]:
-    """Every combination of values, as overrides; one empty list where nothing varies."""
+    """Return every combination of values as overrides; one empty list where nothing varies."""
     return [list(one) for one in product(*([f"{axis.key}={value}" for value in axis.values] for axis in axes))]

@@ -1,7 +1,7 @@
-"""What a job does: train one run, score it, note how it went; or compare what is there.
+"""Defines the jobs of a sweep: one trains and scores a run and notes how it went, the other compares the runs.
 
 The callables stand at the top level and carry plain text, so that another machine can start them; everything else is
-read from the run's record. Starting one again goes on where the last one stopped.
+read from the run's record. Starting a job again continues where the last one stopped.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from xeval.runtime.signals import terminable
 
 
 class Resumable(ABC):
-    """A callable that a scheduler may stop and start again."""
+    """A callable job that a scheduler may stop and start again."""
 
     @abstractmethod
     def __call__(self) -> Any:
         """Do the work, or what is left of it."""
 
     def checkpoint(self, *_: Any) -> submitit.helpers.DelayedSubmission:
-        """Called before a job is taken off its machine: the same job is to be queued again."""
+        """Return the same job, to be queued again; submitit calls this before a job is taken off its machine."""
         return submitit.helpers.DelayedSubmission(self)
 
 
 @dataclass(frozen=True)
 class RunJob(Resumable):
-    """Train and score the run at ``path`` of the sweep in ``out``, on one device where ``gpu`` names it."""
+    """A job that trains and scores the run at ``path`` of the sweep in ``out``, on the device ``gpu`` if given."""
 
     out: str
     path: str
@@ -44,14 +44,14 @@ class RunJob(Resumable):
     local: bool = False
 
     def __call__(self) -> str:
-        """Returns the path of the run; an error is noted in its record, then raised."""
+        """Do the run and return its path; an error is noted in its record, then raised."""
         if self.gpu is not None:
-            os.environ["CUDA_VISIBLE_DEVICES"] = self.gpu  # before torch looks
+            os.environ["CUDA_VISIBLE_DEVICES"] = self.gpu  # before torch initialises CUDA
         from xeval.sweep.records import holding
         from xeval.sweep.work import work
 
         out = Path(self.out)
-        # submitit ignores SIGTERM, which a cluster sends ahead of its own signal; on one machine it means: stop
+        # submitit ignores SIGTERM, which a cluster sends ahead of its own signal; on one machine it must stop the job
         with holding(out, self.path), terminable() if self.local else nullcontext():
             self._note_start(out)
             return self._noted(out, lambda: work(out, self.path, threads=self.threads))
@@ -80,7 +80,7 @@ class RunJob(Resumable):
         except Exception as error:
             records.change(out, self.path, state="failed", error=_sentence(error))
             raise
-        except BaseException:  # stopped from outside, or on its way back into the queue
+        except BaseException:  # stopped from outside, or about to be queued again
             records.change(out, self.path, state="waiting")
             raise
         records.change(out, self.path, state="complete", **fields)
@@ -93,13 +93,13 @@ def _sentence(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class CompareJob(Resumable):
-    """Compare the runs of every folder of a sweep."""
+    """A job that compares the runs of every folder of a sweep."""
 
     out: str
     folders: tuple[str, ...]
 
     def __call__(self) -> list[str]:
-        """Returns the paths of the pages."""
+        """Compare the runs and return the paths of the pages."""
         from xeval.sweep.work import compare_folders
 
         return [str(page) for page in compare_folders(Path(self.out), self.folders)]

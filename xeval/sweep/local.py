@@ -1,4 +1,4 @@
-"""This machine: so many jobs at a time, one a GPU where there are any; what was killed is started again."""
+"""Runs jobs on this machine: a few at a time, one per GPU where there are any. Jobs that were killed start again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PATIENCE = 20.0  # seconds that jobs are given to stop
 
 
 class Workers:
-    """Jobs in as many slots as ``parallel``; slot k uses GPU k of ``gpus``, wrapping around."""
+    """Runs jobs in ``parallel`` slots; slot k uses GPU k of ``gpus``, counted modulo their number."""
 
     def __init__(self, out: Path, progress: Progress, *, parallel: int, retries: int, gpus: Sequence[str] = ()) -> None:
         self.out, self.progress, self.retries, self.gpus = out, progress, retries, gpus
@@ -35,7 +35,7 @@ class Workers:
         self.executor.update_parameters(timeout_min=FOREVER, stderr_to_stdout=True)
 
     def run(self, runs: Sequence[Run]) -> list[Record]:
-        """Do all runs; returns the records of those that failed."""
+        """Do all runs and return the records of those that failed."""
         waiting, failed, total, ended = deque(run.path for run in runs), [], len(runs), 0
         try:
             while waiting or self.running:
@@ -64,14 +64,14 @@ class Workers:
             self.running[path] = (slot, self.executor.submit(job))
 
     def _ended(self) -> list[str]:
-        """The jobs that have ended since the last look; their slots are free again."""
+        """Return the jobs that have ended since the last call, and free their slots."""
         paths = [path for path, (_, job) in self.running.items() if job.done()]
         for path in paths:
             self.free.append(self.running.pop(path)[0])
         return paths
 
     def _judged(self, path: str) -> Record:
-        """The record of a job that has ended: complete, failed, or waiting where it was killed and may try again."""
+        """Return the record of a job that ended: complete, failed, or waiting if it was killed and may try again."""
         record, starts = read(self.out, path), self.starts[path]
         if record.state in ("complete", "failed"):
             return record
@@ -81,9 +81,9 @@ class Workers:
         return change(self.out, path, state="waiting")
 
     def _stop(self) -> None:
-        """Ask the jobs to end and wait for a while; they go on next time."""
+        """Ask the jobs to end and wait for up to ``PATIENCE`` seconds; the next sweep continues them."""
         for _, job in self.running.values():
-            os.kill(int(job.job_id), signal.SIGTERM)  # the process that started it passes it on
+            os.kill(int(job.job_id), signal.SIGTERM)  # submitit's process passes it on to the job
         until = time.monotonic() + PATIENCE
         while time.monotonic() < until and not all(job.done() for _, job in self.running.values()):
             time.sleep(POLL)
@@ -91,7 +91,10 @@ class Workers:
 
 @contextmanager
 def _uninterruptible_children() -> Iterator[None]:
-    """Ctrl-C reaches every process of a terminal: those started here leave it to the one that started them."""
+    """Let processes that are started inside ignore Ctrl-C.
+
+    Ctrl-C reaches every process of a terminal, but here the parent decides what to do with its children.
+    """
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
@@ -100,7 +103,7 @@ def _uninterruptible_children() -> Iterator[None]:
 
 
 def visible_gpus(device: str) -> list[str]:
-    """The GPUs that jobs may use, as CUDA_VISIBLE_DEVICES names them."""
+    """Return the GPUs that jobs may use, as CUDA_VISIBLE_DEVICES names them."""
     import torch
 
     if not device.startswith(("auto", "cuda")) or ":" in device or not torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Matrix files: the recipes, methods, seeds, overrides and scores of a whole paper in one TOML file."""
+"""Reads matrix files: the recipes, methods, seeds, overrides and scores of a whole paper in one TOML file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_BYTES = 2**20
 
 
 class Part(BaseModel):
-    """Runs that are compared with each other, in a folder of their own."""
+    """Runs that are compared with each other and lie in a folder of their own."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,7 +28,7 @@ class Part(BaseModel):
 
 
 class Matrix(BaseModel):
-    """The content of a matrix file; without ``methods`` every recipe of a part is trained with its own."""
+    """The content of a matrix file; without ``methods`` every recipe of a part is trained with its own method."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,17 +41,17 @@ class Matrix(BaseModel):
 
 
 def folder() -> Path:
-    """Where the matrices that come with the package lie."""
+    """Return the folder of the matrices that come with the package."""
     return Path(training.__file__).parent / "matrices"
 
 
 def matrix_names() -> list[str]:
-    """The names of the matrices that come with the package."""
+    """Return the names of the matrices that come with the package."""
     return sorted(path.stem for path in folder().glob("*.toml"))
 
 
 def find_matrix(name_or_path: str) -> tuple[str, Matrix] | None:
-    """The name and the matrix of that name or file; None where it is none, but perhaps a recipe.
+    """Return name and content of a matrix, given by name or file; None where it is none and may be a recipe.
 
     Raises :class:`UsageError` naming the wrong key of a file with ``parts``.
     """
@@ -73,13 +73,13 @@ def find_matrix(name_or_path: str) -> tuple[str, Matrix] | None:
 
 
 def _beside(path: Path, recipes: tuple[str, ...]) -> tuple[str, ...]:
-    """Recipe files are looked for beside the matrix file first."""
+    """Replace recipe files that lie beside the matrix file by their full paths; others are looked for elsewhere."""
     here = path.parent.absolute()
     return tuple(str(here / name) if name.endswith(".toml") and (here / name).is_file() else name for name in recipes)
 
 
 def _content(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file; empty where it cannot be read, which the reader of recipes explains."""
+    """Return the tables of a TOML file; none where it cannot be read, because the reader of recipes explains that."""
     try:
         if path.stat().st_size > MAX_BYTES:
             return {}
@@ -89,6 +89,6 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 def lines_about() -> list[str]:
-    """The lines of ``xeval list matrices``."""
+    """Return the lines of ``xeval list matrices``."""
     found = [(name, find_matrix(name)) for name in matrix_names()]
     return [f"{name:<30} {matrix[1].description}" for name, matrix in found if matrix is not None]

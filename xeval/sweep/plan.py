@@ -1,4 +1,4 @@
-"""From recipes, methods, seeds and overrides to the runs of a sweep."""
+"""Makes the runs of a sweep from recipes, methods, seeds and overrides."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from xeval.sweep.grid import Axis, combinations, divide, parse_seeds
 from xeval.sweep.matrix import Matrix, Part, find_matrix
 from xeval.training.recipe import Recipe, load_recipe, result_settings
 
-CONTROL = ".sweep"  # folder of records, logs and tuning runs; `compare` enters no hidden folder
-HELD_OUT = 0.2  # where a recipe holds nothing out, tuning needs it
+CONTROL = ".sweep"  # folder of records, logs and tuning runs; hidden, because `compare` skips hidden folders
+HELD_OUT = 0.2  # share of train that tuning holds out where the recipe holds out nothing
 RETRAINED = ("heldout=0", "select_on=last")
 
 
 class Frozen(BaseModel):
-    """Plain data that is written as JSON."""
+    """A model of plain data that is written as JSON."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Choice(Frozen):
-    """One way to train a run, and the tuning runs whose held-out accuracy speaks for it."""
+    """One way to train a run, and the tuning runs whose held-out accuracy judges it."""
 
     label: str = ""
     recipe: dict[str, Any]
@@ -38,7 +38,7 @@ class Choice(Frozen):
 
 
 class Run(Frozen):
-    """A checkpoint to train at ``path`` below the sweep's folder, and how it is scored; None: it is not."""
+    """A checkpoint to train at ``path`` below the sweep's folder; ``score`` is None where it is not scored."""
 
     path: str
     folder: str
@@ -52,14 +52,14 @@ class Run(Frozen):
 
     @property
     def training(self) -> dict[str, Any]:
-        """What must be equal for a run to be continued."""
+        """The settings that must be equal for a run to be continued."""
         recipes = [result_settings(choice.recipe) for choice in self.choices]
         return {"recipes": recipes, "seed": self.seed, "limit": self.limit}
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What was asked for on the command line; None means: what the matrix or the recipe says."""
+    """The options of the command line; None stands for what the matrix or the recipe says."""
 
     recipe: str
     seeds: str | None = None
@@ -72,7 +72,7 @@ class Wish:
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """All runs of a sweep: first those that tune, then those that are scored and compared."""
+    """All runs of a sweep, made by :func:`make_plan`: those that tune, and those that are scored and compared."""
 
     name: str
     tuning: tuple[Run, ...]
@@ -81,17 +81,17 @@ class SweepPlan:
 
     @property
     def every(self) -> tuple[Run, ...]:
-        """Tuning runs first."""
+        """All runs, the tuning runs first."""
         return (*self.tuning, *self.runs)
 
     @property
     def folders(self) -> tuple[str, ...]:
-        """The folders that are compared, below the sweep's own; empty: that one itself."""
+        """The folders that are compared, below the sweep's own; an empty name stands for that folder itself."""
         return tuple(dict.fromkeys(run.folder for run in self.runs))
 
 
 def make_plan(wish: Wish) -> SweepPlan:
-    """The runs of a recipe or a matrix; raises :class:`UsageError` for anything that could only fail later."""
+    """Return the runs of a recipe or a matrix; raise :class:`UsageError` for anything that could only fail later."""
     found = find_matrix(wish.recipe)
     if found is None:
         name, matrix = Path(wish.recipe).stem, Matrix.model_construct(parts=(_alone(wish),))
@@ -114,12 +114,12 @@ def make_plan(wish: Wish) -> SweepPlan:
 
 
 def _alone(wish: Wish) -> Part:
-    """A plain recipe as a part whose runs lie in the sweep's own folder."""
+    """Make a part of a plain recipe; its runs lie in the sweep's own folder."""
     return Part.model_construct(folder="", recipes=(wish.recipe,), methods=wish.methods, set=())
 
 
 def _selected(matrix: Matrix, wish: Wish) -> Matrix:
-    """The matrix with the asked methods only."""
+    """Return the matrix with the requested methods only."""
     if wish.methods is None:
         return matrix
     parts = []
@@ -141,7 +141,7 @@ def _own_method(recipe: str) -> str:
 
 
 def _score_options(given: dict[str, Any]) -> dict[str, Any]:
-    """The options of ``[score]``, checked; where the scores go is not one of them."""
+    """Check and return the options of ``[score]``, which may not say where the scores go."""
     from xeval.scoring.options import validated
     from xeval.scoring.plan import protocol_of
 
@@ -162,7 +162,7 @@ def require_data(plan: SweepPlan) -> None:
 def _part_runs(
     one: Part, seeds: Sequence[int], overrides: Sequence[str], common: dict[str, Any]
 ) -> tuple[list[Run], list[Run]]:
-    """The tuning runs and the runs of one part."""
+    """Return the tuning runs and the runs of one part."""
     fixed, axes = divide([*one.set, *overrides], Recipe)
     tuning: list[Run] = []
     runs: list[Run] = []
@@ -187,7 +187,7 @@ class _Maker:
     common: dict[str, Any]
 
     def tuning(self) -> Iterator[Run]:
-        """A run that holds images out for every value and seed; none where there is nothing to choose."""
+        """Yield a run that holds images out for every value and seed; nothing where there is only one value."""
         for values in self._tried():
             held_out = self._load(values).heldout or HELD_OUT
             content = self._load([*values, "select_on=last", f"heldout={held_out}"])
@@ -196,7 +196,7 @@ class _Maker:
                 yield self._run(path, content.method, seed, [_choice(content, values)], score=None)
 
     def runs(self) -> Iterator[Run]:
-        """The runs that are scored; where a key has several values, on all of train."""
+        """Yield the runs that are scored; where a key has several values they train on all of train."""
         rest = RETRAINED if self.axes else ()
         loaded = [(values, self._load([*values, *rest])) for values in self._tried() or [[]]]
         made = [_choice(content, values, self._tuned_by(content, values)) for values, content in loaded]
@@ -206,7 +206,7 @@ class _Maker:
             yield self._run(path, first.method, seed, made)
 
     def _tried(self) -> list[list[str]]:
-        """The combinations of values to choose from, of the keys that concern the method."""
+        """Return the combinations of values to choose from, for the keys that concern the method."""
         from xeval.training.methods import METHODS
 
         explains = METHODS[self._load([]).method].explains

@@ -1,7 +1,7 @@
-"""``OUT/.sweep/jobs/``: one JSON file a run with what it is, where its job stands, and where the log is.
+"""Keeps one JSON file per run in ``OUT/.sweep/jobs/``: what it is, where its job stands, and where the log is.
 
-The job itself writes how far it got; whoever looks judges with the help of the process, the run's own files and, on a
-cluster, the scheduler. Files of submitit are never read here: they are pickles.
+The job itself writes how far it got. Readers correct that with the process, the run's own files and, on a cluster, the
+scheduler. Files of submitit are never read here, because they are pickles.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ State = Literal["waiting", "running", "failed", "complete"]
 
 
 class Record(Frozen):
-    """A run of a sweep and the last thing that is known about its job."""
+    """A run of a sweep and the last that is known about its job."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,17 +50,17 @@ class Record(Frozen):
 
 
 def record_file(out: Path, path: str) -> Path:
-    """Where the record of a run lies."""
+    """Return where the record of a run lies."""
     return out / CONTROL / "jobs" / f"{path}.json"
 
 
 def read(out: Path, path: str) -> Record:
-    """The record of a run; raises :class:`DataError` where there is none or it is damaged."""
+    """Read the record of a run; raise :class:`DataError` where there is none or it is damaged."""
     return _parse(record_file(out, path))
 
 
 def read_all(out: Path) -> list[Record]:
-    """Every record of a sweep: tuning runs first, then by folder, method and seed."""
+    """Return every record of a sweep: tuning runs first, then by folder, method and seed."""
     files = (out / CONTROL / "jobs").rglob("*.json")
     records = [_parse(file) for file in files]
     return sorted(records, key=lambda one: (one.run.score is not None, one.run.folder, one.run.method, one.run.seed))
@@ -74,7 +74,7 @@ def write(out: Path, record: Record) -> None:
 
 
 def change(out: Path, path: str, **fields: Any) -> Record:
-    """Replace fields of a record."""
+    """Replace fields of a record and return it."""
     record = read(out, path).model_copy(update=fields)
     write(out, record)
     return record
@@ -90,7 +90,7 @@ def _parse(file: Path) -> Record:
 
 
 def is_complete(out: Path, run: Run) -> bool:
-    """Whether a run is trained and, where asked for, scored as the record says."""
+    """Return whether a run is trained and, where asked for, scored as the record says."""
     if not record_file(out, run.path).is_file():
         return False
     record = read(out, run.path)
@@ -102,13 +102,13 @@ def _digest(run: Run) -> str:
 
 
 def files(out: Path, run: Run) -> bool:
-    """Whether the files that a complete run leaves are there."""
+    """Return whether the files that a complete run leaves are there."""
     wanted = [MANIFEST, SCORES] if run.score is not None else [MANIFEST]
     return all((out / run.path / name).is_file() for name in wanted)
 
 
 def register(out: Path, runs: Iterable[Run], executor: str) -> list[Run]:
-    """Write a record of every run that is not complete; returns those runs."""
+    """Write a record of every run that is not complete, and return those runs."""
     left = [run for run in runs if not is_complete(out, run)]
     for run in left:
         write(out, Record(run=run, executor=executor))
@@ -134,7 +134,7 @@ def holding(out: Path, path: str) -> Iterator[None]:
 
 
 def alive(out: Path, record: Record) -> bool:
-    """Whether a job that is noted as running still holds its lock; on another machine the record is believed."""
+    """Return whether a running job still holds its lock; a record of another machine is taken as true."""
     if record.host != socket.gethostname():
         return True
     return is_held(_lock_file(out, record.run.path))

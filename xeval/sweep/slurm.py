@@ -1,4 +1,4 @@
-"""A cluster with SLURM: array jobs through submitit, each phase after the one before it."""
+"""Runs a sweep on a cluster with SLURM: array jobs through submitit, each phase after the one before it."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ SUBMITTED = "submitted.json"
 
 
 class Cluster(submitit.SlurmExecutor):
-    """submitit's executor, which can also write its scripts where there is no cluster."""
+    """A SLURM executor of submitit that can also write its scripts where there is no cluster."""
 
     @classmethod
     def affinity(cls) -> int:
-        """Always there: whether jobs can be submitted is checked before they are."""
+        """Return at least 1, so that scripts can be made anywhere; :func:`require_slurm` checks for SLURM itself."""
         return max(1, super().affinity())
 
     def script(self, jobs: int) -> str:
-        """The text that would be given to sbatch for so many jobs."""
+        """Return the text that sbatch would be given for this number of jobs."""
         parameters = self.parameters
         try:
             self.parameters = parameters if jobs == 1 else {**parameters, "map_count": jobs}
@@ -49,18 +49,18 @@ class Cluster(submitit.SlurmExecutor):
 
 @dataclass(frozen=True)
 class Phase:
-    """Jobs that may run at the same time."""
+    """A group of jobs that may run at the same time; the next phase starts after them."""
 
     name: str
     jobs: tuple[Resumable, ...]
-    after: frozenset[str] = frozenset()  # ids of jobs in the queue that it waits for, besides the phase before it
+    after: frozenset[str] = frozenset()  # ids of queued jobs that it waits for, in addition to the phase before it
     changes: Mapping[str, Any] = field(default_factory=dict)
 
 
 def options_of(pairs: Iterable[str], table: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of submitit's SLURM executor: defaults, then a matrix's table, then ``KEY=VALUE`` pairs.
+    """Return the parameters of submitit's SLURM executor: defaults, a matrix's table, then ``KEY=VALUE`` pairs.
 
-    Raises :class:`UsageError` for an unknown key or a value that is no time.
+    Later ones replace earlier ones. Raises :class:`UsageError` for an unknown key or a value that is no time.
     """
     given = {**table, **dict(_pair(text) for text in pairs)}
     defaults = {key: value for key, value in DEFAULTS.items() if not given.keys() & set(INSTEAD.get(key, ()))}
@@ -85,12 +85,12 @@ def _pair(text: str) -> tuple[str, Any]:
 
 
 def minutes(value: Any) -> int:
-    """Minutes from a number, ``HH:MM:SS``, ``D-HH:MM:SS`` or ``D-HH``; raises :class:`UsageError` for anything else."""
+    """Parse minutes from a number, ``HH:MM:SS``, ``D-HH:MM:SS`` or ``D-HH``; raise :class:`UsageError` otherwise."""
     found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", str(value))
     if found is None:
         raise UsageError(f"the time {str(value)[:40]!r} is no time limit", "give minutes, HH:MM:SS or D-HH:MM:SS")
     days, first, second, third = (None if part is None else int(part) for part in found.groups())
-    hours = days is not None or third is not None  # sbatch: without, MM or MM:SS
+    hours = days is not None or third is not None  # otherwise sbatch reads MM or MM:SS
     total = (days or 0) * 24 * 60 + (first or 0) * 60 + (second or 0) if hours else first
     if not total:
         raise UsageError(f"the time {str(value)[:40]!r} is less than a minute", "give more")
@@ -100,9 +100,9 @@ def minutes(value: Any) -> int:
 def phases(
     out: Path, plan: SweepPlan, todo: Sequence[Run], queued: Mapping[str, str] = MappingProxyType({})
 ) -> list[Phase]:
-    """What is to be submitted, in order: the runs ``todo`` of a plan, then the comparison.
+    """Return what is to be submitted, in order: the runs ``todo`` of a plan, then the comparison.
 
-    ``queued`` are runs that were submitted before, with the ids of their jobs: whoever needs them waits for them too.
+    ``queued`` are runs that were submitted before, with the ids of their jobs: phases that need them wait for them too.
     """
     found, after = [], frozenset[str]()
     for name, members in (("tuning", plan.tuning), ("training and scoring", plan.runs)):
@@ -116,7 +116,7 @@ def phases(
 def executor(
     out: Path, plan: SweepPlan, phase: Phase, before: str | None, options: Mapping[str, Any], retries: int
 ) -> Cluster:
-    """An executor for a phase that begins when the job ``before``, and those it waits for besides, have ended."""
+    """Return an executor for a phase that begins once the job ``before`` and those in ``phase.after`` have ended."""
     made = Cluster(out / CONTROL / "logs", max_num_timeout=retries)
     ids = sorted(phase.after | ({before} if before else set()))
     ours = {"dependency": f"afterany:{':'.join(ids)}"} if ids else {}
@@ -129,7 +129,7 @@ def executor(
 
 
 def scripts(out: Path, plan: SweepPlan, todo: Sequence[Phase], options: Mapping[str, Any], retries: int) -> list[str]:
-    """The text of every script; the name of a phase stands where sbatch will have given its number."""
+    """Return the text of every script; the name of a phase stands for the job number that sbatch will give it."""
     texts: list[str] = []
     before = None
     for phase in todo:
@@ -141,7 +141,7 @@ def scripts(out: Path, plan: SweepPlan, todo: Sequence[Phase], options: Mapping[
 
 
 def require_slurm() -> None:
-    """Raise :class:`ResourceError` where nothing can be submitted."""
+    """Raise :class:`ResourceError` where SLURM is not installed."""
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
         raise ResourceError(
             "there is no SLURM here: sbatch and srun are not found", "use --executor local or --dry-run"
@@ -151,7 +151,7 @@ def require_slurm() -> None:
 def submit(
     out: Path, plan: SweepPlan, todo: Sequence[Phase], options: Mapping[str, Any], retries: int
 ) -> dict[str, str]:
-    """Hand all phases to SLURM; returns the path of each run, or the name of the phase, with the id of its job."""
+    """Submit all phases to SLURM; return path of the run, or name of the phase → id of its job."""
     submitted: dict[str, str] = {}
     before = None
     for phase in todo:
@@ -174,7 +174,7 @@ def _handed_over(
 
 
 def job_ids(out: Path) -> dict[str, str]:
-    """Run or phase → the id of the job that was last submitted for it."""
+    """Return run or phase → the id of the job that was last submitted for it."""
     file = out / CONTROL / SUBMITTED
     return dict(read_json(file)) if file.is_file() else {}
 
@@ -185,14 +185,14 @@ RUNNING = ("RUNNING", "COMPLETING", "CONFIGURING")
 
 @dataclass(frozen=True)
 class Queued:
-    """The job of a run and what the scheduler says of it; None where it cannot be asked or does not know it."""
+    """The job of a run and its state; None where the scheduler cannot be asked or does not know the job."""
 
     job: str
     state: Literal["waiting", "running", "ended"] | None
 
 
 def queue(out: Path) -> dict[str, Queued]:
-    """Every run of a sweep that was submitted, after one question to the scheduler."""
+    """Return the state of every submitted run of a sweep, from a single query to the scheduler."""
     jobs, watcher = job_ids(out), SlurmInfoWatcher()
     if jobs and shutil.which("sacct") is not None:
         for job in jobs.values():
@@ -202,7 +202,7 @@ def queue(out: Path) -> dict[str, Queued]:
 
 
 def _simple(state: str) -> Literal["waiting", "running", "ended"] | None:
-    word = state.partition(" ")[0].rstrip("+")  # CANCELLED by 1000, RUNNING+
+    word = state.partition(" ")[0].rstrip("+")  # states such as "CANCELLED by 1000" and "RUNNING+"
     if word == "UNKNOWN":
         return None
     return "waiting" if word in WAITING else "running" if word in RUNNING else "ended"

@@ -1,4 +1,4 @@
-"""Where every run of a sweep stands, in a table and in one exit code."""
+"""Shows where every run of a sweep stands, in a table and by one exit code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AGAIN = "start the sweep again with the same command: what is complete is kept"
 
 @dataclass(frozen=True)
 class Standing:
-    """A row of the table."""
+    """A row of the table that says where one run stands."""
 
     run: str
     folder: str
@@ -37,7 +37,7 @@ class Standing:
 
 
 def standings(out: Path) -> list[Standing]:
-    """A row for each run of the sweep in ``out``; raises :class:`DataError` where there is no sweep."""
+    """Return a row for each run of the sweep in ``out``; raise :class:`DataError` where there is no sweep."""
     records = read_all(out) if (out / CONTROL).is_dir() else []
     if not records:
         raise DataError(f"{out} holds no sweep", "give the folder that xeval sweep was given as --out")
@@ -46,7 +46,7 @@ def standings(out: Path) -> list[Standing]:
 
 
 def queue_of(out: Path, records: Sequence[Record]) -> Mapping[str, Queued]:
-    """What the scheduler says of the runs of a sweep; nothing where none was submitted."""
+    """Return the scheduler's states of the runs of a sweep; nothing where none was submitted."""
     if not any(record.executor == "slurm" for record in records):
         return {}
     from xeval.sweep.slurm import queue
@@ -72,7 +72,7 @@ def _standing(out: Path, record: Record, queued: Mapping[str, Queued]) -> Standi
 
 
 def judged(out: Path, record: Record, queued: Queued | None) -> tuple[State, str | None]:
-    """The state of a run and what went wrong: the record, corrected by the files, the scheduler and the process."""
+    """Return the state of a run and what went wrong: the record, corrected by files, scheduler and process."""
     if record.state == "complete":
         return ("complete", None) if files(out, record.run) else ("waiting", "its files are gone")
     if record.state == "failed":
@@ -87,14 +87,14 @@ def judged(out: Path, record: Record, queued: Queued | None) -> tuple[State, str
 
 
 def in_queue(out: Path, records: Sequence[Record]) -> dict[str, str]:
-    """The runs that a scheduler still has, with the ids of their jobs, so that they are not submitted twice."""
+    """Return the runs that a scheduler still has, with the ids of their jobs; they must not be submitted twice."""
     submitted, queued = [record for record in records if record.executor == "slurm"], queue_of(out, records)
     waits = [record.run.path for record in submitted if judged(out, record, queued.get(record.run.path))[0] in UNENDED]
     return {path: queued[path].job for path in waits if path in queued}
 
 
 def _epochs(history: Path) -> int:
-    """Finished epochs: the rows of history.csv."""
+    """Return the number of finished epochs, which is the number of rows of history.csv."""
     try:
         return max(0, len(history.read_text(encoding="utf-8").splitlines()) - 1)
     except OSError:
@@ -102,7 +102,7 @@ def _epochs(history: Path) -> int:
 
 
 def table(rows: Sequence[Standing]) -> str:
-    """Runs, states, epochs, scores and logs in columns, then what was chosen and what went wrong."""
+    """Return runs, states, epochs, scores and logs in columns, then what was chosen and what went wrong."""
     cells = [("run", "state", "epochs", "scored", "log")]
     cells += [(row.run, row.state, f"{row.done}/{row.epochs}", _scored(row), row.log or "–") for row in rows]
     widths = [max(len(line[column]) for line in cells) for column in range(4)]
@@ -113,7 +113,7 @@ def table(rows: Sequence[Standing]) -> str:
 
 
 def reports(out: Path, rows: Sequence[Standing]) -> list[str]:
-    """A line for each folder whose runs are all complete: its report, or the command that writes it."""
+    """Return a line for each folder whose runs are all complete: its report, or the command that writes it."""
     open_ = {row.folder for row in rows if row.state != "complete"}
     folders = [out / name for name in dict.fromkeys(row.folder for row in rows) if name not in open_]
     pages = [(folder, folder / "report" / "report.html") for folder in folders]
@@ -144,7 +144,7 @@ def _counts(rows: Sequence[Standing]) -> str:
 
 
 def as_json(rows: Sequence[Standing]) -> list[dict[str, Any]]:
-    """The rows for machines."""
+    """Return the rows as plain objects."""
     return [asdict(row) for row in rows]
 
 

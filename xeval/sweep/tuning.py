@@ -1,4 +1,4 @@
-"""The choice among several values of a key: the highest mean accuracy on held-out images of train, never on test.
+"""Chooses among several values of a key by the highest mean accuracy on held-out images of train, never on test.
 
 Every value is trained with every seed on the images that are not held out, to its last epoch, because the run that is
 kept is trained on all of train to its last epoch too. Equal means are decided by the order in which the values stand.
@@ -19,7 +19,7 @@ Accuracy = Callable[[str], float]
 
 
 def choose(run: Run, accuracy: Accuracy) -> tuple[Choice, dict[str, float]]:
-    """The way to train a run, and the mean held-out accuracy of each way there was."""
+    """Return the way to train a run, and the mean held-out accuracy of each way that was tried."""
     if not any(choice.tuned_by for choice in run.choices):
         return run.choices[0], {}
     means = {choice.label: fmean(map(accuracy, choice.tuned_by)) for choice in run.choices}
@@ -27,12 +27,12 @@ def choose(run: Run, accuracy: Accuracy) -> tuple[Choice, dict[str, float]]:
 
 
 def best(choices: Sequence[Choice], means: dict[str, float]) -> Choice:
-    """The choice of the highest mean; the first of equal ones."""
+    """Return the choice of the highest mean, the first of equal ones."""
     return max(choices, key=lambda choice: means[choice.label])
 
 
 def held_out_accuracy(out: Path) -> Accuracy:
-    """Reads the accuracy after the last epoch from the manifest of a tuning run below ``out``."""
+    """Return a function that reads the accuracy after the last epoch from a tuning run's manifest below ``out``."""
 
     def accuracy(path: str) -> float:
         found = read_card(out / path).selection.last_accuracy

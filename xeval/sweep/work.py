@@ -1,4 +1,4 @@
-"""The work of a job: train, score; and the comparison at the end."""
+"""Does the work of a job, training and scoring, and the comparison at the end."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from xeval.sweep.tuning import choose, held_out_accuracy
 from xeval.training.loop import train
 from xeval.training.recipe import Recipe
 
-EVERY = 60.0  # seconds between two lines of a counter in a log
+EVERY = 60.0  # seconds between two progress lines in a log
 
 
 def work(out: Path, path: str, *, threads: int | None) -> dict[str, Any]:
-    """Train and score one run, whatever of it is missing; returns what its record learns from it."""
+    """Train and score one run as far as it is not done; return the fields that its record gets."""
     if threads is not None:
         torch.set_num_threads(threads)
     progress, run = Lines(EVERY), read(out, path).run
@@ -42,7 +42,7 @@ def work(out: Path, path: str, *, threads: int | None) -> dict[str, Any]:
 
 
 def told(means: dict[str, float]) -> str:
-    """Mean accuracies in words."""
+    """Put mean accuracies into words."""
     return ", ".join(f"{label}: {mean:.4f}" for label, mean in means.items())
 
 
@@ -51,7 +51,7 @@ def _path(text: str | None) -> Path | None:
 
 
 def compare_folders(out: Path, folders: Sequence[str]) -> list[Path]:
-    """Write a report for each folder of a sweep; raises :class:`DataError` where a run of it is not complete."""
+    """Write a report for each folder of a sweep; raise :class:`DataError` where a run of it is not complete."""
     records = [record for record in read_all(out) if record.run.score is not None]
     missing = [record.run.path for record in records if record.run.folder in folders and record.state != "complete"]
     if missing:

@@ -1,1 +1,1 @@
-"""``xeval verify``: the numbers of one's own checkpoint beside the same numbers from other libraries."""
+"""``xeval verify`` compares the numbers of the user's checkpoint with the same numbers from other libraries."""

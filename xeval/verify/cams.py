@@ -1,4 +1,4 @@
-"""Class activation maps beside captum and pytorch-grad-cam: on the layer's own grid, before anything is clipped."""
+"""Compares class activation maps with captum and pytorch-grad-cam, on the layer's own grid and before any clipping."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _native(name: str) -> Side:
 
 
 def _captum(subject: Subject) -> Tensor:
-    """Signed Grad-CAM through captum's hooks and a backward pass."""
+    """Return the signed Grad-CAM that captum computes with its hooks and a backward pass."""
     from captum.attr import LayerGradCam
 
     exact = subject.exact
@@ -32,7 +32,7 @@ def _captum(subject: Subject) -> Tensor:
 
 
 def _pytorch_grad_cam(method: str) -> Side:
-    """The map before pytorch-grad-cam clips it at 0, scales it to [0, 1] and enlarges it with OpenCV."""
+    """Return pytorch-grad-cam's map before it is clipped at 0, scaled to [0, 1] and enlarged with OpenCV."""
 
     def found(subject: Subject) -> Tensor:
         import pytorch_grad_cam
@@ -55,7 +55,7 @@ def _pytorch_grad_cam(method: str) -> Side:
 
 
 def _same_sign(name: str, method: str) -> Side:
-    """The other library's map with the native map's sign, where a decomposition leaves the sign open."""
+    """Return the other library's map with the native map's sign, where a decomposition leaves the sign open."""
 
     def found(subject: Subject) -> Tensor:
         other, native = _pytorch_grad_cam(method)(subject), _native(name)(subject)

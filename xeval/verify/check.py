@@ -1,7 +1,7 @@
-"""What ``xeval verify`` compares: each native number beside the same number from another library.
+"""Defines what ``xeval verify`` compares: each native number with the same number from another library.
 
-Both sides of a check get the same network, images, maps and draws, so what differs is the definition or the code.
-Quantus reads float32 only; everything else is compared in float64, where rounding does not blur a verdict.
+Both sides of a check get the same network, images, maps and draws, so a difference comes from the definition or the
+code. Quantus reads float32 only; everything else is compared in float64, where rounding does not hide a difference.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from xeval.metrics import METRICS, Explained, Scene, Values
 
 
 class Probabilities(nn.Module):
-    """The network with the toolkit's softmax in float64, for libraries that would compute their own."""
+    """A network that ends in the toolkit's float64 softmax, for libraries that would compute their own."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        """Probabilities N×classes."""
+        """Return probabilities N×classes."""
         return softmax64(self.model(images))
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is verified: the scene of the user's images before the user's network, explained at ``layer``."""
+    """What is verified: the scene of the user's images and network, explained at ``layer``."""
 
     scene: Scene
     layer: str
@@ -43,16 +43,16 @@ class Subject:
 
     @property
     def model(self) -> nn.Module:
-        """The network."""
+        """The network that is verified."""
         return self.scene.engine.model
 
     @property
     def images(self) -> Tensor:
-        """Normalised images N×C×H×W."""
+        """The normalised images N×C×H×W."""
         return self.scene.images
 
     def one(self) -> Explained:
-        """The explainer's maps, with nothing computed before: each side of a check pays for its own passes."""
+        """Return the explainer's maps with nothing computed yet: each side of a check makes its own passes."""
         engine, layer = self.scene.engine, self.layer
         return Explained.by(
             self.scene,
@@ -61,16 +61,16 @@ class Subject:
         )
 
     def tie_free(self, channels: int = 1) -> Tensor:
-        """Maps N×channels×H×W with the ranking of the explainer's and no two values equal; float64, 0 at the bottom.
+        """Return maps N×channels×H×W that rank like the explainer's but have no two equal values.
 
-        Within a position the first channel is the most relevant.
+        They are float64 and 0 at the bottom. Within a position the first channel is the most relevant.
         """
         ranking = self.one().ranking.unsqueeze(1).double()
         offset = torch.arange(channels, device=ranking.device).reshape(1, -1, 1, 1)
         return self.scene.pixels * channels - 1 - (ranking * channels + offset)
 
     def values(self, metric: str, column: str, one: Explained | None = None, **settings: Any) -> Tensor:
-        """A native column or curve, NaN where it is undefined; what was drawn for it stays in ``draws``."""
+        """Return a native column or curve, NaN where it is undefined; its draws are kept in ``draws``."""
         about = METRICS[metric]
         chosen = about.settings(**settings)
         shared = self.draws[metric] = about.prepare(self.scene, chosen)
@@ -78,7 +78,7 @@ class Subject:
 
     @cached_property
     def exact(self) -> Subject:
-        """The same in float64, on a copy of the network; on the host where the device has no float64."""
+        """The same subject in float64, on a copy of the network; on the host where the device has no float64."""
         scene = self.scene
         device = torch.device("cpu") if scene.images.device.type == "mps" else scene.images.device
         model = copy.deepcopy(self.model).to(device).double().requires_grad_(True)
@@ -93,7 +93,7 @@ class Subject:
 
 
 def defined(values: Values) -> Tensor:
-    """The values with NaN where they are undefined."""
+    """Return the values with NaN where they are undefined."""
     value = values.value.clone()
     for where in values.undefined.values():
         value[where] = torch.nan
@@ -105,7 +105,10 @@ Side = Callable[[Subject], Tensor]
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison. ``package`` is what has to be importable; ``tolerance`` bounds |a − b| / max(1, |b|)."""
+    """One comparison between a native number and another library's.
+
+    ``package`` is what has to be importable; ``tolerance`` bounds |a − b| / max(1, |b|).
+    """
 
     name: str
     oracle: str

@@ -1,4 +1,4 @@
-"""Native metrics beside captum, torch-cam, pytorch-grad-cam and plain loops, in float64."""
+"""Compares native metrics with captum, torch-cam, pytorch-grad-cam and plain loops, in float64."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from xeval.verify.check import Check, Side, Subject
 
 THRESHOLDS: tuple[float, ...] = DropSettings().thresholds
 EPSILON = 1e-7
-"""What torch-cam adds to the clean probability it divides by."""
+"""What torch-cam adds to the clean probability before it divides by it."""
 
 
 # ---- infidelity and sensitivity beside captum ------------------------------------------------------------------------
@@ -59,7 +59,7 @@ def _captum_infidelity(normalize: bool) -> Side:
 
 
 def _squares(subject: Subject, draws: Squares) -> Tensor:
-    """Where the native squares lie: bool N×n×1×H×W."""
+    """Return where the native squares lie: bool N×n×1×H×W."""
     height, width = subject.scene.size
     rows = torch.arange(height, device=draws.top.device)[:, None]
     columns = torch.arange(width, device=draws.top.device)[None, :]
@@ -91,7 +91,7 @@ def _captum_sensitivity(subject: Subject) -> Tensor:
 
 
 def _drops(name: str, mask: Literal["topk", "soft"] = "topk") -> Side:
-    """Native magnitudes, one column a threshold, without the band that counts as a tie."""
+    """Return native magnitudes, one column per threshold, without the band that counts as a tie."""
 
     def found(subject: Subject) -> Tensor:
         settings = DropSettings(mask=mask, tie=0.0)
@@ -102,7 +102,7 @@ def _drops(name: str, mask: Literal["topk", "soft"] = "topk") -> Side:
 
 
 def _loop(sign: int) -> Side:
-    """Relative drop (sign 1) or increase (−1), written from the definition, one image and one pixel at a time."""
+    """Return relative drops (sign 1) or increases (−1) by their definition, one image and one pixel at a time."""
 
     def found(subject: Subject) -> Tensor:
         exact = subject.exact
@@ -122,24 +122,24 @@ def _loop(sign: int) -> Side:
 
 
 def _kept_masks(subject: Subject) -> list[Tensor]:
-    """The native top-k masks as maps of 0 and 1, N×H×W: a soft mask that keeps or removes whole pixels."""
+    """Return the native top-k masks N×H×W as maps of 0 and 1, which as soft masks keep or remove whole pixels."""
     ranking = subject.one().ranking
     return [(ranking < kept(q, subject.scene.pixels)).double() for q in THRESHOLDS]
 
 
 class Extractor:
-    """What torch-cam asks its CAM extractors for, giving out a ready map."""
+    """A stand-in for the CAM extractors of torch-cam that returns a finished map."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.maps = torch.empty(0)
 
     def __call__(self, *_: Any, **__: Any) -> list[Tensor]:
-        """The map of the images at hand, in a list of one layer."""
+        """Return the map of the current images, in a list of one layer."""
         return [self.maps]
 
     def fuse_cams(self, cams: list[Tensor]) -> Tensor:
-        """The only layer."""
+        """Return the map of the only layer."""
         return cams[0]
 
     @contextmanager
@@ -148,7 +148,7 @@ class Extractor:
 
 
 def _torchcam(metric: type, key: str, subject: Subject, maps: Tensor, **arguments: Any) -> Tensor:
-    """One of torch-cam's metrics for maps N×H×W, image by image."""
+    """Compute one of torch-cam's metrics for maps N×H×W, image by image."""
     extractor = Extractor(subject.model)
     values = []
     for n in range(len(maps)):
@@ -160,7 +160,7 @@ def _torchcam(metric: type, key: str, subject: Subject, maps: Tensor, **argument
 
 
 def _torchcam_drop(subject: Subject, masks: list[Tensor]) -> Tensor:
-    """torch-cam's average drop with its epsilon taken out of the denominator again."""
+    """Compute torch-cam's average drop, and take its epsilon out of the denominator again."""
     from torchcam.metrics import ClassificationMetric
 
     exact = subject.exact
@@ -179,12 +179,12 @@ def _torchcam_curve(key: str) -> Side:
 
 
 def _absolute(sign: str) -> Side:
-    """Native magnitude times p0."""
+    """Return the native magnitude times p0."""
     return lambda subject: _drops(f"{sign}.mag")(subject) * subject.exact.scene.p0[:, None]
 
 
 def _grad_cam_change(sign: int) -> Side:
-    """pytorch-grad-cam's change of the softmax under a multiplied map; the drop is clipped as its DropInConfidence."""
+    """Return pytorch-grad-cam's change of the softmax under a multiplied map, clipped as its DropInConfidence."""
 
     def found(subject: Subject) -> Tensor:
         from pytorch_grad_cam.metrics.cam_mult_image import CamMultImageConfidenceChange

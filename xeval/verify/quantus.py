@@ -1,4 +1,4 @@
-"""Native metrics beside Quantus, which is fed the same draws where it would make its own."""
+"""Compares native metrics with Quantus, which gets the same draws where it would make its own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from xeval.verify.check import Check, Probabilities, Side, Subject
 
 
 def _quantus(name: str, subject: Subject, maps: Tensor, one: Explained | None = None, **arguments: Any) -> Tensor:
-    """Values of one Quantus class for these maps, not normalised; probabilities are the toolkit's."""
+    """Return the values of one Quantus class for these maps, not normalised; probabilities are the toolkit's."""
     import quantus
 
     metric = getattr(quantus, name)(**QUIET, **{"normalise": False, "abs": False, **arguments})
@@ -31,7 +31,7 @@ def _quantus(name: str, subject: Subject, maps: Tensor, one: Explained | None = 
 
 
 def _network(subject: Subject, name: str) -> Any:
-    """Metrics that explain again need the network itself; those of probabilities get the float64 softmax."""
+    """Return the network itself for metrics that explain again, else the network with the float64 softmax."""
     explains = "Sensitivity" in name or "Lipschitz" in name
     return subject.model if explains else Probabilities(subject.model).eval()
 
@@ -47,7 +47,7 @@ def _complexity(name: str) -> Side:
 
 
 def _correlation(subject: Subject) -> Tensor:
-    """The native subsets of positions in all channels, handed to Quantus as channel values."""
+    """Compute Quantus's correlation on the native subsets of positions, which it gets as channel values."""
     scene, settings = subject.scene, SubsetSettings()
     channels, size = scene.images.shape[1], max(1, kept(settings.share, scene.pixels))
     masks = random_subsets(scene.seed, scene.keys, settings.n, size, scene.pixels).cpu().numpy()
@@ -72,29 +72,32 @@ def _correlation(subject: Subject) -> Tensor:
 
 
 def _step(subject: Subject) -> int:
-    """Channel values a step of pixel flipping: Quantus wants a divisor of H·W; about 32 steps."""
+    """Return the channel values per step of pixel flipping, for about 32 steps: Quantus requires a divisor of H·W."""
     return divisor(subject.scene.pixels, max(1, subject.images[0].numel() // 32))
 
 
 def _flipping(subject: Subject) -> Tensor:
-    """Native curve over channel values, ranked like the tie-free maps that Quantus gets."""
+    """Return the native curve over channel values, ranked like the tie-free maps that Quantus gets."""
     return flipping_curve(subject.one(), FlipSettings(semantics="0.6", step=_step(subject)))
 
 
 def _quantus_flipping(subject: Subject) -> Tensor:
-    """Quantus's curve of the true class for maps with C channels and no two equal values."""
+    """Return Quantus's curve of the true class for maps with C channels and no two equal values."""
     maps = subject.tie_free(subject.images.shape[1])
     labelled = replace(subject, scene=replace(subject.scene, targets=subject.scene.labels))
     return _quantus("PixelFlipping", labelled, maps, features_in_step=_step(subject), perturb_baseline="black")
 
 
 def _positions(subject: Subject) -> Tensor:
-    """Native curve over positions, all channels at once."""
+    """Return the native curve over positions, all channels at once."""
     return flipping_curve(subject.one(), FlipSettings(semantics="0.5", step=_step(subject)))
 
 
 def _quantus_positions(subject: Subject) -> Tensor:
-    """After every C-th step of ``step`` channel values, ``step`` more positions are flipped in all channels."""
+    """Return every C-th point of Quantus's curve.
+
+    There ``step`` more positions have been flipped in all channels, because each step flips ``step`` channel values.
+    """
     channels = subject.images.shape[1]
     return _quantus_flipping(subject)[:, channels - 1 :: channels]
 
@@ -103,7 +106,7 @@ def _quantus_positions(subject: Subject) -> Tensor:
 
 
 def _versions(subject: Subject) -> tuple[int, Callable[..., Array]]:
-    """Quantus's perturbation: the native draws, one version after the other."""
+    """Return the number of native draws and a perturbation for Quantus that gives them one after the other."""
     settings = BallSettings()
     versions = iter(ball(subject.scene, settings).unbind(1))
     return settings.n, lambda arr, **_: next(versions).cpu().numpy().reshape(arr.shape)
@@ -118,7 +121,7 @@ def _sensitivity(name: str) -> Side:
 
 
 def _lipschitz(subject: Subject) -> Tensor:
-    """Maps and their versions over the largest magnitude of the clean map, as the native metric takes them."""
+    """Compute Quantus's estimate on maps divided by the largest magnitude of the clean map, as in the native metric."""
     one, (samples, perturb) = subject.one(), _versions(subject)
     largest = one.maps.flatten(1).abs().amax(1).reshape(-1, 1, 1, 1)
     unit = torch.where(largest > 0, largest, torch.ones_like(largest))
@@ -132,7 +135,7 @@ def _lipschitz(subject: Subject) -> Tensor:
 
 
 def _rank_accuracy(subject: Subject) -> Tensor:
-    """Intersection over union of two sets of equal size from their overlap r: r / (2 − r)."""
+    """Return the intersection over union of two sets of equal size from their overlap r: r / (2 − r)."""
     overlap = _quantus("RelevanceRankAccuracy", subject, subject.tie_free())
     return overlap / (2 - overlap)
 

@@ -1,4 +1,4 @@
-"""``xeval verify``: the numbers of one's own checkpoint beside the same numbers from other libraries."""
+"""Runs the comparisons of ``xeval verify`` on the user's checkpoint, and prints and judges them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ INSTALL = "pip install 'xeval-explanations[verify]'"
 
 @dataclass(frozen=True)
 class Comparison:
-    """One comparison: the largest difference |a − b| / max(1, |b|) over ``n`` values, and the seconds of both."""
+    """The result that a check gives: the largest |a − b| / max(1, |b|) over ``n`` values, and both sides' seconds."""
 
     name: str
     oracle: str
@@ -46,7 +46,7 @@ class Comparison:
 
 
 def checks() -> list[Check]:
-    """All comparisons, in the order in which they are printed; those of unregistered explainers are left out."""
+    """Return all checks in the order in which they are printed, without those of unregistered explainers."""
     return [*QUANTUS, *CURVES, *[check for name, check in CAMS if name in EXPLAINERS]]
 
 
@@ -68,7 +68,7 @@ def verify(
 
 
 def compare(check: Check, subject: Subject) -> Comparison:
-    """Both sides of one check, timed."""
+    """Compute and time both sides of one check."""
     if check.package and find_spec(check.package) is None:
         return Comparison(check.name, check.oracle, check.tolerance, "not installed")
     if check.needs_masks and subject.scene.masks is None:
@@ -81,9 +81,9 @@ def compare(check: Check, subject: Subject) -> Comparison:
 
 
 def difference(native: Tensor, other: Tensor) -> tuple[float, int]:
-    """Largest |a − b| / max(1, |b|) over the values that are defined natively, and how many these are.
+    """Return the largest |a − b| / max(1, |b|) over the values that are defined natively, and how many these are.
 
-    Infinite where shapes differ or the other side has no number; values that are undefined natively say nothing.
+    It is infinite where shapes differ or the other side has no number. Values that are undefined natively are left out.
     """
     if native.shape != other.shape:
         return float("inf"), 0
@@ -99,12 +99,12 @@ def _timed(side: Callable[[Subject], Tensor], subject: Subject) -> tuple[Tensor,
 
 
 def versions() -> str:
-    """The installed versions of the other libraries."""
+    """Return the installed versions of the other libraries."""
     return ", ".join(f"{package} {package_version(package) or 'not installed'}" for package in PACKAGES.values())
 
 
 def table(rows: list[Comparison]) -> list[str]:
-    """Markdown, one line a comparison, and what to install where something is missing."""
+    """Return a Markdown table with one line per comparison, and what to install where something is missing."""
     header = ("native", "other", "values", "largest difference", "tolerance", "verdict", "seconds", "other's seconds")
     text = markdown_lines(header, map(_cells, rows))
     if any(row.verdict == "not installed" for row in rows):
@@ -121,12 +121,12 @@ def _cells(row: Comparison) -> tuple[str, ...]:
 
 
 def as_json(rows: list[Comparison]) -> list[dict[str, Any]]:
-    """The rows as plain objects."""
+    """Return the rows as plain objects."""
     return [asdict(row) for row in rows]
 
 
 def require_agreement(rows: list[Comparison]) -> None:
-    """Raise :class:`DataError` where a comparison fell outside its tolerance."""
+    """Raise :class:`DataError` where a comparison lies outside its tolerance."""
     outside = [f"{row.name} ({row.oracle})" for row in rows if row.verdict == "DIFFERS"]
     if outside:
         raise DataError(
