@@ -63,7 +63,7 @@ def scorer_of(arch: str, options: Options) -> Scorer:
     """Return xeval's scorer for seeded random images, as ``xeval.score`` builds it."""
     device = device_of(options)
     model, _ = network(arch, device)
-    images = pictures(options.pick("images", 8, 4), torch.device("cpu"))
+    images = (pictures(options.pick("images", 8, 4), torch.device("cpu")) / 8 + 0.5).clamp(0, 1)
     labels = torch.arange(len(images)) % 100
     metrics = METRICS[:2] if options.quick else METRICS
     given: dict[str, Any] = {"compile": "on"} if options.compile else {}

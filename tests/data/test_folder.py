@@ -47,6 +47,21 @@ def test_same_classes_and_order_as_torchvision(tmp_path: Path) -> None:
         assert np.array_equal(np.asarray(image).transpose(2, 0, 1), split.read([row])[0].numpy())
 
 
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("Train", "Test"), ("training", "testing"), ("TRAIN", "valid"), ("train", "Validation"), ("Training", "VAL")],
+)
+def test_splits_by_their_other_names_are_no_classes(train: str, test: str, tmp_path: Path) -> None:
+    named = {name.replace("train/", f"{train}/").replace("val/", f"{test}/"): data for name, data in FILES.items()}
+    dataset = open_dataset(f"folder:{makers.write_tree(tmp_path, named)}")
+    assert dataset.info.classes == ("ant", "bee")
+    assert len(dataset.split("train")) == 3
+    assert dataset.split("test").ids[0].startswith(f"{test}/ant/")
+    alone = {name: data for name, data in named.items() if name.startswith(test)}
+    only = open_dataset(f"folder:{makers.write_tree(tmp_path / 'only', alone)}")
+    assert (only.info.classes, list(only.splits)) == (("ant", "bee"), ["test"])
+
+
 def test_class_folders_alone_are_a_test_split(tmp_path: Path) -> None:
     makers.write_tree(tmp_path, FILES)
     dataset = open_dataset(f"folder:{tmp_path / 'train'}")

@@ -100,7 +100,7 @@ def test_a_dead_network_is_scored_with_a_warning(tmp_path: Path) -> None:
 
 @pytest.mark.fault("C20")
 def test_scoring_leaves_batch_norm_and_modes_alone(tmp_path: Path) -> None:
-    model, x = small_model().train(), images(12)
+    model, x = small_model().train(), images(12).sigmoid()
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     assert any("running_mean" in name for name in before)
     found = xeval.score(model, [(x, torch.arange(12) % 4)], metrics=("drop", "infidelity"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +12,6 @@ from xeval.data import DatasetInfo, open_dataset
 from xeval.errors import UsageError
 from xeval.explainers import EXPLAINERS
 from xeval.models import frozen_eval, last_conv_stage
-
-if TYPE_CHECKING:
-    pass
 
 
 def load(

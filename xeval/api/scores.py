@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
 
 from xeval.errors import DataError, UsageError
 from xeval.runtime.files import read_json
 from xeval.runtime.progress import Silent
 from xeval.scoring import run as scoring
+from xeval.scoring.answers import Output, as_logits
 from xeval.scoring.module import Normalization, adapt
 from xeval.scoring.options import validated
 from xeval.scoring.plan import plan_for
@@ -25,28 +30,46 @@ if TYPE_CHECKING:
 
 def score(
     checkpoint: Path | str | nn.Module,
-    data: Iterable[tuple[Tensor, Tensor]] | None = None,
+    data: Any = None,
     *,
     normalization: Normalization | None = None,
     classes: Sequence[str] | None = None,
+    output: Output = "logits",
+    allow_stochastic: bool = False,
     **options: Any,
 ) -> pd.DataFrame:
     """Score a checkpoint, or a module with its data; return mean, standard error and n of every explainer and column.
 
-    A checkpoint (run directory, exported file, state dict) is scored on its data set. Its scores are stored beside it,
-    or in ``out``, and the next call finds them again. A module needs ``data``, batches of (images N×C×H×W, labels N);
-    see :func:`xeval.scoring.module.adapt` for ``normalization`` and ``classes``. Its scores are kept only if ``out`` is
-    given. ``options`` are those of ``xeval score`` with underscores (``limit=500``, ``thresholds=(0.15, 0.3)``). The
-    ``attrs`` of the frame hold the whole summary with conventions and provenance.
+    A checkpoint (run directory, exported file, state dict) is scored on its data set, whose folder ``data`` may name;
+    scores are stored beside it, or in ``out``, and found again by the next call. A module needs ``data``, a loader of
+    (images N×C×H×W, labels N): see :func:`xeval.scoring.module.adapt` for ``normalization``, ``classes`` and
+    ``allow_stochastic``; its scores are kept only if ``out`` is given. ``output="probabilities"`` takes the logarithm
+    of what the module answers. ``options`` are those of ``xeval score`` with underscores (``limit=500``,
+    ``thresholds=(0.15, 0.3)``). The ``attrs`` of the frame hold the whole summary with conventions and provenance.
     """
+    folder = data is None or isinstance(data, str | Path)
     if not isinstance(checkpoint, nn.Module):
-        return _frame(scoring.score(checkpoint, **options))
-    if data is None:
+        if not folder:
+            raise UsageError("a checkpoint is scored on its data set", "give data= the folder of the data, or nothing")
+        return _frame(scoring.score(checkpoint, **options, **({} if data is None else {"data": data})))
+    if folder:
         raise UsageError("a module needs data to be scored on", "give batches of (images, labels)")
     chosen = validated(**options)
-    plan = plan_for(*adapt(checkpoint, data, normalization=normalization, classes=classes), chosen)
-    with TemporaryDirectory() as scratch:
+    with torch.inference_mode(False), as_logits(checkpoint, output), TemporaryDirectory() as scratch:
+        adapted = adapt(
+            checkpoint, data, normalization=normalization, classes=classes, allow_stochastic=allow_stochastic
+        )
+        plan = plan_for(*adapted, chosen)
+        for note in plan.loaded.notes:
+            if note.startswith("warning: "):
+                warnings.warn(note.removeprefix("warning: "), stacklevel=2)
         return _frame(scoring.execute(scoring.Session(plan, chosen, chosen.out or Path(scratch), Silent())).accepted())
+
+
+def _types(model: dict[str, NDArray[np.float64]]) -> dict[str, str]:
+    """The types of the columns that are no scores; where the network has no answer to an image they have a gap."""
+    whole = bool(np.isfinite(model["predicted"]).all())
+    return {"label": "int64", "predicted": "int64" if whole else "Int64", "correct": "bool" if whole else "boolean"}
 
 
 def _frame(scored: Path) -> pd.DataFrame:
@@ -104,4 +127,4 @@ def results(run: Path | str) -> pd.DataFrame:
         )
         for explainer in summary["scores"]
     ]
-    return pd.concat(frames, ignore_index=True).astype({"label": int, "predicted": int, "correct": bool})
+    return pd.concat(frames, ignore_index=True).astype(_types(model))

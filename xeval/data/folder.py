@@ -1,8 +1,9 @@
 """Read ``folder:PATH``: your own images, with one folder per class (the layout of torchvision's ImageFolder).
 
-PATH/train/<class>/… and PATH/test/<class>/… (or PATH/val) are the two splits, each with the same class folders. A PATH
-that holds the class folders directly is one split called ``test``: it can be scored, but not be trained on by mistake.
-Image files at any depth below a class folder count; files with other endings are passed over.
+PATH/train/<class>/… and PATH/test/<class>/… are the two splits, each with the same class folders; they may be called
+``training``, ``testing``, ``val``, ``valid`` or ``validation`` too, in any case. A PATH that holds the class folders
+directly is one split called ``test``: it can be scored, and cannot be trained on by mistake. Image files at any depth
+below a class folder count; files with other endings are passed over.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from xeval.errors import DataError
 
 SAMPLE, SAMPLE_SEED = 256, 0
 SIDE = 224
+NAMES = {"train": ("train", "training"), "test": ("test", "testing", "val", "valid", "validation")}
+"""Folders that are splits, in any case and in this order; a folder of such a name is never a class."""
 
 
 @reader("folder", "folder:PATH, your images in one folder a class")
@@ -48,10 +51,9 @@ def read(path: Path, size: int | None) -> Dataset:
 
 def _splits(tree: FolderTree) -> dict[str, str]:
     """Return the folder of each split by its name, relative to the tree."""
-    present = set(tree.folders(""))
-    test = next((folder for folder in ("test", "val") if folder in present), None)
-    found = {"train": "train" if "train" in present else None, "test": test}
-    return {name: folder for name, folder in found.items() if folder} or {"test": ""}
+    present = {folder.lower(): folder for folder in tree.folders("")}
+    found = {split: next((present[name] for name in names if name in present), None) for split, names in NAMES.items()}
+    return {split: folder for split, folder in found.items() if folder} or {"test": ""}
 
 
 def _classes(tree: FolderTree, folders: dict[str, str]) -> tuple[str, ...]:

@@ -61,10 +61,19 @@ def network_of(model: nn.Module, example: Tensor) -> Network:
         copy = folded(model, images, logits)
         forward = model if copy is None else copy
         last = _agree(forward, images.contiguous(memory_format=torch.channels_last), logits)
-    if copy is not None and last:
-        copy.to(memory_format=torch.channels_last)
+    last = last and (copy is None or _laid_channels_last(copy))
     layout = torch.channels_last if last else torch.contiguous_format
     return Network(forward, forward, layout, folded=copy is not None)
+
+
+def _laid_channels_last(copy: nn.Module) -> bool:
+    """Lay the weights of a copy channels last; returns whether all of them can be (tensors of rank 5 cannot)."""
+    try:
+        copy.to(memory_format=torch.channels_last)
+    except RuntimeError:
+        copy.to(memory_format=torch.contiguous_format)
+        return False
+    return True
 
 
 def folded(model: nn.Module, images: Tensor, logits: Tensor) -> nn.Module | None:

@@ -18,6 +18,7 @@ from xeval.engine.precision import softmax64
 from xeval.explainers.base import Explainer
 from xeval.runtime.memory import is_out_of_memory, out_of_memory
 
+ARITHMETIC = (torch.linalg.LinAlgError, FloatingPointError, ValueError)
 Versions = Callable[[Tensor, Tensor], Tensor]
 """A function ``(rows, columns) -> images``: the perturbed images of the pairs (image number, perturbation number)."""
 
@@ -90,7 +91,7 @@ class Engine:
         explained = self.model if model is None else model
 
         def maps(start: int, stop: int) -> Tensor:
-            return explainer.explain(explained, layer, images[start:stop], targets[start:stop])
+            return _one_by_one(lambda i, j: explainer.explain(explained, layer, images[i:j], targets[i:j]), start, stop)
 
         with _counted(explained) as seen:
             found = torch.cat(self._batches(maps, len(images)))
@@ -136,6 +137,29 @@ def _if_it_fits(run: Callable[[int, int], Tensor], start: int, stop: int) -> Ten
         if not is_out_of_memory(error):
             raise
         return None
+
+
+def _one_by_one(maps: Callable[[int, int], Tensor], start: int, stop: int) -> Tensor:
+    """Maps of the images from ``start`` to ``stop``, NaN for those on which the explainer's arithmetic fails.
+
+    Decompositions and regressions refuse values that are not finite, and with them the whole batch. Where they do, the
+    images are explained one by one; the error is raised where it is the same for all of them.
+    """
+    try:
+        return maps(start, stop)
+    except ARITHMETIC:
+        if stop - start == 1:
+            raise
+    found: list[Tensor | None] = []
+    for number in range(start, stop):
+        try:
+            found.append(maps(number, number + 1))
+        except ARITHMETIC:
+            found.append(None)
+    sound = next((part for part in found if part is not None), None)
+    if sound is None:
+        return maps(start, start + 1)
+    return torch.cat([torch.full_like(sound, torch.nan) if part is None else part for part in found])
 
 
 @contextmanager

@@ -44,7 +44,9 @@ def write_artifacts(out: Path, scorer: Scorer) -> dict[str, float | None]:
     positions = sample_positions(plan.split.labels, plan.chosen, chosen)
     if not positions:  # --limit has left no image of these classes
         return dict.fromkeys(("separation_ratio", "knn_accuracy", "silhouette"))
-    original, masked = _features(scorer, positions)
+    positions, original, masked = _sound(positions, *_features(scorer, positions))
+    if not positions:  # no image has finite features
+        return dict.fromkeys(("separation_ratio", "knn_accuracy", "silhouette"))
     labels = np.array([chosen.index(int(plan.split.labels[i])) for i in positions], np.int64)
     features = torch.cat([original, masked])
     points, settings = tsne(features.double().numpy())
@@ -95,6 +97,16 @@ def _features(scorer: Scorer, positions: list[int]) -> tuple[Tensor, Tensor]:
             plain.append(encode(scene.images).cpu())
             hidden.append(encode(masked).cpu())
     return torch.cat(plain), torch.cat(hidden)
+
+
+def _sound(positions: list[int], original: Tensor, masked: Tensor) -> tuple[list[int], Tensor, Tensor]:
+    """The images whose features are finite, as they are and masked: neither t-SNE nor a distance knows others."""
+    finite = original.isfinite().all(1) & masked.isfinite().all(1)
+    return (
+        [position for position, ok in zip(positions, finite.tolist(), strict=True) if ok],
+        original[finite],
+        masked[finite],
+    )
 
 
 def encoder(model: nn.Module) -> Callable[[Tensor], Tensor]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +15,11 @@ from xeval.checkpoints.load import LoadedModel, tensors_sha256
 from xeval.data import DatasetInfo, Split
 from xeval.data.base import Ints, Pixels
 from xeval.errors import DataError, UsageError
-from xeval.models import frozen_eval
+from xeval.scoring.answers import classes_of
+from xeval.scoring.loader import class_numbers, collect
 
-Batches = Iterable[tuple[Tensor, Tensor]]
+OUTSIDE, SHARE = 0.02, 0.01  # so far outside [0, 1] may lie so large a share of the pixels
+FAR = 0.25  # and this far none: bicubic resizing overshoots a little
 
 
 @dataclass(frozen=True)
@@ -45,48 +48,78 @@ class TensorSplit(Split):
 
 def adapt(
     model: nn.Module,
-    data: Batches,
+    data: Any,
     *,
     normalization: Normalization | None = None,
     classes: Sequence[str] | None = None,
+    allow_stochastic: bool = False,
     name: str = "model",
 ) -> tuple[LoadedModel, DatasetInfo, TensorSplit]:
-    """Return a model and its data in the form that the scorer takes.
+    """Return a model and its data as the scorer knows them; all images are held in memory.
 
-    ``data`` yields batches (images N×C×H×W, labels N), normalised with ``normalization``. Without it images are taken
-    as pixels in [0, 1]; then noise is in these units and the fill ``mean`` is 0, black. All images are held in memory.
-    Raises :class:`DataError` for data that do not fit, :class:`UsageError` for a model without logits.
+    Args:
+        model: any module that answers with logits N×classes; see :mod:`xeval.scoring.answers` for what is checked.
+        data: batches of (images N×C×H×W, labels N); see :mod:`xeval.scoring.loader` for the other forms.
+        normalization: the constants that the loader applied; without them images are taken as pixels in [0, 1], which
+            are also the units of noise and the meaning of the fill ``mean`` (then 0, black). Bytes from 0 to 255 are
+            pixels in any case, and are normalised for the model.
+        classes: names of the classes in the order of the logits.
+        allow_stochastic: accept answers that differ from call to call or with the other images of a batch.
+        name: what tables call the model.
+
+    Raises:
+        DataError: data that do not fit, images outside the range of pixels.
+        UsageError: a model that does not answer with logits.
     """
-    images, labels = _collect(data)
-    channels = images.shape[1]
+    _require_float32(model)
+    given, labels, is_bytes = collect(data)
+    channels = given.shape[1]
     constants = normalization or Normalization((0.0,) * channels, (1.0,) * channels)
-    names = tuple(classes) if classes is not None else tuple(str(c) for c in range(_outputs(model, images[:1])))
-    info = DatasetInfo(name, names, constants.mean, constants.std, channels, images.shape[-1])
-    if _outputs(model, images[:1]) != len(names):
-        raise DataError(
-            f"the model has {_outputs(model, images[:1])} outputs for {len(names)} classes", "check classes"
-        )
-    shape = (channels, 1, 1)
-    pixels = images * torch.tensor(constants.std).reshape(shape) + torch.tensor(constants.mean).reshape(shape)
+    if len(constants.mean) != channels or len(constants.std) != channels:
+        raise DataError(f"normalization has {len(constants.mean)} constants for {channels} channels", "give one each")
+    mean, std = (torch.tensor(part).reshape(channels, 1, 1) for part in (constants.mean, constants.std))
+    pixels = given if is_bytes else given * std + mean
+    _require_pixels(pixels, normalized=normalization is not None)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    outputs, notes = classes_of(model, ((pixels[:2] - mean) / std).to(device), allow_stochastic=allow_stochastic)
+    names = tuple(classes) if classes is not None else tuple(str(number) for number in range(outputs))
+    if outputs != len(names):
+        raise DataError(f"the model has {outputs} outputs for {len(names)} classes", "check classes")
+    info = DatasetInfo(name, names, constants.mean, constants.std, channels, pixels.shape[-1])
+    notes = (*notes, *_remarks(given, is_bytes=is_bytes, normalized=normalization is not None))
     state = {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
-    loaded = LoadedModel(model, None, None, "memory", tensors_sha256(state), Path(name))
-    return loaded, info, TensorSplit(info, pixels, labels)
+    loaded = LoadedModel(model, None, None, "memory", tensors_sha256(state), Path(name), notes)
+    return loaded, info, TensorSplit(info, pixels, class_numbers(labels, outputs))
 
 
-def _collect(data: Batches) -> tuple[Tensor, Tensor]:
-    batches = [(images.detach().cpu().float(), labels.detach().cpu().long()) for images, labels in data]
-    if not batches:
-        raise DataError("the loader yields no batch", "give batches of (images, labels)")
-    images, labels = torch.cat([batch[0] for batch in batches]), torch.cat([batch[1] for batch in batches])
-    if images.ndim != 4 or images.shape[-1] != images.shape[-2] or len(images) != len(labels):
-        raise DataError(f"images have shape {tuple(images.shape)}", "give square images N×C×H×W and N labels")
-    return images, labels
+def _require_float32(model: nn.Module) -> None:
+    """Raise :class:`UsageError` for weights of another floating-point type than the images."""
+    types = {p.dtype for p in model.parameters() if p.is_floating_point()} - {torch.float32}
+    if types:
+        raise UsageError(f"the model has weights of {next(iter(types))}", "score model.float()")
 
 
-def _outputs(model: nn.Module, example: Tensor) -> int:
-    device = next(model.parameters()).device
-    with frozen_eval(model), torch.no_grad():
-        logits = model(example.to(device))
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        raise UsageError("the model does not return logits N×classes", "wrap it in a module that does")
-    return int(logits.shape[1])
+def _require_pixels(pixels: Tensor, *, normalized: bool) -> None:
+    """Raise :class:`DataError` for images that are no pixels in [0, 1] once the normalisation is undone."""
+    beyond = torch.maximum(-pixels, pixels - 1).nan_to_num(nan=0.0)
+    if float((beyond > OUTSIDE).float().mean()) <= SHARE and float(beyond.max()) <= FAR:
+        return
+    finite = pixels[pixels.isfinite()]
+    span = f"from {float(finite.min()):.3g} to {float(finite.max()):.3g}" if len(finite) else "not finite"
+    if not normalized:
+        raise DataError(
+            f"the images are {span}, not pixels in [0, 1]",
+            "give normalization=Normalization(mean, std) of the loader's transform, or images in [0, 1]",
+        )
+    raise DataError(
+        f"with normalization undone the images are {span}, not pixels in [0, 1]",
+        "give the normalization= that the loader's transform applied",
+    )
+
+
+def _remarks(given: Tensor, *, is_bytes: bool, normalized: bool) -> Iterator[str]:
+    """Yield what is worth saying of images that are accepted."""
+    if is_bytes:
+        yield "the images are bytes and were divided by 255"
+    elif normalized and float(given.min()) >= 0 and float(given.max()) <= 1:
+        yield "warning: the images lie in [0, 1] although normalization was given: was it applied?"

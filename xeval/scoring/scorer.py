@@ -29,6 +29,7 @@ from xeval.scoring.options import ScoreOptions
 from xeval.scoring.plan import Plan, Task
 from xeval.scoring.store import Block
 
+VERSIONS = 64  # of one image in a batch, at most
 NETWORK, MAP, VALUE = "network output not finite", "map not finite", "not finite"
 
 Named: TypeAlias = list[tuple[str, list[Explained]]]
@@ -224,12 +225,17 @@ def make_scorer(plan: Plan, options: ScoreOptions) -> Scorer:
     with frozen_eval(model), resources():
         example = torch.zeros(1, info.channels, info.size, info.size, device=device)
         network = network_of(model, example)
-        size = options.batch_size or probe_batch_size(network, example)
+        size = min(options.batch_size or probe_batch_size(network, example), most_at_once(plan))
         if options.compile == "on":
             network = compiled(network, copies(example, size))
         engine = Engine(model, network=network, batch_size=size, single=plan.protocol.softmax == "float32")
         rate = engine.rate(example)
     return Scorer(plan, device, engine, Maps(plan, engine), Meter(engine, device), size, rate)
+
+
+def most_at_once(plan: Plan) -> int:
+    """The largest batch that a block of images can fill: 64 versions of each, which is more than a device needs."""
+    return VERSIONS * len(chunks(plan)[0].positions)
 
 
 def model_blocks(scene: Scene) -> Blocks:
