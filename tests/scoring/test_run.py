@@ -131,6 +131,17 @@ def test_gains_inverse_and_random(scored):
     assert np.allclose(stored["inverse", "insertion.auc"].values, stored["grad-cam", "deletion.auc"].values)
 
 
+def test_without_the_random_control_there_is_no_gain_over_it(run, scored, tmp_path):
+    """The other columns are those of a run with the control, to the last bit."""
+    own = score(run, out=tmp_path, limit=40, metrics=("deletion", "drop"), explainers=("grad-cam", "inverse"))
+    summary, stored, whole = read(own), table(own), table(scored)
+    assert summary["status"] == "complete"
+    assert "deletion.auc" in summary["columns"]
+    assert "deletion.gain" not in summary["columns"]
+    for row in ("grad-cam", "inverse"):
+        assert np.array_equal(stored[row, "deletion.auc"].values, whole[row, "deletion.auc"].values)
+
+
 @pytest.mark.fault("S13")
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
 def test_batch_size_does_not_matter(run, tmp_path, batch_size):

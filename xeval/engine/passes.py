@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from xeval.engine.batch_size import copies, throughput
 from xeval.engine.folding import Network, plain
@@ -18,7 +19,7 @@ from xeval.engine.precision import softmax64
 from xeval.explainers.base import Explainer
 from xeval.runtime.memory import is_out_of_memory, out_of_memory
 
-ARITHMETIC = (torch.linalg.LinAlgError, FloatingPointError, ValueError)
+ARITHMETIC = (LinAlgError, FloatingPointError, ValueError)
 Versions = Callable[[Tensor, Tensor], Tensor]
 """A function ``(rows, columns) -> images``: the perturbed images of the pairs (image number, perturbation number)."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,16 @@ MODEL_COLUMNS = ("label", "predicted", "correct", "p0", "confidence")
 
 @dataclass(frozen=True)
 class Task:
-    """One metric that a plan computes, with its settings, its columns and the hash of its definition."""
+    """One metric that a plan computes, with its settings, its columns and the hash of its definition.
+
+    ``gains`` are the columns that are filled in as random control − value, gain → source; none without that control.
+    """
 
     metric: Metric
     settings: Any
     columns: tuple[Column, ...]
     definition: str
+    gains: Mapping[str, str]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -249,11 +254,12 @@ def _choose(split: Split, options: ScoreOptions) -> tuple[NDArray[np.int64], str
 
 
 def _task(protocol: Protocol, metric: Metric, settings: Any, layer: str) -> Task:
-    columns = metric.columns(settings)
+    gains = dict(metric.gain_of) if "random" in protocol.controls else {}
+    columns = tuple(c for c in metric.columns(settings) if c.name in gains or c.name not in metric.gain_of)
     definition = {
         "metric": protocol.metric_definition(metric.name),
         "layer": layer,
         "reference": protocol.explainers[0],
         **{key: getattr(protocol, key) for key in GENERAL if key not in ("layer", "layer_rule")},
     }
-    return Task(metric, settings, columns, digest(definition))
+    return Task(metric, settings, columns, digest(definition), gains)

@@ -309,7 +309,7 @@ def _any_undefined(several: list[Values]) -> dict[str, Tensor]:
 
 def _fill_gains(task: Task, scores: dict[str, Scores]) -> None:
     """Fill the gain columns: the random control's value of the same image minus the row's own."""
-    for gain, source in task.metric.gain_of.items():
+    for gain, source in task.gains.items():
         baseline = scores["random"][source]
         for columns in scores.values():
             own = columns[source]
