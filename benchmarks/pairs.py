@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.rows import DisagreementError, Row, Target, row_of
-from xeval.engine import Network
+from xeval.engine.folding import Network
 from xeval.models import Classifier
 
 Work = Callable[[], object]

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.rows import Options
-from xeval.engine import Engine, Network, compiled, copies, network_of, pick_device, probe_batch_size, softmax64
+from xeval.engine import Engine, pick_device, softmax64
+from xeval.engine.batch_size import copies, probe_batch_size
+from xeval.engine.folding import Network, compiled, network_of
 from xeval.metrics import Scene
 from xeval.models import ModelSpec, build, last_conv_stage
 from xeval.perturb.draws import image_keys

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import ROOT
-from xeval.data import READERS
+from xeval.data.sources import READERS
 from xeval.explainers import CONTROLS, EXPLAINERS
 from xeval.metrics import METRICS
 from xeval.quantus_bridge import bridge  # noqa: F401 - registers the metrics that run through Quantus

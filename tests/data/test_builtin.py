@@ -157,7 +157,7 @@ def test_import_is_light() -> None:
     ],
 )
 def test_data_root(variables: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from xeval.data import data_root
+    from xeval.data.sources import data_root
 
     for name in ("XEVAL_DATA", "XDG_CACHE_HOME", "HOME"):
         monkeypatch.delenv(name, raising=False)
@@ -168,7 +168,7 @@ def test_data_root(variables: dict[str, str], expected: str, monkeypatch: pytest
 
 
 def test_data_root_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    from xeval.data import data_root
+    from xeval.data.sources import data_root
 
     def homeless() -> Path:
         raise RuntimeError("Could not determine home directory.")

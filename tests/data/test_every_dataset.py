@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tests.data import makers
-from xeval.data import READERS, Dataset, normalize, open_dataset
+from xeval.data import Dataset, normalize, open_dataset
+from xeval.data.sources import READERS
 from xeval.errors import DataError, UsageError
 
 pytestmark = pytest.mark.usefixtures("any_checksum")

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from tests.data import makers
-from xeval.data import get, listing, open_dataset
+from xeval.data import open_dataset
 from xeval.data.imagenet_s import class_numbers
+from xeval.data.manage import get, listing
 from xeval.errors import DataError, UsageError
 
 IMAGES = makers.noise(9, 64, seed=2)

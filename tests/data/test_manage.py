@@ -16,8 +16,10 @@ import pytest
 
 from tests.commands import here
 from tests.data import makers
-from xeval.data import READERS, Source, check, get, listing, manage, open_dataset
+from xeval.data import manage, open_dataset
 from xeval.data.archive import MARKER
+from xeval.data.manage import check, get, listing
+from xeval.data.sources import READERS, Source
 from xeval.errors import CheckpointError, DataError, ResourceError, UsageError
 
 IMAGES, LABELS = makers.noise(12, 32, seed=1), np.array([3, 9, 3, 0, 1, 2, 9, 9, 8, 7, 6, 5])

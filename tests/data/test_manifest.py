@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests.data.makers import noise, png, write_tree
-from xeval.data import open_dataset, unreadable
-from xeval.data.base import ArraySplit, DatasetInfo
+from xeval.data import open_dataset
+from xeval.data.base import ArraySplit, DatasetInfo, unreadable
 from xeval.errors import DataError
 
 INFO = DatasetInfo("toy", ("a", "b"), (0.5,) * 3, (0.25,) * 3, channels=3, size=8)

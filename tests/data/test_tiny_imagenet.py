@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.data import makers
-from xeval.data import open_dataset, unreadable
+from xeval.data import open_dataset
+from xeval.data.base import unreadable
 from xeval.data.tiny_imagenet import scale_boxes
 from xeval.errors import CheckpointError, DataError
 

@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from tests.scenes import images, small_model
-from xeval.engine import Engine, Network, compiled, copies, network_of
+from xeval.engine import Engine
+from xeval.engine.batch_size import copies
+from xeval.engine.folding import Network, compiled, network_of
 from xeval.errors import UsageError
 from xeval.explainers import EXPLAINERS
 from xeval.models import ModelSpec, build

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from tests.scenes import images, scene_of, small_model
-from xeval.engine import Engine, deterministic, pick_device, probe_batch_size, softmax64
+from xeval.engine import Engine, deterministic, pick_device, softmax64
+from xeval.engine.batch_size import probe_batch_size
 from xeval.errors import ResourceError, UsageError
 from xeval.explainers import EXPLAINERS
 from xeval.runtime.memory import resources

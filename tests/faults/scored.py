@@ -7,7 +7,7 @@ import numpy as np
 
 import xeval
 import xeval.scoring.scorer
-from xeval.engine import Network
+from xeval.engine.folding import Network
 from xeval.errors import DataError
 from xeval.scoring.options import ScoreOptions
 from xeval.scoring.plan import make_plan

@@ -27,8 +27,9 @@ from tests.data.makers import noise, png, write_tree
 from tests.runs import make_run
 from tests.scenes import small_model
 from tests.training.test_recipe import MINIMAL
-from xeval.data import READERS, open_dataset
+from xeval.data import open_dataset
 from xeval.data.images import decode
+from xeval.data.sources import READERS
 from xeval.errors import DataError
 from xeval.reports.compare import compare
 

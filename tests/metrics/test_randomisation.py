@@ -9,7 +9,7 @@ from xeval.explainers import cam
 from xeval.metrics import METRICS
 from xeval.metrics.metric import CONSTANT_MAP
 from xeval.metrics.randomisation import histogram_entropy, signed_ssim
-from xeval.models import reinitialized
+from xeval.models.frozen import reinitialized
 
 MPRT, LOGIT = METRICS["mprt"], METRICS["logit"]
 

@@ -11,7 +11,7 @@ from torch import nn
 
 import xeval
 from tests.outside.networks import CLASSES, DropsAlways, InDictionary, Plain, Volumes, labels, pixels, seeded
-from xeval.engine import network_of
+from xeval.engine.folding import network_of
 from xeval.errors import UsageError
 
 CHOSEN = {"metrics": ("drop", "infidelity"), "explainers": ("grad-cam", "random")}

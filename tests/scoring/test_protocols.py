@@ -15,7 +15,8 @@ from xeval.engine.folding import plain
 from xeval.errors import UsageError
 from xeval.explainers import EXPLAINERS
 from xeval.metrics import METRICS, Scene
-from xeval.models import ModelSpec, build, excon_layer
+from xeval.models import ModelSpec, build
+from xeval.models.layers import excon_layer
 from xeval.scoring import plan as plan_module
 from xeval.scoring.options import ScoreOptions
 from xeval.scoring.plan import make_plan

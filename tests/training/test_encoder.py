@@ -14,7 +14,7 @@ from xeval.checkpoints.load import load_model
 from xeval.checkpoints.weightfiles import write_tensors
 from xeval.data import normalize, open_dataset
 from xeval.errors import CheckpointError
-from xeval.models import NearestNeighbours
+from xeval.models.classifier import NearestNeighbours
 from xeval.scoring.run import score
 from xeval.training.encoder import centroids, probe_encoder
 

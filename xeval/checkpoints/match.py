@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from xeval.errors import CheckpointError, DataError
-from xeval.models import MODELS, Builder, Classifier, ModelSpec, build
+from xeval.models import MODELS, Classifier, ModelSpec, build
+from xeval.models.architectures import Builder
 
 Shapes = dict[str, tuple[int, ...]]
 

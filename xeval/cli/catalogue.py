@@ -26,7 +26,7 @@ def catalogue(kind: str) -> list[str]:
         from xeval.models import MODELS
 
         return sorted(MODELS)
-    from xeval.data import listing
+    from xeval.data.manage import listing
 
     return [f"{row['name']:<14} {row['description']}" for row in listing()]
 

@@ -107,7 +107,7 @@ def opencv(owners: Sequence[str]) -> Finding:
 
 
 def _disks(root: Path | None) -> Iterator[Finding]:
-    from xeval.data import data_root
+    from xeval.data.sources import data_root
 
     yield disk("disk of the data", data_root(root))
     yield disk("disk of this folder", Path.cwd())
@@ -121,7 +121,7 @@ def disk(about: str, folder: Path) -> Finding:
 
 
 def _data(root: Path | None) -> Iterator[Finding]:
-    from xeval.data import listing
+    from xeval.data.manage import listing
 
     for row in listing(root):
         yield Finding(f"data {row['name']}", "ok", row["state"])

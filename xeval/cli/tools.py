@@ -49,7 +49,7 @@ def data_list(root: Path | None) -> None:
 
     Example: xeval data list
     """
-    from xeval.data import listing
+    from xeval.data.manage import listing
 
     for row in listing(root):
         click.echo(f"{row['name']:<14} {row['description']} [{row['state']}]")
@@ -63,7 +63,7 @@ def data_get(name: str, root: Path | None) -> None:
 
     Example: xeval data get cifar100
     """
-    from xeval.data import get
+    from xeval.data.manage import get
 
     click.echo(str(get(name, root)))
 
@@ -76,7 +76,7 @@ def data_check(name: str, root: Path | None) -> None:
 
     Example: xeval data check tiny-imagenet
     """
-    from xeval.data import check, require_sound
+    from xeval.data.manage import check, require_sound
 
     report = check(name, root)
     click.echo(json.dumps(report, indent=1, default=str))

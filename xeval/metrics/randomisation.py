@@ -14,7 +14,7 @@ from xeval.metrics.continuity import ssim
 from xeval.metrics.contrastivity import random_other
 from xeval.metrics.metric import CONSTANT_MAP, Column, Scores, Settings, Values, metric
 from xeval.metrics.scene import Explained, Scene
-from xeval.models import reinitialized
+from xeval.models.frozen import reinitialized
 
 
 class HistogramSettings(Settings):

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from xeval.engine import Engine, synchronize
+from xeval.engine import Engine
+from xeval.engine.devices import synchronize
 from xeval.runtime.memory import memory_kind, peak_memory, reset_peak
 
 

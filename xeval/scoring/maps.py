@@ -13,7 +13,7 @@ from xeval.errors import UsageError
 from xeval.explainers import CONTROLS, EXPLAINERS
 from xeval.explainers.base import Control, Draw, Explainer
 from xeval.metrics import Explained, Scene
-from xeval.models import reinitialized
+from xeval.models.frozen import reinitialized
 from xeval.perturb.draws import word
 from xeval.perturb.masks import minmax
 from xeval.scoring.plan import Plan

@@ -18,7 +18,8 @@ from xeval.data.damaged import readable
 from xeval.errors import DataError, UsageError
 from xeval.explainers import CONTROLS
 from xeval.metrics import Column, Metric
-from xeval.models import excon_layer, find_layer, last_conv_stage
+from xeval.models import find_layer, last_conv_stage
+from xeval.models.layers import excon_layer
 from xeval.perturb.masks import kept
 from xeval.runtime.files import digest
 from xeval.scoring.options import ScoreOptions

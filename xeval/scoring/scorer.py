@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xeval.data import normalize
-from xeval.engine import Engine, compiled, copies, network_of, pick_device, probe_batch_size, softmax64
+from xeval.engine import Engine, pick_device, softmax64
+from xeval.engine.batch_size import copies, probe_batch_size
+from xeval.engine.folding import compiled, network_of
 from xeval.errors import XevalError
 from xeval.explainers import EXPLAINERS
 from xeval.metrics import Explained, Scene, Values
