@@ -35,7 +35,7 @@ class Batch:
     shares: tuple[int, ...]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Pool:
     """The images ``rows`` of one split, as :func:`make_pool` lays them out.
 

@@ -117,7 +117,7 @@ def catches(job: subprocess.Popen[str], number: signal.Signals) -> bool:
     return bool(int(mask, 16) >> (number - 1) & 1)
 
 
-@pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_the_rows_are_those_of_one_process(processes: int, run: Path, whole: Path, tmp_path: Path) -> None:
     """Five blocks of images, so that the last turn leaves a rank without one."""
     text = finished(processes, "score", str(run), "--out", str(tmp_path), *OPTIONS, cwd=tmp_path)
