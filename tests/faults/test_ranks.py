@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from tests.runs import make_run
 from xeval.runtime.distributed import Processes
 from xeval.scoring.exchange import collected, packed, unpacked
 from xeval.scoring.run import score
-from xeval.scoring.scorer import Failure, failure_of
+from xeval.scoring.scorer import Failure, News, Scorer, failure_of
 from xeval.scoring.store import Block
 
 METRICS = ("drop", "infidelity", "sensitivity")
@@ -261,7 +262,7 @@ def test_blocks_and_failures_travel_as_they_are() -> None:
         raise ValueError("of a metric\nin two lines")
     except ValueError as error:
         failure = failure_of("drop", "7.png", error)
-    back, news = unpacked(packed(blocks, {"failures": [vars(failure)], "passes": 3}))
+    back, news = unpacked(packed(blocks, News([failure], 3)))
     assert list(back) == list(blocks)
     for key, block in blocks.items():
         np.testing.assert_array_equal(back[key].values, block.values)
@@ -269,7 +270,7 @@ def test_blocks_and_failures_travel_as_they_are() -> None:
         assert list(back[key].reasons) == list(block.reasons)
         for reason, mask in block.reasons.items():
             np.testing.assert_array_equal(back[key].reasons[reason], mask)
-    assert Failure(**news["failures"][0]) == failure
+    assert news == News([failure], 3)
     assert "test_blocks_and_failures_travel" in failure.trace
 
 
@@ -277,13 +278,14 @@ def test_the_first_rank_learns_what_failed_on_the_others() -> None:
     class Pretended(Processes):
         to_main: Callable[..., list[bytes]] = lambda self, data: [data, packed({"p0": block}, news)]
 
-    work = SimpleNamespace(failures=[], engine=SimpleNamespace(passes=5))
+    work: Any = SimpleNamespace(failures=[], passes=5)
+    work.add_news = lambda told: Scorer.add_news(work, told)
     block, failure = Block(np.zeros(1), {}), Failure("drop", "7.png", "ValueError", "no", "trace")
-    news = {"failures": [vars(failure)], "passes": 3}
-    found = collected(Pretended(0, 2), work, {})  # type: ignore[arg-type]
+    news = News([failure], 3)
+    found = collected(Pretended(0, 2), work, {})
     assert [list(part) for part in found] == [[], ["p0"]]
     assert work.failures == [failure]
-    assert work.engine.passes == 8
+    assert work.passes == 8
 
 
 def test_without_torchrun_nothing_is_told_and_nothing_waits() -> None:
