@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from xeval.errors import UsageError
 from xeval.explainers.base import explainer
 from xeval.models import Classifier
-from xeval.models.layers import find_layer
+from xeval.models.layers import channels_first, find_layer
 
 
 @dataclass
@@ -25,13 +25,17 @@ class Captured:
 
     value: Tensor | None = None
 
-    def activations(self) -> Tensor:
-        """Return the activations N×K×h×w; raise :class:`UsageError` where the layer gave no spatial map."""
+    def output(self) -> Tensor:
+        """Return the output as the layer gave it; raise :class:`UsageError` where it is no spatial map."""
         if self.value is None or self.value.ndim != 4:
             raise UsageError(
                 "the explained layer gives no N×K×h×w feature map", "name a convolutional layer with --layer"
             )
         return self.value
+
+    def activations(self) -> Tensor:
+        """Return the activations N×K×h×w, turned where the layer gives N×h×w×K; raises as :meth:`output`."""
+        return channels_first(self.output())
 
 
 @contextmanager
@@ -55,9 +59,8 @@ def activations_and_gradient(model: nn.Module, layer: str, images: Tensor, targe
     """Return the output A of ``layer`` and ∂ logit / ∂ A, both N×K×h×w; leave the model's own gradients unchanged."""
     with torch.enable_grad(), capture(model, layer, leaf=True) as captured:
         score = model(images).gather(1, targets[:, None]).sum()
-    activations = captured.activations()
-    (gradient,) = torch.autograd.grad(score, activations)
-    return activations.detach(), gradient
+    (gradient,) = torch.autograd.grad(score, captured.output())
+    return captured.activations().detach(), channels_first(gradient)
 
 
 def closed_form_applies(model: nn.Module, layer: str) -> bool:

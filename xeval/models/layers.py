@@ -44,6 +44,16 @@ def last_conv_stage(model: nn.Module, example: Tensor) -> str:
     return next(name for name, out in sorted(spatial, key=lambda pair: pair[0].count(".")) if out is last)
 
 
+def channels_first(output: Tensor) -> Tensor:
+    """Return a feature map of square images as N×K×h×w; one that lies N×h×w×K is turned.
+
+    A map of square images is square, so the two equal sides tell where the channels are. Swin, MambaOut and Sequencer
+    give N×h×w×K. Where all three are equal the map is read as N×K×h×w.
+    """
+    _, first, second, third = output.shape
+    return output.permute(0, 3, 1, 2) if first == second != third else output
+
+
 def excon_layer(model: nn.Module, size: int) -> str:
     """Return the name of the convolution that the ExCon paper explains, before BatchNorm and the residual sum.
 
