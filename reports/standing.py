@@ -30,6 +30,14 @@ def standing(group: Group, runs: Sequence[Run], measure: Measure, explainer: str
     """Compare an explainer with every floor that was scored, where the measure is one on which it must beat them."""
     if measure.direction is None or measure.is_gain or measure.family not in MUST_BEAT_CONTROLS:
         return Standing()
+    key = (runs[0].method, measure.key, explainer)
+    if key not in group.known:
+        group.known[key] = _standing(group, runs, measure, explainer)
+    found: Standing = group.known[key]
+    return found
+
+
+def _standing(group: Group, runs: Sequence[Run], measure: Measure, explainer: str) -> Standing:
     found = {name: gap(runs, measure, explainer, name) for name in FLOORS if name in controls(group)}
     lost = tuple(name for name, one in found.items() if not one.short and _is_lost(measure, one))
     return Standing(lost, next((one.short for one in found.values() if one.short), ""))

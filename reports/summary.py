@@ -184,12 +184,12 @@ def gain_measure(base: Measure, control: str) -> Measure:
         return None if own is None or floor is None else sign * (own - floor)
 
     def read(run: Run, explainer: str) -> Reading:
-        values = each(run, explainer)
-        if values is not None:
-            return _reading(values[np.isfinite(values)])
         own, floor = base.read(run, explainer), base.read(run, control)
         if own.value is None or floor.value is None:
             return Reading(None)
+        complete = own.n == floor.n == (base.images or run.scores.dataset.n)
+        if not complete and (values := each(run, explainer)) is not None:
+            return _reading(values[np.isfinite(values)])
         return Reading(sign * (own.value - floor.value), own.n, own.se)
 
     title = f"{base.title}: gain over {control}"
