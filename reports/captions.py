@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from xeval.reports.collect import Group
-from xeval.reports.contrasts import Analysis
-from xeval.reports.summary import FLOORS, controls
+from xeval.reports.contrasts import FEW_SEEDS, Analysis, Contrast
+from xeval.reports.standing import FLOORS
+from xeval.reports.summary import controls
 from xeval.reports.tables import Heading, Row
-from xeval.reports.text import slug
+from xeval.reports.text import clean, slug
+from xeval.statistics.floor import EVENTS_FOR_P, IMAGES_FOR_P
 from xeval.statistics.intervals import SEEDS_FOR_P
 
 
@@ -31,28 +33,70 @@ def _counted(group: Group) -> str:
     return "" if common is None else f", the {int(common.sum()):,} that every checkpoint classifies correctly"
 
 
+#: What the notes behind a number mean, by a text that each of them holds.
+NOTES = {
+    "compared]": "[n compared] = images that are defined in every run of the row and of its reference, where fewer",
+    "<": (
+        f"[n < {IMAGES_FOR_P}], [n < {EVENTS_FOR_P}] = too few common images, or events or non-events of a rate among "
+        "them, for a test: no p and no mark"
+    ),
+    "unknown]": "[undefined images unknown] = single images were not kept, so that no common images can be found",
+}
+
+
 def conventions(
     group: Group, headings: Iterable[Heading], rows: Iterable[Row], analysis: Analysis | None = None
 ) -> str:
     """The end of a caption: what ±, arrows, bold, brackets and marks mean, as far as the table uses them."""
+    headings, rows = list(headings), list(rows)
     entries = [entry for row in rows for entry in row.entries]
     marks = {sign for entry in entries for sign in entry.mark}
     parts = [f"Entries are {_spread(group)}"]
     if any(heading.arrow for heading in headings):
         parts.append("↓ lower, ↑ higher is better")
-    if any(entry.bold for entry in entries):
-        parts.append(_bold(group, analysis))
-    if any(entry.note for entry in entries):
+    parts += _bold(group, headings, rows, analysis)
+    if any(entry.n is not None and f"[{entry.n}]" in entry.note for entry in entries):
         parts.append("[n] = images where fewer are defined")
+    parts += notes_of(entry.note for entry in entries)
     if any(entry.was for entry in entries):
         parts.append("[was x] = the mean of the earlier comparison, where it prints otherwise")
     if analysis is not None:
         parts += [words for sign, words in significance(analysis).items() if sign in marks]
+        parts += changed(found for found in analysis.contrasts.values() if found.measure.key in _keys(headings))
     if "‡" in marks:
-        floors = [name for name in FLOORS if name in controls(group)]
-        both = "both " if len(floors) > 1 else ""
-        parts.append(f"‡ does not beat {both}{' and '.join(floors)} on the same checkpoints")
+        parts.append(_daggers(group))
     return "; ".join(parts) + "."
+
+
+def notes_of(notes: Iterable[str]) -> list[str]:
+    """What the notes of a table's cells mean."""
+    every = " ".join(notes)
+    return [words for sign, words in NOTES.items() if sign in every]
+
+
+def changed(contrasts: Iterable[Contrast]) -> list[str]:
+    """Where a comparison has less than half of a row's images left, and so answers another question."""
+    found = [one for one in contrasts if one.common is not None and one.common.changed]
+    told = [
+        f"{clean(one.label)} on {one.measure.key} ({one.common.n} of {one.common.of})" for one in found if one.common
+    ]
+    words = "less than half of the images is left and the estimand has changed to the commonly defined images"
+    return [f"{words} for {', '.join(told)}"] if told else []
+
+
+def _keys(headings: Sequence[Heading]) -> set[str]:
+    return {heading.key for heading in headings}
+
+
+def _daggers(group: Group) -> str:
+    """What ‡ means for this group's numbers of seeds."""
+    names = [name for name in FLOORS if name in controls(group)]
+    least = min(len(runs) for runs in group.methods.values())
+    how = {1: ", over images only", 2: ", which two seeds do not give: there ‡ is a mean that is not better"}
+    return (
+        f"‡ not shown to be better than {'each of ' if len(names) > 1 else ''}{_listed(names)} on the same "
+        f"checkpoints (95 % interval of the paired difference{how.get(least, '')})"
+    )
 
 
 def _spread(group: Group) -> str:
@@ -74,9 +118,36 @@ def significance(analysis: Analysis) -> dict[str, str]:
     }
 
 
-def _bold(group: Group, analysis: Analysis | None) -> str:
-    least = min(len(runs) for runs in group.methods.values())
-    if analysis is not None and analysis.leading:
-        return f"bold = best mean and those not significantly worse (Holm, α = {analysis.alpha:g})"
-    why = f"fewer than {SEEDS_FOR_P} seeds, so no test and no claim" if least < SEEDS_FOR_P else "untested"
-    return f"bold = best mean ({why})"
+def _bold(group: Group, headings: Sequence[Heading], rows: Sequence[Row], analysis: Analysis | None) -> list[str]:
+    """What bold means in the columns that have it: a test where there was one, else only the best mean, and why."""
+    tested = {key for _, key in analysis.leading} if analysis else set()
+    columns = [heading for i, heading in enumerate(headings) if any(row.entries[i].bold for row in rows)]
+    reasons: dict[str, list[str]] = {}
+    for heading in columns:
+        if heading.key not in tested:
+            reasons.setdefault(_untested(group, heading.key, analysis), []).append(_name(heading))
+    parts = []
+    if analysis and _keys(columns) & tested:
+        rule = f"Holm, α = {analysis.alpha:g}"
+        parts.append(f"bold = best mean and those not significantly worse ({rule}), nothing where no row is worse")
+    elif analysis and _keys(headings) & tested:
+        parts.append(f"nothing tested is bold: no row is significantly worse (Holm, α = {analysis.alpha:g})")
+    alone = len(reasons) == 1 and not parts
+    return parts + [
+        f"{'' if alone else f'on {_listed(names)} '}bold = best mean ({why})" for why, names in reasons.items()
+    ]
+
+
+def _untested(group: Group, key: str, analysis: Analysis | None) -> str:
+    """Why the rows of a column were not tested against the best."""
+    if analysis and key in analysis.untested:
+        return analysis.untested[key]
+    return FEW_SEEDS if min(len(runs) for runs in group.methods.values()) < SEEDS_FOR_P else "untested"
+
+
+def _name(heading: Heading) -> str:
+    return f"{heading.group} {heading.label}".strip()
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -79,6 +79,8 @@ class Group:
     dataset: str
     recipe: str
     methods: dict[str, tuple[Run, ...]]
+    known: dict[tuple[str, str, str], Any] = field(default_factory=dict, repr=False, compare=False)
+    """What :mod:`xeval.reports.standing` has worked out, as several tables ask for it."""
 
     @property
     def runs(self) -> list[Run]:

@@ -29,9 +29,10 @@ from xeval.reports.verdict import verdict
 
 REFERENCE = "supcon"
 KEY = (
-    "* best mean, from 5 seeds on with all that are not significantly worse; ± std (n−1) over seeds;\n"
-    "[n] images if fewer are defined; † § differs from the reference (declared, exploratory);\n"
-    "‡ does not beat its controls"
+    "* best mean, where a column is tested with all that are not significantly worse;\n"
+    "± std (n−1) over seeds; [n] images if fewer are defined, [n compared] by the comparison;\n"
+    "[n < 30] [n < 5] too few images or events for a mark; † § differs from the reference (declared,\n"
+    "exploratory); ‡ not shown to be better than its controls"
 )
 #: What a report may own beside itself; anything else in the folder is never touched.
 _OWNED = re.compile(r"(tables|figures)/[a-z0-9][a-z0-9.-]{0,120}\.(md|csv|tex|svg|pdf)")

@@ -19,10 +19,11 @@ from xeval.reports.rows import (
     Rows,
     entry,
     lines_of,
-    mark_of,
+    marked,
     rows_of,
     stability_columns,
     stability_headings,
+    standing_of,
 )
 from xeval.reports.sheets import Sheet, compared, headline_measures, sheets
 from xeval.reports.summary import (
@@ -109,14 +110,14 @@ def _control_rows(group: Group, measure: Measure) -> list[Row]:
     real = real_explainers(group)
     cells = {e: [cell(runs, measure, e) for runs in group.methods.values()] for e in [*real, *controls(group)]}
     places = decimal_places(found for explainer in real for found in cells[explainer])
-    marks = {e: [mark_of(group, measure, Line(e, runs, e)) for runs in group.methods.values()] for e in real}
-    blank = [""] * len(group.methods)
+    lines = {e: [Line(e, runs, e, control=e not in real) for runs in group.methods.values()] for e in cells}
     heading = f"{measure.label} {measure.arrow}".strip()
     rows = []
     for explainer, found in cells.items():
-        pairs = zip(found, marks.get(explainer, blank), strict=True)
         images = measure.images or group.first.scores.dataset.n
-        entries = tuple(entry(images, of, mark=mark, decimals=places) for of, mark in pairs)
+        stands = [standing_of(group, measure, line) for line in lines[explainer]]
+        pairs = zip(found, stands, strict=True)
+        entries = tuple(marked(entry(images, of, decimals=places), stand) for of, stand in pairs)
         rows.append(Row(explainer, entries, control=explainer not in real, group=heading))
     return rows
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from xeval.reports.captions import place, table_slug
+from xeval.reports.captions import changed, notes_of, place, table_slug
 from xeval.reports.collect import Group
 from xeval.reports.contrasts import Analysis, Contrast
 from xeval.reports.summary import Measure, cell, decimal_places
 from xeval.reports.tables import MISSING, Entry, Heading, Row, Table
-from xeval.reports.text import clean
+from xeval.reports.text import clean, number
+from xeval.statistics.intervals import IMAGES_ONLY
 
 
 def differences(group: Group, analysis: Analysis, primary: Sequence[Measure]) -> list[Table]:
@@ -21,14 +22,14 @@ def differences(group: Group, analysis: Analysis, primary: Sequence[Measure]) ->
     rows = tuple(
         Row(label, tuple(_entries(group, analysis, primary, block, label)), group=block) for block, label in labels
     )
-    headings = tuple(heading for measure in primary for heading in _headings(measure))
+    headings = tuple(heading for measure in primary for heading in _headings(measure, list(found.values())))
     against = " or ".join(sorted({one.reference for one in found.values()}))
     blocks = any(block for block, _ in labels)
     return [
         Table(
             slug=table_slug(group, "differences"),
             title=f"Differences to {clean(against)}",
-            caption=_caption(group, analysis, list(found.values()), against),
+            caption=_caption(group, analysis, list(found.values()), rows, against),
             headings=headings,
             rows=rows,
             corner="explainer" if blocks else "method",
@@ -37,14 +38,21 @@ def differences(group: Group, analysis: Analysis, primary: Sequence[Measure]) ->
     ]
 
 
-def _headings(measure: Measure) -> Iterator[Heading]:
+def _headings(measure: Measure, found: Sequence[Contrast]) -> Iterator[Heading]:
     name = f"{measure.label} {measure.arrow}".strip()
-    yield Heading(f"delta.{measure.key}", "Δ [95 %]", "", name, f"difference of {measure.title}, 95 % interval")
+    of = "95 %, images only" if _images_only(measure, found) else "95 %"
+    yield Heading(f"delta.{measure.key}", f"Δ [{of}]", "", name, f"difference of {measure.title}, 95 % interval")
     yield Heading(f"p.{measure.key}", "p", "", name, "adjusted p")
     yield Heading(f"a12.{measure.key}", "A12", "", name, "share of seed pairs in which the row is better, ties half")
     yield Heading(
         f"seeds.{measure.key}", "seeds' share", "", name, "share of the variance of Δ that lies between seeds"
     )
+
+
+def _images_only(measure: Measure, found: Iterable[Contrast]) -> bool:
+    """Whether every interval of a measure is one of two single checkpoints."""
+    estimates = [one.estimate for one in found if one.measure.key == measure.key and one.estimate.interval]
+    return bool(estimates) and all(one.note == IMAGES_ONLY for one in estimates)
 
 
 def _entries(group: Group, analysis: Analysis, primary: Sequence[Measure], block: str, label: str) -> Iterator[Entry]:
@@ -55,16 +63,27 @@ def _entries(group: Group, analysis: Analysis, primary: Sequence[Measure], block
             continue
         explainers = list(group.first.scores.explainers)
         places = decimal_places(cell(runs, measure, explainers[0]) for runs in group.methods.values())
-        yield from _of(found, places)
+        yield from _of(found, places, beside="" if _images_only(measure, analysis.contrasts.values()) else IMAGES_ONLY)
 
 
-def _of(found: Contrast, places: int) -> Iterator[Entry]:
+def _of(found: Contrast, places: int, beside: str) -> Iterator[Entry]:
+    """The cells of one contrast; ``beside`` is a note of the estimate that the heading does not say already."""
     estimate, share = found.estimate, found.estimate.share
     value = None if estimate.value != estimate.value else estimate.value
-    yield Entry(value, n=estimate.images, decimals=places, interval=estimate.interval)
-    yield Entry(found.adjusted, text=p_text(found.adjusted))
+    note = _images_note(found, places) + (f"[{beside}]" if beside and estimate.note == beside else "")
+    yield Entry(value, n=estimate.images, decimals=places, interval=estimate.interval, note=note)
+    yield Entry(found.adjusted, text=p_text(found.adjusted), note=f"[{estimate.short}]" if estimate.short else "")
     yield Entry(None if found.a12 is None else found.a12.value, decimals=2)
     yield Entry(None if share is None else share.seeds, text=MISSING if share is None else f"{share.seeds:.0%}")
+
+
+def _images_note(found: Contrast, places: int) -> str:
+    """The number of common images where a run has more, with both means over them where other tables print others."""
+    common = found.common
+    if common is None or not common.fewer or not common.n:
+        return ""
+    here, there = ([number(mean, places) for mean in means] for means in (common.means, common.own))
+    return f"[{common.n} compared{'' if here == there else f': {here[0]}, {here[1]}'}]"
 
 
 def p_text(p: float | None) -> str:
@@ -74,15 +93,28 @@ def p_text(p: float | None) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.2g}"
 
 
-def _caption(group: Group, analysis: Analysis, found: Sequence[Contrast], against: str) -> str:
+def _caption(group: Group, analysis: Analysis, found: Sequence[Contrast], rows: Sequence[Row], against: str) -> str:
     paired = any(block for block, *_ in analysis.contrasts)
     design = "paired on the same checkpoints" if paired else "unpaired over seeds, crossed over images"
     declared = any(one.primary for one in found)
     rule = f"Holm over {len(analysis.primary)} declared comparisons" if declared else "exploratory, Benjamini–Yekutieli"
-    notes = sorted({one.estimate.note for one in found if one.estimate.note})
+    notes = sorted({one.estimate.note for one in found if one.estimate.note not in ("", one.estimate.short)})
+    marks = [f" {words}." for words in [*_notes(rows), *changed(found)]]
     return (
         f"Row minus {against}, {place(group)}: {design}, two-component interval with Satterthwaite's degrees of "
         f"freedom; p adjusted ({rule}, α = {analysis.alpha:g}). A12 = share of seed pairs in which the row is better; "
         "seeds' share = how much of the uncertainty only more seeds can lower."
+        + "".join(marks)
         + (f" Where a number is missing: {'; '.join(notes)}." if notes else "")
     )
+
+
+def _notes(rows: Sequence[Row]) -> list[str]:
+    """What the notes of the table mean."""
+    notes = [entry.note for row in rows for entry in row.entries]
+    means = (
+        ["Behind a colon: the means of the row and of the reference over these images"]
+        if ": " in "".join(notes)
+        else []
+    )
+    return [*notes_of(notes), *means]

@@ -13,6 +13,7 @@ from xeval.reports.collect import Group
 from xeval.reports.declaration import Declaration
 from xeval.reports.summary import controls, real_explainers
 from xeval.reports.text import clean, latex
+from xeval.statistics.floor import EVENTS_FOR_P, IMAGES_FOR_P
 from xeval.statistics.intervals import SEEDS_FOR_INTERVAL, SEEDS_FOR_P
 
 FILE = Path(__file__).parent / "references.bib"
@@ -103,7 +104,9 @@ def _statistics(group: Group, declaration: Declaration) -> str:
     columns = _listed(map(clean, declaration.primary))
     return (
         f"{said}; p values of the declared columns ({columns}) are adjusted by Holm's method (α = "
-        f"{declaration.alpha:g}), all others by that of Benjamini and Yekutieli."
+        f"{declaration.alpha:g}), all others by that of Benjamini and Yekutieli. A comparison uses the images that are "
+        f"defined in every run of both methods; below {IMAGES_FOR_P} of them, or {EVENTS_FOR_P} events or non-events "
+        "of a rate among them, nothing is tested."
     )
 
 

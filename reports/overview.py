@@ -14,6 +14,7 @@ from xeval.reports.contrasts import Analysis
 from xeval.reports.drawing import COLUMN, PAGE, Figure, axes, finish, looks
 from xeval.reports.summary import Measure, cell, real_explainers
 from xeval.reports.text import clean, number, plot_label
+from xeval.statistics.intervals import IMAGES_ONLY
 
 
 def forest(group: Group, analysis: Analysis, measures: Sequence[Measure]) -> Figure | None:
@@ -32,9 +33,11 @@ def forest(group: Group, analysis: Analysis, measures: Sequence[Measure]) -> Fig
         axis.margins(x=0.12)
     panes[0].set_ylim(len(others) - 0.5, -0.5)
     reference = clean(next(iter(analysis.contrasts.values())).reference)
+    alone = any(found.estimate.note == IMAGES_ONLY for found in analysis.contrasts.values())
+    over = "images only (one seed each)" if alone else "seeds and images where the number of seeds allows one"
     caption = (
-        f"Difference to {reference} on the primary columns, {place(group)}, with its 95 % interval over seeds and "
-        "images where the number of seeds allows one; the black line is no difference. ↓ left, ↑ right is better."
+        f"Difference to {reference} on the primary columns, {place(group)}, with its 95 % interval over {over}; the "
+        "black line is no difference. ↓ left, ↑ right is better."
     )
     return finish(figure, group, "forest", "Forest plot of the differences", caption)
 

@@ -72,8 +72,12 @@ def _joined(
     if not rows:
         return None
     groups = [ground.group for ground, _ in grounds]
-    words = conventions(groups[0], headings, rows, grounds[0][0].analysis if len(groups) == 1 else None)
-    caption = f"{title}. {words}"
+    told = [
+        conventions(ground.group, of_block, of_rows, ground.analysis)
+        for (ground, _), (of_block, of_rows) in zip(grounds, blocks, strict=True)
+    ]
+    named = told if len(groups) == 1 else [f"{place(one)}: {words}" for one, words in zip(groups, told, strict=True)]
+    caption = f"{title}. {' '.join(named)}"
     return Table(slug, title, caption, tuple(headings), tuple(rows), where="; ".join(map(place, groups)))
 
 

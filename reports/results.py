@@ -60,7 +60,8 @@ def _section_results(section: Section) -> dict[str, Any]:
 
 
 def _contrast_results(block: str, found: Contrast) -> dict[str, Any]:
-    estimate, share = found.estimate, found.estimate.share
+    estimate, share, common = found.estimate, found.estimate.share, found.common
+    row_mean, reference_mean = common.means if common and common.n else (None, None)
     return {
         "block": block,
         "row": found.label,
@@ -79,7 +80,11 @@ def _contrast_results(block: str, found: Contrast) -> dict[str, Any]:
         "images_better": found.images.better if found.images else None,
         "seeds": list(estimate.seeds),
         "n": estimate.images,
+        "n_of_rows": common.of if common else None,
+        "row_mean": row_mean,
+        "reference_mean": reference_mean,
         "note": estimate.note,
+        "too_few": estimate.short,
     }
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from xeval.reports.against import Earlier, rounded
 from xeval.reports.collect import Group, Run
-from xeval.reports.contrasts import Analysis
+from xeval.reports.contrasts import Analysis, Contrast
+from xeval.reports.standing import Standing, standing
 from xeval.reports.summary import (
     Cell,
     Measure,
@@ -16,12 +17,12 @@ from xeval.reports.summary import (
     cell,
     controls,
     decimal_places,
-    loses_to_controls,
     real_explainers,
     stability,
 )
 from xeval.reports.tables import Entry, Heading, Row
 from xeval.reports.text import number
+from xeval.statistics.intervals import SEEDS_FOR_P
 
 Rows = Literal["methods", "explainers"]
 _CURVES = {"val_accuracy": "stability, accuracy", "val_loss": "stability, loss"}
@@ -85,9 +86,13 @@ def column(ground: Ground, measure: Measure, lines: Sequence[Line]) -> list[Entr
         tops = best([cells[i] for i in where], measure.direction, places)
         for i, is_best in zip(where, tops, strict=True):
             bold[i] = is_best if leading is None else lines[i].label in leading
-    marks = [_significance(measure, line, analysis) + mark_of(group, measure, line) for line in lines]
+    contrasts = [None if line.control else analysis.of(measure.key, line.label, line.block) for line in lines]
+    stands = [standing_of(group, measure, line) for line in lines]
     of = measure.images or group.first.scores.dataset.n
-    made = [entry(of, found, b, m, decimals=places) for found, b, m in zip(cells, bold, marks, strict=True)]
+    made = [
+        marked(entry(of, found, is_bold, decimals=places), stand, contrast, analysis.alpha)
+        for found, is_bold, stand, contrast in zip(cells, bold, stands, contrasts, strict=True)
+    ]
     return [_compared_with(ground, measure, line, one) for line, one in zip(lines, made, strict=True)]
 
 
@@ -105,25 +110,36 @@ def _cell(measure: Measure, line: Line) -> Cell:
     return Cell(()) if silent else cell(line.runs, measure, line.explainer)
 
 
-def _significance(measure: Measure, line: Line, analysis: Analysis) -> str:
-    found = analysis.of(measure.key, line.label, line.block)
-    if found is None or line.control or not found.significant(analysis.alpha):
-        return ""
-    return "†" if found.primary else "§"
+def standing_of(group: Group, measure: Measure, line: Line) -> Standing:
+    """How a real explainer stands against its controls; a control stands against nothing."""
+    return Standing() if line.control else standing(group, line.runs, measure, line.explainer)
 
 
-def mark_of(group: Group, measure: Measure, line: Line) -> str:
-    """‡ where a real explainer does not beat its controls."""
-    loses = not (line.control or measure.is_gain) and loses_to_controls(group, line.runs, measure, line.explainer)
-    return "‡" if loses else ""
+def marked(plain: Entry, stand: Standing, contrast: Contrast | None = None, alpha: float = 0.05) -> Entry:
+    """The entry with the marks that it has earned, and with the reason for those that nothing can earn."""
+    mark = "" if contrast is None or not contrast.significant(alpha) else "†" if contrast.primary else "§"
+    notes = dict.fromkeys([*_limits(contrast), *([stand.short] if stand.short else [])])
+    return replace(
+        plain, mark=mark + ("‡" if stand.lost else ""), note=plain.note + "".join(f"[{note}]" for note in notes)
+    )
 
 
-def entry(images: int, found: Cell, bold: bool = False, mark: str = "", *, decimals: int) -> Entry:
+def _limits(contrast: Contrast | None) -> Iterator[str]:
+    """What a reader must know of the images of a contrast: how many it has left, and whether they are too few."""
+    if contrast is None:
+        return
+    if contrast.common is not None and contrast.common.fewer:
+        yield f"{contrast.common.n} compared"
+    if contrast.estimate.short and min(contrast.estimate.seeds) >= SEEDS_FOR_P:
+        yield contrast.estimate.short
+
+
+def entry(images: int, found: Cell, bold: bool = False, *, decimals: int) -> Entry:
     """A printed cell; the note says where fewer than the announced images, or fewer seeds, stand behind it."""
     note = f"[{found.n}]" if found.n is not None and found.n < images else ""
     if 0 < len(found.defined) < len(found.values):
         note += f"[{len(found.defined)} of {len(found.values)} seeds]"
-    return Entry(found.mean, found.std, found.n, decimals, bold, mark, note)
+    return Entry(found.mean, found.std, found.n, decimals, bold, note=note)
 
 
 def _stability(group: Group) -> dict[str, list[float | None]]:

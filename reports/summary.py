@@ -19,10 +19,6 @@ from xeval.reports.collect import Group, Run
 from xeval.reports.schema import Direction, Subset
 from xeval.reports.text import clean
 
-#: Families in which an explainer must beat the random and centre controls to mean anything.
-MUST_BEAT_CONTROLS = frozenset({"faithfulness", "localisation"})
-FLOORS = ("random-cam", "centre")
-
 
 @dataclass(frozen=True)
 class Reading:
@@ -177,18 +173,24 @@ def _common(group: Group) -> NDArray[np.bool_]:
 
 
 def gain_measure(base: Measure, control: str) -> Measure:
-    """How much better than a control on the same checkpoint; positive is better, whatever the direction of the base."""
+    """How much better than a control on the same checkpoint; positive is better, whatever the direction of the base.
+
+    It is over the images on which both are defined; where single images are unknown, the difference of the two means.
+    """
     sign = -1.0 if base.direction == "lower" else 1.0
+
+    def each(run: Run, explainer: str) -> Matrix | None:
+        own, floor = (base.each(run, name) if base.each else None for name in (explainer, control))
+        return None if own is None or floor is None else sign * (own - floor)
 
     def read(run: Run, explainer: str) -> Reading:
         own, floor = base.read(run, explainer), base.read(run, control)
         if own.value is None or floor.value is None:
             return Reading(None)
+        complete = own.n == floor.n == (base.images or run.scores.dataset.n)
+        if not complete and (values := each(run, explainer)) is not None:
+            return _reading(values[np.isfinite(values)])
         return Reading(sign * (own.value - floor.value), own.n, own.se)
-
-    def each(run: Run, explainer: str) -> Matrix | None:
-        own, floor = (base.each(run, name) if base.each else None for name in (explainer, control))
-        return None if own is None or floor is None else sign * (own - floor)
 
     title = f"{base.title}: gain over {control}"
     key = f"gain[{control}].{base.key}"
@@ -278,15 +280,6 @@ def decimal_places(cells: Iterable[Cell]) -> int:
 
 def _standard_error(cell: Cell) -> float | None:
     return cell.std / math.sqrt(len(cell.defined)) if cell.std is not None else cell.se
-
-
-def loses_to_controls(group: Group, runs: Sequence[Run], measure: Measure, explainer: str) -> list[str]:
-    """Floors that a real explainer does not beat on the mean over seeds, where it should."""
-    own = cell(runs, measure, explainer).mean
-    if own is None or measure.direction is None or measure.family not in MUST_BEAT_CONTROLS:
-        return []
-    floors = {name: cell(runs, measure, name).mean for name in FLOORS if name in controls(group)}
-    return [name for name, floor in floors.items() if floor is not None and not measure.better(own, floor)]
 
 
 def stability(runs: Sequence[Run], column: str) -> float | None:

@@ -15,6 +15,7 @@ from xeval.reports.captions import place
 from xeval.reports.collect import Group, Run
 from xeval.reports.contrasts import Analysis, Contrast
 from xeval.reports.differences import p_text
+from xeval.reports.standing import standing
 from xeval.reports.summary import (
     Cell,
     Measure,
@@ -24,18 +25,18 @@ from xeval.reports.summary import (
     controls,
     decimal_places,
     gain_measure,
-    loses_to_controls,
     model_measures,
     real_explainers,
 )
 from xeval.reports.text import clean, number
 from xeval.statistics.effects import detectable_difference
 from xeval.statistics.intervals import SEEDS_FOR_INTERVAL, SEEDS_FOR_P
-from xeval.statistics.tests import family_limit
+from xeval.statistics.tests import UNEQUAL_SPREAD, family_limit
 
 ORDERED = "drop.mag@0.45"
 MASKED_TRAINING = ("excon", "exconb")
 BASELINE = "supcon"
+ONE_SEED = "one seed"
 TRAINING_FILL = "mean"  # masked views show the data-set mean colour where the map is low
 
 
@@ -44,13 +45,18 @@ class Verdict:
     """The findings about one group: sentences for people, and whether the expected ordering holds."""
 
     sentences: tuple[str, ...]
-    ordering: str | None  # "holds" | "mixed" | "fails" | None where it cannot be asked
+    ordering: str | None  # "holds" | "mixed" | "fails" | "one seed", which cannot say | None where it cannot be asked
     threats: tuple[str, ...]
 
     @property
     def text(self) -> str:
         """One paragraph."""
         return " ".join(self.sentences)
+
+    @property
+    def badge(self) -> tuple[str, str]:
+        """The class and the words of the page's badge: grey where one seed cannot say."""
+        return ("untested", "not tested: one seed") if self.ordering == ONE_SEED else (self.ordering or "",) * 2
 
 
 def verdict(
@@ -109,7 +115,7 @@ def _subject(group: Group, top: tuple[str, ...], reference: str) -> str:
     if not top:
         return "No method stands out on"
     names = [f"{clean(name)} (the reference)" if name == reference else clean(name) for name in top]
-    return f"{_listed(names)} {'is' if len(names) == 1 else 'tie as'} best on"
+    return f"{_listed(names)} {'has' if len(names) == 1 else 'share'} the best mean on"
 
 
 def _listed(parts: Sequence[str]) -> str:
@@ -130,6 +136,8 @@ def _ordering(group: Group, explainer: str) -> tuple[str | None, str]:
     if not total:
         return None, ""
     state = "holds" if wins == total else "fails" if wins == 0 else "mixed"
+    if min(n for _, n in outcome.values() if n) == 1:
+        state = ONE_SEED
     names = " and ".join(trained)
     claim = f"{names} below {BASELINE} on {ORDERED}" + (
         " and above it in gain over random-cam" if len(tests) > 1 else ""
@@ -138,6 +146,7 @@ def _ordering(group: Group, explainer: str) -> tuple[str | None, str]:
         "holds": f"The expected ordering ({claim}) holds for every seed.",
         "fails": f"The expected ordering ({claim}) fails for every seed.",
         "mixed": f"The expected ordering ({claim}) does not hold for every seed: {_tally(outcome)}.",
+        ONE_SEED: f"Whether the expected ordering ({claim}) holds cannot be said with one seed: {_tally(outcome)}.",
     }
     return state, told[state]
 
@@ -160,17 +169,17 @@ def _tally(outcome: dict[tuple[str, str], tuple[int, int]]) -> str:
 
 
 def _control_sentences(group: Group, measures: Sequence[Measure], explainer: str) -> Iterator[str]:
-    """Which methods do not beat the floors on which columns; methods with the same outcome share a sentence."""
+    """Which methods are not shown to beat which floors on which columns; the same outcome shares a sentence."""
     outcomes: dict[str, list[str]] = {}
     for method, runs in group.methods.items():
         lost: dict[str, list[str]] = {}
         for measure in measures:
-            if beaten := loses_to_controls(group, runs, measure, explainer):
-                lost.setdefault(_listed(beaten), []).append(measure.key)
+            if names := standing(group, runs, measure, explainer).lost:
+                lost.setdefault(_listed(names), []).append(measure.key)
         for floors, keys in lost.items():
-            outcomes.setdefault(f"beat {floors} on {_listed(keys)} (‡)", []).append(clean(method))
+            outcomes.setdefault(f"shown to be better than {floors} on {_listed(keys)} (‡)", []).append(clean(method))
     for outcome, methods in outcomes.items():
-        yield f"{_listed(methods)} {'does' if len(methods) == 1 else 'do'} not {outcome}."
+        yield f"{_listed(methods)} {'is' if len(methods) == 1 else 'are'} not {outcome}."
 
 
 def _certainty(group: Group, analysis: Analysis) -> Iterator[str]:
@@ -184,6 +193,8 @@ def _certainty(group: Group, analysis: Analysis) -> Iterator[str]:
         yield from _significant(tested, analysis.alpha)
     else:
         yield "No declared difference is tested here: read each against its spread."
+    if least >= SEEDS_FOR_P:
+        yield from _too_few(analysis)
 
 
 def _significant(tested: Sequence[Contrast], alpha: float) -> Iterator[str]:
@@ -203,6 +214,17 @@ def _significant(tested: Sequence[Contrast], alpha: float) -> Iterator[str]:
         f"None of the {len(tested)} declared differences is significant (Holm, α = {alpha:g}); with these seeds a "
         f"difference of {size:.1f} standard deviations between seeds would be found four times in five."
     )
+
+
+def _too_few(analysis: Analysis) -> Iterator[str]:
+    """Which declared differences have too few images or events for a test."""
+    short = [
+        f"{clean(one.label)} on {one.measure.key} ({one.estimate.short})"
+        for one in analysis.primary
+        if one.estimate.short
+    ]
+    if short:
+        yield f"Not tested for want of images or events: {_listed(short)}."
 
 
 def _difference(one: Contrast) -> str:
@@ -231,6 +253,17 @@ def _threats_of_tests(analysis: Analysis) -> Iterator[str]:
                 f"{clean(one.label)} on {one.measure.key}: the permutation check ({one.check.note}) gives "
                 f"p = {one.check.p:.2g} and does not confirm the difference."
             )
+    yield from _left_out(tested)
+
+
+def _left_out(tested: Sequence[Contrast]) -> Iterator[str]:
+    """Where the permutation check was left out because the two methods spread too unlike."""
+    found: dict[str, list[str]] = {}
+    for one in tested:
+        if one.check is not None and one.check.note == UNEQUAL_SPREAD:
+            found.setdefault(one.measure.key, []).append(clean(one.label))
+    for key, labels in found.items():
+        yield f"{key}: the permutation check is left out for {_listed(labels)} ({UNEQUAL_SPREAD})."
 
 
 def _threats(group: Group, primary: Sequence[Measure], explainer: str) -> Iterator[str]:
@@ -253,14 +286,14 @@ def _threats_of_disagreement(group: Group, primary: Sequence[Measure], explainer
 
 
 def _threats_of_controls(group: Group, measure: Measure, explainer: str) -> Iterator[str]:
-    """Controls that score better than the explainer, methods with the same ones in one sentence."""
+    """Controls whose mean is better than the explainer's, methods with the same ones in one sentence."""
     better: dict[str, list[str]] = {}
     for method, runs in group.methods.items():
         if won := [clean(c) for c in controls(group) if _control_wins(runs, measure, explainer, c)]:
             better.setdefault(_listed(won), []).append(clean(method))
     for names, methods in better.items():
-        verb = "score" if " and " in names else "scores"
-        yield f"{names} {verb} better than {clean(explainer)} on {measure.key} for {_listed(methods)}."
+        verb = "have" if " and " in names else "has"
+        yield f"{names} {verb} a better mean than {clean(explainer)} on {measure.key} for {_listed(methods)}."
 
 
 def _control_wins(runs: Sequence[Run], measure: Measure, explainer: str, control: str) -> bool:

@@ -13,7 +13,7 @@ from docs.generate.shared import bibtex, footer, parity, tests
 from docs.generate.text import described, listed, page, section, shown, table
 from xeval.explainers import CONTROLS
 from xeval.metrics.metric import ARROWS, METRICS, Column, Family, Metric
-from xeval.reports import summary
+from xeval.reports import standing
 from xeval.scoring.options import ScoreOptions
 from xeval.scoring.protocols import PROTOCOLS, Protocol
 
@@ -180,10 +180,10 @@ def ours() -> Iterable[tuple[str, Protocol]]:
 
 
 def _beside(metric: Metric) -> str:
-    if metric.family in summary.MUST_BEAT_CONTROLS:
+    if metric.family in standing.MUST_BEAT_CONTROLS:
         return (
-            f"{_linked(summary.FLOORS)}: the report marks a cell with ‡ where an explainer does not beat both on the "
-            "same checkpoints, and shows the gain over a random map."
+            f"{_linked(standing.FLOORS)}: the report marks a cell with ‡ where an explainer is not shown to be better "
+            "than each of them on the same checkpoints, and shows the gain over a random map."
         )
     if metric.family not in BESIDE:
         return ""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from xeval.scoring.store import Block, Cell, Store
@@ -30,6 +31,7 @@ COST = {
         "infidelity": {"shared": {"seconds": 3.0, "passes": 6400, "peak_bytes": None}, "rows": {}},
     },
 }
+Tables = Mapping[tuple[str, str], NDArray[np.float64]]
 PRIMARY = ("drop.mag@0.45", "infidelity.skill", "deletion.gain")
 THRESHOLDS = ("0.15", "0.3", "0.45")
 CONTROLS = ("random", "random-cam", "centre", "edge", "constant", "inverse")
@@ -216,8 +218,15 @@ def write_run(
     return run
 
 
-def write_images(run: Path, found: dict[str, Any], correct: Sequence[bool], values: Sequence[float]) -> None:
-    """``scores.sqlite`` of a run: which images are right, and ``values``, NaN = undefined, in every other column."""
+def write_images(
+    run: Path,
+    found: dict[str, Any],
+    correct: Sequence[bool],
+    values: Sequence[float],
+    rows: Tables | None = None,
+) -> None:
+    """``scores.sqlite`` of a run: which images are right, and ``values``, NaN = undefined, in every other column, or
+    there the row of ``rows`` by (explainer, column)."""
     checkpoint, key = found["checkpoint"]["sha256"], found["dataset"]["key"]
 
     def cell(explainer: str, metric: str, name: str, definition: str) -> Cell:
@@ -225,12 +234,35 @@ def write_images(run: Path, found: dict[str, Any], correct: Sequence[bool], valu
 
     columns = {cell("", "model", "correct", found["explained"]["target"]): np.array(correct, float)}
     for explainer, (name, about) in product(found["explainers"], found["columns"].items()):
+        own = np.array(values if rows is None else rows[explainer, name], float)
         # an older definition of the same column must not be read in its place
-        columns[cell(explainer, about["metric"], name, "older")] = np.full(len(values), 99.0)
-        columns[cell(explainer, about["metric"], name, about["definition"])] = np.array(values, float)
+        columns[cell(explainer, about["metric"], name, "older")] = np.full(len(own), 99.0)
+        columns[cell(explainer, about["metric"], name, about["definition"])] = own
     with Store(run / "scores.sqlite") as store:
         ids = store.ids(list(columns))
         store.put(0, {ids[c]: Block(v, {("undefined", "empty map"): np.isnan(v)}) for c, v in columns.items()})
+
+
+def write_tables(root: Path, method: str, tables: Tables, correct: NDArray[np.bool_] | None = None) -> None:
+    """One run a seed from tables of seeds × images by (explainer, column); nothing else is scored."""
+    seeds, images = next(iter(tables.values())).shape
+    explainers, keys = (list(dict.fromkeys(pair[i] for pair in tables)) for i in (0, 1))
+    for seed in range(seeds):
+        found = scores(method, seed, 0.4)
+        found["dataset"].update(n=images, of=images, key="tables")
+        found["explainers"] = {name: {"control": name in CONTROLS, "units": "location"} for name in explainers}
+        found["columns"] = {key: found["columns"][key] for key in keys}
+        rows = {pair: table[seed] for pair, table in tables.items()}
+        found["scores"] = {name: {key: _mean(rows[name, key]) for key in keys} for name in explainers}
+        run, right = write_run(root, found), np.ones(images, bool) if correct is None else correct
+        found["model"]["accuracy"] = float(right.mean())
+        (run / "scores.json").write_text(json.dumps(found), encoding="utf-8")
+        write_images(run, found, list(right), (), rows)
+
+
+def _mean(row: NDArray[np.float64]) -> dict[str, Any]:
+    known = row[np.isfinite(row)]
+    return score(float(known.mean()) if len(known) else None, len(known), {"empty map": len(row) - len(known)})
 
 
 def write_artifacts(

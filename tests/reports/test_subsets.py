@@ -52,7 +52,7 @@ def test_the_images_that_all_get_right_are_a_table_of_their_own(runs: Path, tmp_
 
 def test_a_protocol_can_count_only_those(runs: Path, tmp_path: Path) -> None:
     made = compare(study(runs, "correct-under-all"), tmp_path / "out")
-    assert drops(made, "headline")["supcon"] == (pytest.approx(0.3), 3, "")
+    assert drops(made, "headline")["supcon"] == (pytest.approx(0.3), 3, "[3 images < 30]")
     assert drops(made, "all")["supcon"][0] == pytest.approx(0.54)
     assert "5 images, the 3 that every checkpoint classifies correctly" in made.tables[0].caption
     assert "(0.30" in made.verdict

@@ -17,7 +17,7 @@ def group_of(runs: Path, drops: Any = DROPS, **more: Any) -> Group:
 
 def test_names_the_best_method_beside_the_reference(runs: Path) -> None:
     said = verdict(group_of(runs), "supcon", PRIMARY).text
-    assert "excon is best on drop.mag@0.45 ↓ (0.120 ± 0.020, supcon 0.400 ± 0.100)" in said
+    assert "excon has the best mean on drop.mag@0.45 ↓ (0.120 ± 0.020, supcon 0.400 ± 0.100)" in said
     assert "infidelity.skill ↑ (0.880 ± 0.020, supcon 0.600 ± 0.100)" in said
     assert "With fewer than 5 seeds no difference can be tested" in said
 
@@ -33,6 +33,7 @@ def test_names_the_best_method_beside_the_reference(runs: Path) -> None:
 def test_the_expected_ordering_is_computed_seed_by_seed(runs: Path, drops: Any, ordering: str, words: str) -> None:
     found = verdict(group_of(runs, drops), "supcon", PRIMARY)
     assert found.ordering == ordering
+    assert found.badge == (ordering, ordering)
     assert words in found.text
 
 
@@ -53,8 +54,11 @@ def test_one_method_is_described_and_not_ranked(runs: Path) -> None:
     ("drops", "words"),
     [
         ({"supcon": (0.3, 0.3), "excon": (0.3, 0.3)}, "No method stands out on drop.mag@0.45 ↓ (supcon 0.300 ± 0.000)"),
-        ({"supcon": (0.3,), "ce": (0.1,), "excon": (0.1,)}, "ce and excon tie as best on drop.mag@0.45 ↓ (0.1000, "),
-        ({"supcon": (0.1,), "ce": (0.3,)}, "supcon (the reference) is best on drop.mag@0.45 ↓ (0.1000)"),
+        (
+            {"supcon": (0.3,), "ce": (0.1,), "excon": (0.1,)},
+            "ce and excon share the best mean on drop.mag@0.45 ↓ (0.1000, ",
+        ),
+        ({"supcon": (0.1,), "ce": (0.3,)}, "supcon (the reference) has the best mean on drop.mag@0.45 ↓ (0.1000)"),
     ],
 )
 def test_ties_are_not_victories(runs: Path, drops: Any, words: str) -> None:
@@ -64,10 +68,18 @@ def test_ties_are_not_victories(runs: Path, drops: Any, words: str) -> None:
 def test_says_where_controls_are_not_beaten(runs: Path) -> None:
     found = verdict(group_of(runs, {"supcon": (0.9, 0.9), "excon": (0.1, 0.1)}), "supcon", PRIMARY)
     assert (
-        "supcon does not beat random-cam and centre on drop.mag@0.45, infidelity.skill and deletion.gain (‡)."
-        in found.text
+        "supcon is not shown to be better than random, random-cam and centre on drop.mag@0.45, infidelity.skill and "
+        "deletion.gain (‡)." in found.text
     )
-    assert any(t.startswith("random, random-cam, centre") and "for supcon" in t for t in found.threats)
+    told = "random, random-cam, centre, edge, constant and inverse have a better mean than grad-cam on drop.mag@0.45"
+    assert f"{told} for supcon." in found.threats
+
+
+def test_one_seed_cannot_say_whether_the_ordering_holds(runs: Path) -> None:
+    found = verdict(group_of(runs, {"supcon": (0.3,), "excon": (0.1,)}), "supcon", PRIMARY)
+    assert (found.ordering, found.badge) == ("one seed", ("untested", "not tested: one seed"))
+    assert "holds cannot be said with one seed: excon has the lower drop in 1 of 1" in found.text
+    assert "every seed" not in found.text
 
 
 def change(runs: Path, folder: str, **parts: dict[str, Any]) -> None:

@@ -36,6 +36,8 @@ def test_a12_counts_pairs_and_points_to_the_better_method():
     assert str(found) == "4 of 12, 2 tied"
     assert superiority(a, b, higher_is_better=False).value == pytest.approx(7 / 12)
     assert superiority([], b, higher_is_better=False) is None
+    assert superiority([1], b, higher_is_better=False) is None  # one seed says nothing of seeds
+    assert superiority(a, [2], higher_is_better=False) is None
 
 
 def test_the_share_of_images_compares_seed_averages():

@@ -25,14 +25,14 @@ pytestmark = pytest.mark.filterwarnings("error")  # guards must come before the 
 
 @pytest.mark.parametrize("compare", [compare_methods, compare_explainers])
 def test_only_images_defined_in_every_row_of_both_count(compare):
-    a, b = scores(0)
+    a, b = scores(0, images=40)
     holed, other = a.copy(), b.copy()
     holed[2, 4] = other[0, 9] = other[1, 4] = np.nan
-    rest = [i for i in range(30) if i not in (4, 9)]
+    rest = [i for i in range(40) if i not in (4, 9)]
     found = compare(holed, other)
     same(found, compare(a[:, rest], b[:, rest]))
-    assert found.images == 28
-    assert image_share(holed, other, higher_is_better=True).images == 28
+    assert found.images == 38
+    assert image_share(holed, other, higher_is_better=True).images == 38
 
 
 def test_where_nothing_is_common_there_is_no_value():

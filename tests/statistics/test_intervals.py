@@ -71,9 +71,9 @@ def assert_interval(found, value, error, df, share):
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.fault("P6")
 def test_methods_in_plain_loops_with_unequal_numbers_of_seeds(seed):
-    a, b = scores(seed, (5, 7), 12)
+    a, b = scores(seed, (5, 7), 40)
     rows = a.tolist(), b.tolist()
-    across = [fmean(x[i] for x in rows[0]) - fmean(x[i] for x in rows[1]) for i in range(12)]
+    across = [fmean(x[i] for x in rows[0]) - fmean(x[i] for x in rows[1]) for i in range(40)]
     found = compare_methods(a, b)
     assert_interval(found, fmean(map(fmean, rows[0])) - fmean(map(fmean, rows[1])), *in_loops(rows, across))
     assert found.seeds == (5, 7)
@@ -82,9 +82,9 @@ def test_methods_in_plain_loops_with_unequal_numbers_of_seeds(seed):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_explainers_and_means_in_plain_loops(seed):
-    a, b = scores(seed, (6, 6), 12)
+    a, b = scores(seed, (6, 6), 40)
     rows = [[x - y for x, y in zip(*pair, strict=True)] for pair in zip(a.tolist(), b.tolist(), strict=True)]
-    across = [fmean(row[i] for row in rows) for i in range(12)]
+    across = [fmean(row[i] for row in rows) for i in range(40)]
     paired = compare_explainers(a, b)
     assert_interval(paired, fmean(across), *in_loops([rows], across))
     assert paired.p is not None
@@ -107,7 +107,7 @@ def test_without_image_component_methods_are_compared_by_welch():
 
 def test_a_negative_image_component_counts_as_none():
     rng = np.random.default_rng(3)
-    a, b = (rng.normal(size=(5, 8)) for _ in range(2))
+    a, b = (rng.normal(size=(5, 40)) for _ in range(2))
     # residuals that cancel over the seeds leave image means without any variance
     a, b = (x - x.mean(0) + rng.normal(size=(5, 1)) for x in (a, b))
     oracle = stats.ttest_ind(a.mean(1), b.mean(1), equal_var=False)
@@ -158,7 +158,7 @@ def test_two_checkpoints_give_an_interval_over_images_and_never_a_p():
     a, b = np.random.default_rng(0).normal(size=(2, 50))
     found = compare_checkpoints(a, b)
     assert found.interval == pytest.approx(tuple(stats.ttest_rel(a, b).confidence_interval()))
-    assert (found.p, found.note, found.seeds) == (None, IMAGES_ONLY, (1, 1))
+    assert (found.p, found.share, found.note, found.seeds) == (None, None, IMAGES_ONLY, (1, 1))
     assert "images only" in found.note
 
 

@@ -58,10 +58,10 @@ def superiority(a: ArrayLike, b: ArrayLike, *, higher_is_better: bool) -> Superi
     """A12 of A. Vargha and H. D. Delaney (2000): P(a better than b) + P(tie)/2 over all pairs of seeds.
 
     Equals U / (n_a n_b) of Mann and Whitney, turned so that > 0.5 means that ``a`` is better. NaN is left out; None
-    where a side is empty. Raises :class:`DataError` for an infinite value.
+    below 2 seeds on a side. Raises :class:`DataError` for an infinite value.
     """
     a, b = scalars(a), scalars(b)
-    if not len(a) or not len(b):
+    if min(len(a), len(b)) < 2:
         return None
     gain = np.subtract.outer(a, b) * (1 if higher_is_better else -1)
     tied = np.abs(gain) <= ROUNDING * scale_of(a, b)

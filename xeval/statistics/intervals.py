@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from xeval.errors import DataError
+from xeval.statistics.floor import shortage
 
 Array = NDArray[np.float64]
 
@@ -46,6 +47,7 @@ class Estimate:
     ``interval``, ``p``, ``df`` and ``share`` are None where the scores cannot carry them; ``note`` then says why.
     ``value`` is NaN where nothing is defined. ``seeds`` counts the networks behind each side; ``images`` counts the
     images used, those on which every network has a value, and is None where the scores are not means over images.
+    ``short`` says which floor of :mod:`xeval.statistics.floor` those images fall below; then there is no p.
     """
 
     value: float
@@ -56,6 +58,11 @@ class Estimate:
     df: float | None = None
     share: Share | None = None
     note: str = ""
+    short: str = ""
+
+    def withheld(self, short: str) -> Estimate:
+        """The same estimate without p where ``short`` gives a reason, which becomes the note unless there is one."""
+        return replace(self, p=None, short=short, note=self.note or short) if short else self
 
 
 @dataclass(frozen=True)
@@ -97,36 +104,43 @@ def compare_methods(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Estimate
         v = v_a + v_b + v_i         df = v² / (v_a²/(S_a−1) + v_b²/(S_b−1) + v_i²/(I−1))
 
     and the interval is d ± t(df)·√v. No interval below 3 seeds on a side, no p below 5, no p without variance between
-    seeds. Raises as :func:`common_images`.
+    seeds or below the floor of images and events. Raises as :func:`common_images`.
     """
     a, b = common_images(a, b)
     if min(len(a), len(b), a.shape[1]) < 2:
-        return _untested(mean_of(a) - mean_of(b), (len(a), len(b)), a.shape[1])
+        return _untested(mean_of(a) - mean_of(b), (len(a), len(b)), a.shape[1]).withheld(shortage(a, b))
     noise = _residual_mean_square(a) / len(a) + _residual_mean_square(b) / len(b)
     parts = [_variance_of_mean(a.mean(1)), _variance_of_mean(b.mean(1))]
     across = _image_component(a.mean(0) - b.mean(0), noise)
-    return _estimate(mean_of(a) - mean_of(b), parts, across, a.shape[1], scale_of(a, b), level)
+    found = _estimate(mean_of(a) - mean_of(b), parts, across, a.shape[1], scale_of(a, b), level)
+    return found.withheld(shortage(a, b))
 
 
 def compare_explainers(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Estimate:
     """Difference of two explainers (or settings), a − b, on the same checkpoints: row s of both is checkpoint s.
 
-    :func:`mean_interval` of the differences seeds × images, with the p of a mean of zero. Raises as
-    :func:`common_images`, and :class:`DataError` when the numbers of checkpoints differ.
+    :func:`mean_interval` of the differences seeds × images, with the p of a mean of zero, which the floor of images and
+    events withholds. Raises as :func:`common_images`, and :class:`DataError` when the numbers of checkpoints differ.
     """
     a, b = common_images(a, b)
     if len(a) != len(b):
         raise DataError(f"{len(a)} and {len(b)} checkpoints make no pairs", "score both rows on the same checkpoints")
-    return _one_sample(a - b, scale_of(a, b), level, test=True)
+    return _one_sample(a - b, scale_of(a, b), level, test=True).withheld(shortage(a, b))
 
 
 def compare_checkpoints(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Estimate:
     """Difference a − b of two single checkpoints (or two explainers on one), on images like these.
 
     ``a`` and ``b`` hold one value an image; the interval is Student's t of the paired differences. It is conditional on
-    these two files, the note says so, and there is never a p. Raises as :func:`common_images`.
+    these two files, the note says so, and there is never a p, nor a share of the seeds. Raises as
+    :func:`common_images`.
     """
     a, b = common_images(np.asarray(a, dtype=np.float64)[None], np.asarray(b, dtype=np.float64)[None])
+    return _two_files(a, b, level).withheld(shortage(a, b))
+
+
+def _two_files(a: Array, b: Array, level: float) -> Estimate:
+    """The difference of two tables of one row each on common images."""
     if a.shape[1] < 2:
         return _untested(mean_of(a) - mean_of(b), (1, 1), a.shape[1])
     across = _clean(_variance_of_mean((a - b)[0]), scale_of(a, b))
@@ -135,7 +149,7 @@ def compare_checkpoints(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Esti
         same = abs(value) <= ROUNDING * scale_of(a, b)
         return Estimate(value, (1, 1), images, note=IDENTICAL if same else "the same difference on every image")
     interval = _interval(value, across.variance, across.df, level)
-    return Estimate(value, (1, 1), images, interval, None, float(across.df), Share(0.0, 1.0), IMAGES_ONLY)
+    return Estimate(value, (1, 1), images, interval, None, float(across.df), None, IMAGES_ONLY)
 
 
 def mean_interval(x: ArrayLike, level: float = 0.95) -> Estimate:

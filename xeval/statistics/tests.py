@@ -28,6 +28,7 @@ from xeval.statistics.intervals import (
 LARGEST_SPREAD_RATIO = 3.0
 LARGEST_ENUMERATION = 200_000  # splits; 10 against 10 seeds make 184 756
 EQUAL_SPREAD = "assumes equal spread"
+UNEQUAL_SPREAD = f"one standard deviation exceeds {LARGEST_SPREAD_RATIO:g} times the other"
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def _no_permutation(a: Array, b: Array) -> str:
     if high <= ROUNDING * scale_of(a, b):
         return no_variance(float(a.mean() - b.mean()), scale_of(a, b))
     if high > LARGEST_SPREAD_RATIO * low:
-        return f"one standard deviation exceeds {LARGEST_SPREAD_RATIO:g} times the other"
+        return UNEQUAL_SPREAD
     if math.comb(len(a) + len(b), len(a)) > LARGEST_ENUMERATION:
         return f"more than {LARGEST_ENUMERATION} splits to enumerate"
     return ""
