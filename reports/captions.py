@@ -35,7 +35,7 @@ def _counted(group: Group) -> str:
 
 #: What the notes behind a number mean, by a text that each of them holds.
 NOTES = {
-    "compared]": "[n compared] = images that are defined in every run of the row and of its reference, where fewer",
+    " compared": "[n compared] = images that are defined in every run of the row and of its reference, where fewer",
     "<": (
         f"[n < {IMAGES_FOR_P}], [n < {EVENTS_FOR_P}] = too few common images, or events or non-events of a rate among "
         "them, for a test: no p and no mark"

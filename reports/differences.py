@@ -10,7 +10,7 @@ from xeval.reports.contrasts import Analysis, Contrast
 from xeval.reports.summary import Measure, cell, decimal_places
 from xeval.reports.tables import MISSING, Entry, Heading, Row, Table
 from xeval.reports.text import clean, number
-from xeval.statistics.intervals import IMAGES_ONLY
+from xeval.statistics.intervals import IDENTICAL, IMAGES_ONLY
 
 
 def differences(group: Group, analysis: Analysis, primary: Sequence[Measure]) -> list[Table]:
@@ -72,7 +72,8 @@ def _of(found: Contrast, places: int, beside: str) -> Iterator[Entry]:
     value = None if estimate.value != estimate.value else estimate.value
     note = _images_note(found, places) + (f"[{beside}]" if beside and estimate.note == beside else "")
     yield Entry(value, n=estimate.images, decimals=places, interval=estimate.interval, note=note)
-    yield Entry(found.adjusted, text=p_text(found.adjusted), note=f"[{estimate.short}]" if estimate.short else "")
+    short = f"[{estimate.short}]" if estimate.short and estimate.note != IDENTICAL else ""
+    yield Entry(found.adjusted, text=p_text(found.adjusted), note=short)
     yield Entry(None if found.a12 is None else found.a12.value, decimals=2)
     yield Entry(None if share is None else share.seeds, text=MISSING if share is None else f"{share.seeds:.0%}")
 
@@ -99,7 +100,7 @@ def _caption(group: Group, analysis: Analysis, found: Sequence[Contrast], rows: 
     declared = any(one.primary for one in found)
     rule = f"Holm over {len(analysis.primary)} declared comparisons" if declared else "exploratory, Benjamini–Yekutieli"
     notes = sorted({one.estimate.note for one in found if one.estimate.note not in ("", one.estimate.short)})
-    marks = [f" {words}." for words in [*_notes(rows), *changed(found)]]
+    marks = [f" {words[0].upper()}{words[1:]}." for words in [*_notes(rows), *changed(found)]]
     return (
         f"Row minus {against}, {place(group)}: {design}, two-component interval with Satterthwaite's degrees of "
         f"freedom; p adjusted ({rule}, α = {analysis.alpha:g}). A12 = share of seed pairs in which the row is better; "

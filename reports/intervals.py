@@ -22,14 +22,16 @@ def intervals(group: Group, measures: Sequence[Measure]) -> list[Table]:
         return []
     places = {m.key: decimal_places(cell(runs, m, explainer) for runs in group.methods.values()) for m in measures}
     rows = tuple(
-        Row(name, tuple(_entry(found[name, m.key], places[m.key]) for m in measures), len(runs))
+        Row(name, tuple(_entry(group, m, found[name, m.key], places[m.key]) for m in measures), len(runs))
         for name, runs in group.methods.items()
     )
+    fewer = any(entry.note for row in rows for entry in row.entries)
     notes = sorted({one.note for one in found.values() if one.note})
     caption = (
         f"Mean and 95 % interval of each method, {place(group)}: for other seeds and other images like these. The "
         "images count in full here, while in a difference of two methods what they share cancels: two of these "
         "intervals may overlap although the methods differ."
+        + (" [n] = images that are defined in every run of the method, where fewer." if fewer else "")
         + (f" Where a number is missing: {'; '.join(notes)}." if notes else "")
     )
     headings = tuple(map(Heading.of, measures))
@@ -46,6 +48,8 @@ def interval_of(runs: Sequence[Run], measure: Measure, explainer: str) -> Estima
     return scalar_interval([math.nan if value is None else value for value in values])
 
 
-def _entry(found: Estimate, places: int) -> Entry:
+def _entry(group: Group, measure: Measure, found: Estimate, places: int) -> Entry:
     value = None if math.isnan(found.value) else found.value
-    return Entry(value, n=found.images, decimals=places, interval=found.interval)
+    fewer = found.images is not None and found.images < (measure.images or group.first.scores.dataset.n)
+    note = f"[{found.images}]" if fewer else ""
+    return Entry(value, n=found.images, decimals=places, interval=found.interval, note=note)

@@ -22,7 +22,7 @@ from xeval.reports.summary import (
 )
 from xeval.reports.tables import Entry, Heading, Row
 from xeval.reports.text import number
-from xeval.statistics.intervals import SEEDS_FOR_P
+from xeval.statistics.intervals import IDENTICAL, SEEDS_FOR_P
 
 Rows = Literal["methods", "explainers"]
 _CURVES = {"val_accuracy": "stability, accuracy", "val_loss": "stability, loss"}
@@ -75,17 +75,11 @@ def rows_of(ground: Ground, measures: Sequence[Measure], lines: Sequence[Line]) 
 
 
 def column(ground: Ground, measure: Measure, lines: Sequence[Line]) -> list[Entry]:
-    """One column: decimals shared, the leading rows of each block bold, marks on real explainers only."""
+    """Make one column: its cells share their decimals, and only real explainers are bold or marked."""
     group, analysis = ground.group, ground.analysis
     cells = [_cell(measure, line) for line in lines]
     places = decimal_places(found for found, line in zip(cells, lines, strict=True) if not line.control)
-    bold = [False] * len(lines)
-    for block in {line.block for line in lines}:
-        where = [i for i, line in enumerate(lines) if line.block == block and not line.control]
-        leading = analysis.leading.get((block, measure.key))
-        tops = best([cells[i] for i in where], measure.direction, places)
-        for i, is_best in zip(where, tops, strict=True):
-            bold[i] = is_best if leading is None else lines[i].label in leading
+    bold = _bold(analysis, measure, lines, cells, places)
     contrasts = [None if line.control else analysis.of(measure.key, line.label, line.block) for line in lines]
     stands = [standing_of(group, measure, line) for line in lines]
     of = measure.images or group.first.scores.dataset.n
@@ -94,6 +88,20 @@ def column(ground: Ground, measure: Measure, lines: Sequence[Line]) -> list[Entr
         for found, is_bold, stand, contrast in zip(cells, bold, stands, contrasts, strict=True)
     ]
     return [_compared_with(ground, measure, line, one) for line, one in zip(lines, made, strict=True)]
+
+
+def _bold(
+    analysis: Analysis, measure: Measure, lines: Sequence[Line], cells: Sequence[Cell], places: int
+) -> list[bool]:
+    """Which entries of a column are bold: in each block the leading rows where they were tested, else the best mean."""
+    bold = [False] * len(lines)
+    for block in {line.block for line in lines}:
+        where = [i for i, line in enumerate(lines) if line.block == block and not line.control]
+        leading = analysis.leading.get((block, measure.key))
+        tops = best([cells[i] for i in where], measure.direction, places)
+        for i, is_best in zip(where, tops, strict=True):
+            bold[i] = is_best if leading is None else lines[i].label in leading
+    return bold
 
 
 def _compared_with(ground: Ground, measure: Measure, line: Line, now: Entry) -> Entry:
@@ -125,13 +133,15 @@ def marked(plain: Entry, stand: Standing, contrast: Contrast | None = None, alph
 
 
 def _limits(contrast: Contrast | None) -> Iterator[str]:
-    """What a reader must know of the images of a contrast: how many it has left, and whether they are too few."""
+    """Yield what a reader must know of the images of a contrast: how many it has left, or that they are too few."""
     if contrast is None:
         return
-    if contrast.common is not None and contrast.common.fewer:
-        yield f"{contrast.common.n} compared"
-    if contrast.estimate.short and min(contrast.estimate.seeds) >= SEEDS_FOR_P:
-        yield contrast.estimate.short
+    estimate, common = contrast.estimate, contrast.common
+    short = estimate.short if min(estimate.seeds) >= SEEDS_FOR_P and estimate.note != IDENTICAL else ""
+    if common is not None and common.fewer and "image" not in short:
+        yield f"{common.n} compared"
+    if short:
+        yield short
 
 
 def entry(images: int, found: Cell, bold: bool = False, *, decimals: int) -> Entry:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+import numpy as np
+
 from xeval.reports.agreement import over_methods
 from xeval.reports.captions import place
 from xeval.reports.collect import Group, Run
@@ -30,7 +32,7 @@ from xeval.reports.summary import (
 )
 from xeval.reports.text import clean, number
 from xeval.statistics.effects import detectable_difference
-from xeval.statistics.intervals import SEEDS_FOR_INTERVAL, SEEDS_FOR_P
+from xeval.statistics.intervals import SEEDS_FOR_INTERVAL, SEEDS_FOR_P, mean_of
 from xeval.statistics.tests import UNEQUAL_SPREAD, family_limit
 
 ORDERED = "drop.mag@0.45"
@@ -153,11 +155,19 @@ def _ordering(group: Group, explainer: str) -> tuple[str | None, str]:
 
 def _wins(group: Group, method: str, measure: Measure, explainer: str) -> tuple[int, int]:
     """On how many shared seeds the method is strictly better than the baseline, and how many are shared."""
-    own = {run.seed: measure.read(run, explainer).value for run in group.methods[method]}
-    base = {run.seed: measure.read(run, explainer).value for run in group.methods[BASELINE]}
-    pairs = [(own[seed], base[seed]) for seed in own if seed in base]
-    wins = sum(a is not None and b is not None and measure.better(a, b) for a, b in pairs)
-    return wins, len(pairs)
+    base = {run.seed: run for run in group.methods[BASELINE]}
+    pairs = [(run, base[run.seed]) for run in group.methods[method] if run.seed in base]
+    gaps = [_gap(own, other, measure, explainer) for own, other in pairs]
+    return sum(measure.better(gap, 0.0) for gap in gaps), len(pairs)
+
+
+def _gap(own: Run, other: Run, measure: Measure, explainer: str) -> float:
+    """The difference of two runs' means, over the images that both have where single images are known; NaN without."""
+    first, second = (measure.each(run, explainer) if measure.each else None for run in (own, other))
+    if first is not None and second is not None:
+        return mean_of((first - second)[np.isfinite(first - second)])
+    a, b = measure.read(own, explainer).value, measure.read(other, explainer).value
+    return math.nan if a is None or b is None else a - b
 
 
 def _tally(outcome: dict[tuple[str, str], tuple[int, int]]) -> str:
@@ -190,15 +200,17 @@ def _certainty(group: Group, analysis: Analysis) -> Iterator[str]:
         beside = "against its spread" if least < SEEDS_FOR_INTERVAL else "with its interval"
         yield f"With fewer than {SEEDS_FOR_P} seeds no difference can be tested: read each {beside}."
     elif tested := [found for found in analysis.primary if found.adjusted is not None]:
-        yield from _significant(tested, analysis.alpha)
+        yield from _significant(tested, analysis)
     else:
         yield "No declared difference is tested here: read each against its spread."
     if least >= SEEDS_FOR_P:
         yield from _too_few(analysis)
 
 
-def _significant(tested: Sequence[Contrast], alpha: float) -> Iterator[str]:
-    """The significant differences in numbers, or what could have been found."""
+def _significant(tested: Sequence[Contrast], analysis: Analysis) -> Iterator[str]:
+    """The significant differences in numbers, or what could have been found; the family includes what is not tested."""
+    alpha, family = analysis.alpha, len(analysis.primary)
+    of = "declared differences" + (" that are tested" if len(tested) < family else "")
     found = [one for one in tested if one.significant(alpha)]
     for key in dict.fromkeys(one.measure.key for one in found):
         same = [one for one in found if one.measure.key == key]
@@ -206,12 +218,12 @@ def _significant(tested: Sequence[Contrast], alpha: float) -> Iterator[str]:
     if found:
         rest = len(tested) - len(found)
         if rest:
-            yield f"The other {rest} declared differences are not significant (Holm, α = {alpha:g})."
+            yield f"The other {rest} {of} are not significant (Holm, α = {alpha:g})."
         return
     first, second = min((one.estimate.seeds for one in tested), key=min)
-    size = detectable_difference(first, second, alpha=alpha, comparisons=len(tested))
+    size = detectable_difference(first, second, alpha=alpha, comparisons=family)
     yield (
-        f"None of the {len(tested)} declared differences is significant (Holm, α = {alpha:g}); with these seeds a "
+        f"None of the {len(tested)} {of} is significant (Holm, α = {alpha:g}); with these seeds a "
         f"difference of {size:.1f} standard deviations between seeds would be found four times in five."
     )
 
@@ -245,7 +257,7 @@ def _threats_of_tests(analysis: Analysis) -> Iterator[str]:
     """Where the exact check cannot confirm or does not confirm what the interval says."""
     tested = [one for one in analysis.primary if one.adjusted is not None]
     pairs = [(one.estimate.seeds[0], one.estimate.seeds[-1]) for one in tested]
-    limits = {family_limit(first, second, len(tested), analysis.alpha) for first, second in pairs}
+    limits = {family_limit(first, second, len(analysis.primary), analysis.alpha) for first, second in pairs}
     yield from (f"{limit[0].upper()}{limit[1:]}." for limit in sorted(limits - {""}))
     for one in tested:
         if one.significant(analysis.alpha) and one.check and one.check.p is not None and one.check.p >= analysis.alpha:
