@@ -1,4 +1,4 @@
-"""The table of intervals: where each method's mean would lie for other seeds and other images like these."""
+"""One table shows where each method's mean would lie for other seeds and other images like these."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from xeval.statistics.intervals import Estimate, mean_interval, scalar_interval
 
 
 def intervals(group: Group, measures: Sequence[Measure]) -> list[Table]:
-    """One table over the measures; none where no method has an interval."""
+    """Make one table over the measures; none where no method has an interval."""
     explainer = next(iter(real_explainers(group)), "")
     found = {(name, m.key): interval_of(runs, m, explainer) for name, runs in group.methods.items() for m in measures}
     if not any(one.interval for one in found.values()):
@@ -39,7 +39,7 @@ def intervals(group: Group, measures: Sequence[Measure]) -> list[Table]:
 
 
 def interval_of(runs: Sequence[Run], measure: Measure, explainer: str) -> Estimate:
-    """The mean over seeds with its interval: over seeds and images where single images are known, else over seeds."""
+    """Estimate the mean with its interval: over seeds and images where single images are known, else over seeds."""
     rows = [measure.each(run, explainer) if measure.each else None for run in runs]
     known = [row for row in rows if row is not None]
     if known and len(known) == len(rows):

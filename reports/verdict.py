@@ -1,4 +1,4 @@
-"""What the numbers say, in sentences computed from them, and what may be wrong with it.
+"""Sentences computed from the numbers say what was found, and what may be wrong with it.
 
 Nothing here is written by hand about a particular result: if an expectation fails, the sentence says so.
 """
@@ -44,7 +44,7 @@ TRAINING_FILL = "mean"  # masked views show the data-set mean colour where the m
 
 @dataclass(frozen=True)
 class Verdict:
-    """The findings about one group: sentences for people, and whether the expected ordering holds."""
+    """A verdict is what was found about one group: sentences, and whether the expected ordering holds."""
 
     sentences: tuple[str, ...]
     ordering: str | None  # "holds" | "mixed" | "fails" | "one seed", which cannot say | None where it cannot be asked
@@ -52,20 +52,22 @@ class Verdict:
 
     @property
     def text(self) -> str:
-        """One paragraph."""
+        """Return one paragraph."""
         return " ".join(self.sentences)
 
     @property
     def badge(self) -> tuple[str, str]:
-        """The class and the words of the page's badge: grey where one seed cannot say."""
+        """Return the class and the words of the page's badge: grey where one seed cannot say."""
         return ("untested", "not tested: one seed") if self.ordering == ONE_SEED else (self.ordering or "",) * 2
 
 
 def verdict(
     group: Group, reference: str, primary: Sequence[str], analysis: Analysis | None = None, told: str = ""
 ) -> Verdict:
-    """Best method per primary column against the reference, what is significant, the expected ordering, and threats to
-    validity; ``told`` says when the comparison was declared."""
+    """Find the best means beside the reference, what is significant, the expected ordering and threats to validity.
+
+    ``told`` says when the comparison was declared.
+    """
     analysis = analysis or Analysis()
     explainers = real_explainers(group)
     if not explainers:
@@ -93,7 +95,7 @@ def _shown(found: Cell, decimals: int) -> str:
 
 
 def _best_sentences(group: Group, measures: Sequence[Measure], explainer: str, reference: str) -> Iterator[str]:
-    """One sentence for each set of methods that print best on some primary column, with the reference's numbers."""
+    """Yield one sentence for each set of methods that print best on a primary column, with the reference's numbers."""
     said: dict[tuple[str, ...], list[str]] = {}
     for measure in measures:
         cells = {method: cell(runs, measure, explainer) for method, runs in group.methods.items()}
@@ -111,7 +113,7 @@ def _best_sentences(group: Group, measures: Sequence[Measure], explainer: str, r
 
 
 def _subject(group: Group, top: tuple[str, ...], reference: str) -> str:
-    """Who wins, as the beginning of a sentence."""
+    """Begin a sentence with those who have the best mean."""
     if len(group.methods) == 1:
         return f"{clean(reference)} has"
     if not top:
@@ -125,7 +127,7 @@ def _listed(parts: Sequence[str]) -> str:
 
 
 def _ordering(group: Group, explainer: str) -> tuple[str | None, str]:
-    """Does training on masked images lower drop.mag@0.45 and raise its gain over random-cam, in every seed?"""
+    """Ask whether training on masked images lowers drop.mag@0.45 and raises its gain over random-cam, in every seed."""
     trained = [method for method in MASKED_TRAINING if method in group.methods]
     if not trained or BASELINE not in group.methods or ORDERED not in group.first.scores.columns:
         return None, ""
@@ -154,7 +156,7 @@ def _ordering(group: Group, explainer: str) -> tuple[str | None, str]:
 
 
 def _wins(group: Group, method: str, measure: Measure, explainer: str) -> tuple[int, int]:
-    """On how many shared seeds the method is strictly better than the baseline, and how many are shared."""
+    """Count on how many shared seeds the method is strictly better than the baseline, and how many are shared."""
     base = {run.seed: run for run in group.methods[BASELINE]}
     pairs = [(run, base[run.seed]) for run in group.methods[method] if run.seed in base]
     gaps = [_gap(own, other, measure, explainer) for own, other in pairs]
@@ -162,7 +164,7 @@ def _wins(group: Group, method: str, measure: Measure, explainer: str) -> tuple[
 
 
 def _gap(own: Run, other: Run, measure: Measure, explainer: str) -> float:
-    """The difference of two runs' means, over the images that both have where single images are known; NaN without."""
+    """Return the difference of two runs' means, over the images that both have where they are known; NaN without."""
     first, second = (measure.each(run, explainer) if measure.each else None for run in (own, other))
     if first is not None and second is not None:
         return mean_of((first - second)[np.isfinite(first - second)])
@@ -179,7 +181,7 @@ def _tally(outcome: dict[tuple[str, str], tuple[int, int]]) -> str:
 
 
 def _control_sentences(group: Group, measures: Sequence[Measure], explainer: str) -> Iterator[str]:
-    """Which methods are not shown to beat which floors on which columns; the same outcome shares a sentence."""
+    """Yield which methods are not shown to beat which floors on which columns; the same outcome shares a sentence."""
     outcomes: dict[str, list[str]] = {}
     for method, runs in group.methods.items():
         lost: dict[str, list[str]] = {}
@@ -208,7 +210,7 @@ def _certainty(group: Group, analysis: Analysis) -> Iterator[str]:
 
 
 def _significant(tested: Sequence[Contrast], analysis: Analysis) -> Iterator[str]:
-    """The significant differences in numbers, or what could have been found; the family includes what is not tested."""
+    """Yield the significant differences, or what could have been found; the family includes what is not tested."""
     alpha, family = analysis.alpha, len(analysis.primary)
     of = "declared differences" + (" that are tested" if len(tested) < family else "")
     found = [one for one in tested if one.significant(alpha)]
@@ -229,7 +231,7 @@ def _significant(tested: Sequence[Contrast], analysis: Analysis) -> Iterator[str
 
 
 def _too_few(analysis: Analysis) -> Iterator[str]:
-    """Which declared differences have too few images or events for a test."""
+    """Yield which declared differences have too few images or events for a test."""
     short = [
         f"{clean(one.label)} on {one.measure.key} ({one.estimate.short})"
         for one in analysis.primary
@@ -254,7 +256,7 @@ def _after_holm(one: Contrast) -> str:
 
 
 def _threats_of_tests(analysis: Analysis) -> Iterator[str]:
-    """Where the exact check cannot confirm or does not confirm what the interval says."""
+    """Yield where the exact check cannot confirm or does not confirm what the interval says."""
     tested = [one for one in analysis.primary if one.adjusted is not None]
     pairs = [(one.estimate.seeds[0], one.estimate.seeds[-1]) for one in tested]
     limits = {family_limit(first, second, len(analysis.primary), analysis.alpha) for first, second in pairs}
@@ -269,7 +271,7 @@ def _threats_of_tests(analysis: Analysis) -> Iterator[str]:
 
 
 def _left_out(tested: Sequence[Contrast]) -> Iterator[str]:
-    """Where the permutation check was left out because the two methods spread too unlike."""
+    """Yield where the permutation check was left out because the two methods spread too unlike."""
     found: dict[str, list[str]] = {}
     for one in tested:
         if one.check is not None and one.check.note == UNEQUAL_SPREAD:
@@ -279,7 +281,7 @@ def _left_out(tested: Sequence[Contrast]) -> Iterator[str]:
 
 
 def _threats(group: Group, primary: Sequence[Measure], explainer: str) -> Iterator[str]:
-    """Facts that may explain a difference without any explanation being better."""
+    """Yield facts that may explain a difference without any explanation being better."""
     yield from _threats_of_design(group)
     yield from _threats_of_confounders(group)
     yield from _threats_of_training(group)
@@ -289,7 +291,7 @@ def _threats(group: Group, primary: Sequence[Measure], explainer: str) -> Iterat
 
 
 def _threats_of_disagreement(group: Group, primary: Sequence[Measure], explainer: str) -> Iterator[str]:
-    """Primary columns that rank the methods against each other."""
+    """Yield the primary columns that rank the methods against each other."""
     ranked = [measure for measure in primary if measure.direction is not None]
     for a, b in combinations(ranked, 2):
         tau = over_methods(group, a, b, explainer)
@@ -298,7 +300,7 @@ def _threats_of_disagreement(group: Group, primary: Sequence[Measure], explainer
 
 
 def _threats_of_controls(group: Group, measure: Measure, explainer: str) -> Iterator[str]:
-    """Controls whose mean is better than the explainer's, methods with the same ones in one sentence."""
+    """Name the controls whose mean is better than the explainer's; methods with the same ones share a sentence."""
     better: dict[str, list[str]] = {}
     for method, runs in group.methods.items():
         if won := [clean(c) for c in controls(group) if _control_wins(runs, measure, explainer, c)]:
@@ -340,7 +342,7 @@ _MUST_AGREE: dict[str, Callable[[Run], object]] = {
 
 
 def _threats_of_confounders(group: Group) -> Iterator[str]:
-    """Differences between the models that move softmax-based scores by themselves."""
+    """Yield the differences between the models that move softmax-based scores by themselves."""
     limits = {"model.accuracy": ("accuracy", 0.01), "model.p0": ("mean confidence", 0.03), "model.ece": ("ECE", 0.02)}
     for measure in model_measures():
         words, limit = limits[measure.key]
