@@ -1,1 +1,1 @@
-"""Scored runs → tables, figures and one page: nothing here opens a model or a data set."""
+"""Scored runs become tables, figures and one page; nothing here opens a model or a data set."""

@@ -1,4 +1,4 @@
-"""What an earlier comparison said, so that a new one can mark what changed."""
+"""This module reads what an earlier comparison said, so that a new one can mark what changed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class _Results(_Part):
 
 
 def rounded(value: Any) -> Any:
-    """Nested JSON with every number as results.json holds it: to seven significant digits."""
+    """Round every number of nested JSON as results.json holds it: to seven significant digits."""
     if isinstance(value, float):
         return float(f"{value:.7g}")
     if isinstance(value, dict):
@@ -58,13 +58,13 @@ class Earlier:
     means: Mapping[tuple[str, str, str, str, str], float | None] = field(default_factory=dict)
 
     def of(self, group: Group, run: Run, measure: Measure, explainer: str) -> float | None:
-        """The earlier mean of a cell, None where it was not there or undefined."""
+        """Return the earlier mean of a cell, None where it was not there or undefined."""
         source = "" if measure.family == "model" else explainer
         return self.means.get((group.dataset, group.recipe, run.method, source, measure.key))
 
 
 def read_earlier(path: Path | None) -> Earlier:
-    """The means of the ``results.json`` at ``path``; raises DataError for anything else."""
+    """Read the means of the ``results.json`` at ``path``; raises DataError for anything else."""
     if path is None:
         return Earlier()
     found = _parse(path)

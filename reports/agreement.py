@@ -16,13 +16,13 @@ Matrix = NDArray[np.float64]
 
 
 def over_checkpoints(group: Group, measures: Sequence[Measure], explainer: str) -> Matrix:
-    """τ between the measures' values of all checkpoints, better = larger; NaN where undefined."""
+    """Return τ between the measures' values of all checkpoints, better = larger; NaN where undefined."""
     values = [[_oriented(m, m.read(run, explainer).value) for run in group.runs] for m in measures]
     return _pairwise(len(measures), lambda i, j: kendall(values[i], values[j]))
 
 
 def over_images(runs: Sequence[Run], measures: Sequence[Measure], explainer: str) -> Matrix:
-    """τ between the measures' values of single images within a checkpoint, averaged over ``runs``."""
+    """Return τ between the measures' values of single images within a checkpoint, averaged over ``runs``."""
     tables = [[_images(run, measure, explainer) for measure in measures] for run in runs]
 
     def mean(i: int, j: int) -> float:
@@ -34,7 +34,7 @@ def over_images(runs: Sequence[Run], measures: Sequence[Measure], explainer: str
 
 
 def over_methods(group: Group, a: Measure, b: Measure, explainer: str) -> float:
-    """τ between the rankings of the methods by their means."""
+    """Return τ between the rankings of the methods by their means."""
     means = [[_oriented(m, cell(runs, m, explainer).mean) for runs in group.methods.values()] for m in (a, b)]
     return kendall(*means)
 

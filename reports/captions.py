@@ -1,4 +1,4 @@
-"""The words that every table and figure of a group shares: where, how many, and what the marks mean."""
+"""Every table and figure of a group shares these words: where, how many, and what the marks mean."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from xeval.statistics.intervals import SEEDS_FOR_P
 
 
 def table_slug(group: Group, name: str) -> str:
-    """A stable name: ``digits-headline``, with the recipe where it is not the data set's own."""
+    """Return a stable name, ``digits-headline``, with the recipe where it is not the data set's own."""
     return slug(group.dataset, "" if group.recipe == group.dataset else group.recipe, name)
 
 
 def place(group: Group) -> str:
-    """Data set, split, number of images and recipe in words."""
+    """Say the data set, the split, the number of images and the recipe."""
     data = group.first.scores.dataset
     of = f"{data.n:,} of {data.of:,}" if data.n < data.of else f"{data.n:,}"
     recipe = f", recipe {group.recipe}" if group.recipe and group.recipe != group.dataset else ""
@@ -28,14 +28,14 @@ def place(group: Group) -> str:
 
 
 def _counted(group: Group) -> str:
-    """Which of the scored images the protocol counts, where not all."""
+    """Say which of the scored images the protocol counts, where it is not all."""
     common = group.correct_under_all if group.subset == "correct-under-all" else None
     return "" if common is None else f", the {int(common.sum()):,} that every checkpoint classifies correctly"
 
 
-#: What the notes behind a number mean, by a text that each of them holds.
+#: Each note behind a number is explained by these words; the key is a text that the note holds.
 NOTES = {
-    "compared]": "[n compared] = images that are defined in every run of the row and of its reference, where fewer",
+    " compared": "[n compared] = images that are defined in every run of the row and of its reference, where fewer",
     "<": (
         f"[n < {IMAGES_FOR_P}], [n < {EVENTS_FOR_P}] = too few common images, or events or non-events of a rate among "
         "them, for a test: no p and no mark"
@@ -47,7 +47,7 @@ NOTES = {
 def conventions(
     group: Group, headings: Iterable[Heading], rows: Iterable[Row], analysis: Analysis | None = None
 ) -> str:
-    """The end of a caption: what ±, arrows, bold, brackets and marks mean, as far as the table uses them."""
+    """Write the end of a caption: what ±, arrows, bold, brackets and marks mean, as far as the table uses them."""
     headings, rows = list(headings), list(rows)
     entries = [entry for row in rows for entry in row.entries]
     marks = {sign for entry in entries for sign in entry.mark}
@@ -69,13 +69,13 @@ def conventions(
 
 
 def notes_of(notes: Iterable[str]) -> list[str]:
-    """What the notes of a table's cells mean."""
+    """Say what the notes of a table's cells mean."""
     every = " ".join(notes)
     return [words for sign, words in NOTES.items() if sign in every]
 
 
 def changed(contrasts: Iterable[Contrast]) -> list[str]:
-    """Where a comparison has less than half of a row's images left, and so answers another question."""
+    """Say where a comparison has less than half of a row's images left, and so answers another question."""
     found = [one for one in contrasts if one.common is not None and one.common.changed]
     told = [
         f"{clean(one.label)} on {one.measure.key} ({one.common.n} of {one.common.of})" for one in found if one.common
@@ -89,7 +89,7 @@ def _keys(headings: Sequence[Heading]) -> set[str]:
 
 
 def _daggers(group: Group) -> str:
-    """What ‡ means for this group's numbers of seeds."""
+    """Say what ‡ means for this group's numbers of seeds."""
     names = [name for name in FLOORS if name in controls(group)]
     least = min(len(runs) for runs in group.methods.values())
     how = {1: ", over images only", 2: ", which two seeds do not give: there ‡ is a mean that is not better"}
@@ -108,7 +108,7 @@ def _spread(group: Group) -> str:
 
 
 def significance(analysis: Analysis) -> dict[str, str]:
-    """What the marks of significance mean in this comparison."""
+    """Say what the marks of significance mean in this comparison."""
     names = sorted({found.reference for found in analysis.contrasts.values()})
     than = f"differs from {' or '.join(names)}"
     family = f"Holm over the {len(analysis.primary)} declared comparisons"
@@ -119,7 +119,7 @@ def significance(analysis: Analysis) -> dict[str, str]:
 
 
 def _bold(group: Group, headings: Sequence[Heading], rows: Sequence[Row], analysis: Analysis | None) -> list[str]:
-    """What bold means in the columns that have it: a test where there was one, else only the best mean, and why."""
+    """Say what bold means in the columns that have it: a test where there was one, else only the best mean, and why."""
     tested = {key for _, key in analysis.leading} if analysis else set()
     columns = [heading for i, heading in enumerate(headings) if any(row.entries[i].bold for row in rows)]
     reasons: dict[str, list[str]] = {}
@@ -139,7 +139,7 @@ def _bold(group: Group, headings: Sequence[Heading], rows: Sequence[Row], analys
 
 
 def _untested(group: Group, key: str, analysis: Analysis | None) -> str:
-    """Why the rows of a column were not tested against the best."""
+    """Say why the rows of a column were not tested against the best."""
     if analysis and key in analysis.untested:
         return analysis.untested[key]
     return FEW_SEEDS if min(len(runs) for runs in group.methods.values()) < SEEDS_FOR_P else "untested"

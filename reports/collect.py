@@ -1,4 +1,4 @@
-"""Finding the scored runs below a folder, and refusing what must not be compared."""
+"""This module finds the scored runs below a folder and refuses what must not be compared."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ METHOD_ORDER = ("ce", "triplet", "simclr", "supcon-ori", "supcon", "excon", "exc
 
 @dataclass(frozen=True)
 class Run:
-    """One scored checkpoint."""
+    """A run is one scored checkpoint."""
 
     folder: Path
     path: str  # relative to the compared folder, for people
@@ -43,23 +43,23 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The name of the checkpoint."""
+        """Return the name of the checkpoint."""
         return self.scores.checkpoint.name
 
     @property
     def method(self) -> str:
-        """The training method; a weight file of unknown origin stands for itself."""
+        """Return the training method; a weight file of unknown origin stands for itself."""
         checkpoint = self.scores.checkpoint
         return checkpoint.name if checkpoint.seed is None else checkpoint.method
 
     @property
     def seed(self) -> int | None:
-        """The training seed, if it is known."""
+        """Return the training seed, if it is known."""
         return self.scores.checkpoint.seed
 
     @property
     def recipe(self) -> str:
-        """The recipe's name, empty for a foreign weight file."""
+        """Return the recipe's name, empty for a foreign weight file."""
         return self.scores.checkpoint.recipe or ""
 
 
@@ -84,36 +84,36 @@ class Group:
 
     @property
     def runs(self) -> list[Run]:
-        """All runs, method by method."""
+        """Return all runs, method by method."""
         return [run for runs in self.methods.values() for run in runs]
 
     @property
     def first(self) -> Run:
-        """Any run, for what all of them share."""
+        """Return any run, for what all of them share."""
         return self.runs[0]
 
     @property
     def subset(self) -> Subset:
-        """The images that the protocol counts."""
+        """Return the images that the protocol counts."""
         return self.first.scores.protocol.subset
 
     @cached_property
     def correct_under_all(self) -> NDArray[np.bool_] | None:
-        """Which images every checkpoint classifies correctly (N,); None where a run's per-image values are missing."""
+        """Return which images every checkpoint classifies correctly (N,); None where a run lacks single images."""
         correct = [run.images.correct for run in self.runs if run.images is not None]
         return np.logical_and.reduce(correct) if len(correct) == len(self.runs) else None
 
 
 @dataclass(frozen=True)
 class Collection:
-    """Everything found below a folder."""
+    """A collection is everything that was found below a folder."""
 
     groups: tuple[Group, ...]
     excluded: tuple[Excluded, ...]
 
     @property
     def runs(self) -> list[Run]:
-        """All scored runs, group by group."""
+        """Return all scored runs, group by group."""
         return [run for group in self.groups for run in group.runs]
 
 
@@ -140,7 +140,7 @@ def collect(root: Path) -> Collection:
 
 
 def _candidates(root: Path) -> Iterator[Path]:
-    """Folders that hold a run or its scores; the state folders of a run are not entered."""
+    """Yield the folders that hold a run or its scores, without entering the state folders of a run."""
     marks = {SCORES, CARD, HISTORY, "best.safetensors", "last.safetensors"}
     for current, folders, files in os.walk(root):
         if marks & set(files) or "state" in folders:
@@ -215,7 +215,7 @@ def _nothing_scored(root: Path, excluded: list[Excluded]) -> DataError:
 
 
 def _refuse_unlike(runs: list[Run]) -> None:
-    """The runs of one data set must have seen the same images under the same definitions."""
+    """Refuse runs of one data set that have seen other images or other definitions."""
     name = clean(runs[0].scores.dataset.name)
     _refuse_if_different(
         runs,
@@ -241,7 +241,7 @@ def _refuse_unlike(runs: list[Run]) -> None:
 
 
 def _particulars(run: Run, runs: list[Run]) -> str:
-    """The settings of a run's protocol that another run sets otherwise."""
+    """Return the settings of a run's protocol that another run sets otherwise."""
     every = [dict(_flat(other.scores.protocol.settings)) for other in runs]
     own = dict(_flat(run.scores.protocol.settings))
     differing = sorted({key for settings in every for key in settings | own if settings.get(key) != own.get(key)})
@@ -250,7 +250,7 @@ def _particulars(run: Run, runs: list[Run]) -> str:
 
 
 def _flat(settings: dict[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
-    """Nested settings as dotted names and printable values."""
+    """Yield nested settings as dotted names and printable values."""
     for key, value in settings.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{above}{key}.")
@@ -275,7 +275,7 @@ def _refuse_if_different(
 
 
 def _refuse_twins(runs: list[Run]) -> None:
-    """One checkpoint, or one seed of one method, must not count twice."""
+    """Refuse to count one checkpoint, or one seed of one method, twice."""
     weights: dict[tuple[str, str], Run] = {}
     seeds: dict[tuple[str, str, str, int | None], Run] = {}
     for run in runs:

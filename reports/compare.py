@@ -34,7 +34,7 @@ KEY = (
     "[n < 30] [n < 5] too few images or events for a mark; † § differs from the reference (declared,\n"
     "exploratory); ‡ not shown to be better than its controls"
 )
-#: What a report may own beside itself; anything else in the folder is never touched.
+#: A report may own these files beside itself; anything else in the folder is never touched.
 _OWNED = re.compile(r"(tables|figures)/[a-z0-9][a-z0-9.-]{0,120}\.(md|csv|tex|svg|pdf)")
 
 
@@ -51,17 +51,17 @@ class Comparison:
 
     @property
     def tables(self) -> tuple[Table, ...]:
-        """All tables, section by section, then the papers' layouts."""
+        """Return all tables, section by section, then the papers' layouts."""
         return (*(table for section in self.sections for table in section.tables), *self.layouts)
 
     @property
     def verdict(self) -> str:
-        """One paragraph a section."""
+        """Return one paragraph a section."""
         return "\n\n".join(section.verdict.text for section in self.sections)
 
     @property
     def terminal_table(self) -> str:
-        """The headline tables as plain text, at most 100 columns wide."""
+        """Return the headline tables as plain text, at most 100 columns wide."""
         shown = "\n".join(to_terminal(section.tables[0]) for section in self.sections if section.tables)
         return f"{shown}\n{KEY}\n"
 
@@ -118,7 +118,7 @@ def compare(
 def _declaration(
     runs: Path, collection: Collection, reference: str | None, primary: Sequence[str] | None
 ) -> Declaration:
-    """What is declared for these runs; names that nobody has are refused before anything is written down."""
+    """Declare what is compared; names that nobody has are refused before anything is written down."""
     methods = list(dict.fromkeys(method for group in collection.groups for method in group.methods))
     if reference is not None and reference not in methods:
         raise unknown("reference method", reference, methods)
@@ -133,7 +133,7 @@ def _declaration(
 
 
 def _in_group(group: Group, declaration: Declaration) -> Declaration:
-    """The declaration as far as a group can follow it: its own methods and columns."""
+    """Reduce the declaration to what a group can follow: its own methods and columns."""
     reference = next(name for name in (declaration.reference, REFERENCE, *group.methods) if name in group.methods)
     known = tuple(key for key in declaration.primary if key in group.first.scores.columns)
     return replace(declaration, reference=reference, primary=known)
@@ -157,7 +157,7 @@ def _section(
 
 
 def _files(collection: Collection, sections: Sequence[Section], papers: Sequence[Table]) -> dict[str, bytes]:
-    """Every file of the report by its name below the output folder."""
+    """Make every file of the report, by its name below the output folder."""
     files: dict[str, bytes] = {}
     for table in [*papers, *(table for section in sections for table in section.tables)]:
         for suffix, text in (("md", to_markdown(table)), ("csv", to_csv(table)), ("tex", to_latex(table))):
@@ -204,7 +204,7 @@ def _replace(out: Path, files: dict[str, bytes]) -> None:
 
 
 def _owned(out: Path) -> set[str]:
-    """Tables and figures that an earlier report in this folder says it wrote."""
+    """Return the tables and figures that an earlier report in this folder says it wrote."""
     try:
         listed = json.loads((out / "results.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

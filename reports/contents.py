@@ -1,4 +1,4 @@
-"""Which tables a group of runs gets: headline, differences, the metrics' families, controls, the models."""
+"""A group of runs gets these tables: headline, differences, the metrics' families, controls, the models."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from xeval.reports.tables import Heading, Row, Table
 
 
 def analysis_of(group: Group, declaration: Declaration, rows: Rows = "methods") -> Analysis:
-    """Every row against its block's reference: methods against the declared one, explainers against the first."""
+    """Compare every row with its block's reference: methods with the declared one, explainers with the first."""
     blocks: dict[str, list[Sample]] = {}
     for line in lines_of(group, declaration.reference, rows, with_controls=False):
         blocks.setdefault(line.block, []).append(Sample(line.label, line.runs, line.explainer))
@@ -60,7 +60,7 @@ def tables(
     analysis: Analysis | None = None,
     earlier: Earlier | None = None,
 ) -> list[Table]:
-    """All tables of one data set and recipe, empty ones left out; ``rows`` compares methods or explainers."""
+    """Make all tables of one data set and recipe, without empty ones; ``rows`` compares methods or explainers."""
     ground = Ground(group, analysis or Analysis(), earlier or Earlier())
     filled = [sheet for sheet in sheets(group, primary) if sheet.measures]
     pairs = [(sheet, lines_of(group, reference, rows, sheet.controls)) for sheet in filled]
@@ -93,7 +93,7 @@ def _table(ground: Ground, sheet: Sheet, lines: Sequence[Line]) -> Table:
 
 
 def _controls(group: Group, primary: Sequence[str]) -> list[Table]:
-    """Rows are explainers, columns are methods: every control on every method's own checkpoints."""
+    """Show every control on every method's own checkpoints: rows are explainers, columns are methods."""
     rows = [row for key in primary for row in _control_rows(group, column_measure(group, key))]
     if not rows or not controls(group):
         return []
@@ -123,7 +123,7 @@ def _control_rows(group: Group, measure: Measure) -> list[Row]:
 
 
 def _models(ground: Ground) -> Table:
-    """What the networks are, whatever explains them: accuracy, calibration, feature space, training stability."""
+    """Show what the networks are, whatever explains them: accuracy, calibration, feature space, training stability."""
     group, analysis = ground.group, ground.analysis
     space = [m for m in embedding_measures() if any(cell(runs, m, "").defined for runs in group.methods.values())]
     measures = [*model_measures(), *space]

@@ -1,4 +1,4 @@
-"""Differences between the rows of a table, with intervals, tests and effect sizes, computed once for a group.
+"""The rows of a table are compared once for a group, with intervals, tests and effect sizes.
 
 Training methods are unpaired over seeds and crossed over images; explainers on the same checkpoints are paired. Where
 a run's per-image values are missing, its seeds' means are compared and the images' share of the uncertainty is lost.
@@ -37,7 +37,7 @@ FEW_SEEDS = f"fewer than {SEEDS_FOR_P} seeds, so no test and no claim"
 
 @dataclass(frozen=True)
 class Sample:
-    """One row's checkpoints and what explains them."""
+    """A sample is one row's checkpoints and what explains them."""
 
     label: str
     runs: Sequence[Run]
@@ -58,12 +58,12 @@ class Common:
 
     @property
     def fewer(self) -> bool:
-        """Whether a run has values on images that the contrast leaves out."""
+        """Return whether a run has values on images that the contrast leaves out."""
         return self.n < self.of
 
     @property
     def changed(self) -> bool:
-        """Whether less than half of a run's images is left, so that the contrast is about other images."""
+        """Return whether less than half of a run's images is left, so that the contrast is about other images."""
         return 2 * self.n < self.of
 
 
@@ -87,7 +87,7 @@ class Contrast:
     common: Common | None = None
 
     def significant(self, alpha: float) -> bool:
-        """Whether the adjusted p lies below ``alpha``."""
+        """Return whether the adjusted p lies below ``alpha``."""
         return self.adjusted is not None and self.adjusted < alpha
 
 
@@ -105,12 +105,12 @@ class Analysis:
     untested: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, key: str, label: str, block: str = "") -> Contrast | None:
-        """The contrast of one row with its block's reference."""
+        """Return the contrast of one row with its block's reference."""
         return self.contrasts.get((block, key, label))
 
     @property
     def primary(self) -> list[Contrast]:
-        """The declared family."""
+        """Return the declared family."""
         return [found for found in self.contrasts.values() if found.primary]
 
 
@@ -146,7 +146,7 @@ def analyse(
 
 @dataclass(frozen=True)
 class _Data:
-    """What one row's checkpoints say: a number each, and where it is known, one an image.
+    """The data of a row are what its checkpoints say: a number each, and where it is known, one an image.
 
     ``counts`` are the images behind each number, empty where it is no mean over images; ``of`` is how many there are.
     """
@@ -169,11 +169,11 @@ class _Data:
 
     @property
     def mean(self) -> float:
-        """The mean that the other tables print; NaN where no run has a value."""
+        """Return the mean that the other tables print; NaN where no run has a value."""
         return mean_of(self.seeds[~np.isnan(self.seeds)])
 
     def over(self, images: Matrix) -> _Data:
-        """The same row over the given images, one array a checkpoint."""
+        """Return the same row over the given images, one array a checkpoint."""
         return replace(self, seeds=images.mean(1) if images.shape[1] else np.full(len(images), math.nan), images=images)
 
 
@@ -202,7 +202,7 @@ def _contrast(row: _Data, base: _Data, measure: Measure, paired: bool) -> Contra
 
 
 def _on_common_images(a: _Data, b: _Data) -> tuple[_Data, _Data]:
-    """Both rows over the images that are defined in every run of both; as they are where single images are unknown."""
+    """Reduce both rows to the images that are defined in every run of both; leave them where images are unknown."""
     if a.images is None or b.images is None:
         return a, b
     first, second = common_images(a.images, b.images)
@@ -210,7 +210,7 @@ def _on_common_images(a: _Data, b: _Data) -> tuple[_Data, _Data]:
 
 
 def _common(row: _Data, base: _Data, a: _Data, b: _Data) -> Common | None:
-    """The images of a contrast of two rows, which ``a`` and ``b`` hold over their common images."""
+    """Describe the images of a contrast of two rows, which ``a`` and ``b`` hold over their common images."""
     if row.images is None or base.images is None or a.images is None:
         return None
     most = max(int(np.isfinite(table).sum(1).max()) for table in (row.images, base.images))
@@ -234,8 +234,10 @@ def unknown_images(counts: Sequence[int], images: int) -> str:
 
 
 def _leading(data: Sequence[_Data], measure: Measure, alpha: float, paired: bool) -> frozenset[str] | str:
-    """The best row and those not significantly worse (Holm over the rows), nobody where that is every row; the reason
-    where a row cannot be tested against the best."""
+    """Find the best row and those not significantly worse (Holm over the rows), or nobody where that is every row.
+
+    The reason stands in their place where a row cannot be tested against the best.
+    """
     known = {one.label: one.mean for one in data if not math.isnan(one.mean)}
     if min(len(one.seeds) for one in data) < SEEDS_FOR_P:
         return FEW_SEEDS
@@ -255,7 +257,7 @@ def _leading(data: Sequence[_Data], measure: Measure, alpha: float, paired: bool
 def _adjust(
     family: Mapping[tuple[str, str, str], Contrast], method: Callable[[Sequence[float]], Matrix]
 ) -> dict[tuple[str, str, str], float | None]:
-    """Adjusted p of a family; None where a comparison has none."""
+    """Adjust the p of a family; None where a comparison has none."""
     values = method([_p(found.estimate) for found in family.values()])
     return {key: None if math.isnan(p) else float(p) for key, p in zip(family, values, strict=True)}
 

@@ -1,4 +1,4 @@
-"""What scoring cost: time, passes and memory of each explainer and metric, as ``scores.json`` records them."""
+"""This module shows what scoring cost: time, passes and memory of each explainer and metric, from ``scores.json``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Costs:
 
 
 def costs(group: Group) -> Costs | None:
-    """The cost of a group's scores; None where no run recorded any."""
+    """Return the cost of a group's scores; None where no run recorded any."""
     measured = [run.scores.cost for run in group.runs if run.scores.cost.images]
     if not measured:
         return None
@@ -60,7 +60,7 @@ def _row(part: Part, values: list[tuple[float, float, int | None]]) -> tuple[str
 
 
 def _note(measured: list[Cost]) -> str:
-    """Where and how it was measured."""
+    """Say where and how it was measured."""
     devices = ", ".join(sorted({cost.device or "an unknown device" for cost in measured}))
     batches = ", ".join(map(str, sorted({cost.batch_size or 0 for cost in measured})))
     kinds = ", ".join(sorted({cost.memory for cost in measured if cost.memory}))

@@ -43,7 +43,7 @@ class Declaration:
 
     @property
     def sentence(self) -> str:
-        """When the choices were made, for people."""
+        """Say when the choices were made."""
         if self.date is None:
             return "The reference and the primary columns were not recorded before looking."
         if self.changes:
@@ -58,7 +58,7 @@ def declare(
     asked_reference: str | None,
     asked_primary: Sequence[str] | None,
 ) -> Declaration:
-    """What the folder declares, changed by what is asked for; written down where nothing is declared yet.
+    """Read what the folder declares, changed by what is asked for; write it down where nothing is declared yet.
 
     ``reference`` and ``primary`` are what holds where nobody says otherwise. Raises UsageError for a damaged file.
     """
@@ -107,6 +107,6 @@ def _toml(declared: Declared) -> str:
 
 
 def _today() -> date:
-    """Today in UTC; ``SOURCE_DATE_EPOCH`` fixes it for builds that must repeat."""
+    """Return today in UTC; ``SOURCE_DATE_EPOCH`` fixes it for builds that must repeat."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     return datetime.fromtimestamp(int(epoch), UTC).date() if epoch else datetime.now(UTC).date()

@@ -1,4 +1,4 @@
-"""The table of differences to the reference: Δ with its interval, the adjusted p, and how often a seed wins."""
+"""One table shows the differences to the reference: Δ with its interval, the adjusted p, and how often a seed wins."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from xeval.reports.contrasts import Analysis, Contrast
 from xeval.reports.summary import Measure, cell, decimal_places
 from xeval.reports.tables import MISSING, Entry, Heading, Row, Table
 from xeval.reports.text import clean, number
-from xeval.statistics.intervals import IMAGES_ONLY
+from xeval.statistics.intervals import IDENTICAL, IMAGES_ONLY
 
 
 def differences(group: Group, analysis: Analysis, primary: Sequence[Measure]) -> list[Table]:
-    """One table over the primary measures, none where there is nothing to compare."""
+    """Make one table over the primary measures, none where there is nothing to compare."""
     found = {key: one for key, one in analysis.contrasts.items() if key[1] in {measure.key for measure in primary}}
     if not found:
         return []
@@ -50,7 +50,7 @@ def _headings(measure: Measure, found: Sequence[Contrast]) -> Iterator[Heading]:
 
 
 def _images_only(measure: Measure, found: Iterable[Contrast]) -> bool:
-    """Whether every interval of a measure is one of two single checkpoints."""
+    """Return whether every interval of a measure is one of two single checkpoints."""
     estimates = [one.estimate for one in found if one.measure.key == measure.key and one.estimate.interval]
     return bool(estimates) and all(one.note == IMAGES_ONLY for one in estimates)
 
@@ -67,18 +67,19 @@ def _entries(group: Group, analysis: Analysis, primary: Sequence[Measure], block
 
 
 def _of(found: Contrast, places: int, beside: str) -> Iterator[Entry]:
-    """The cells of one contrast; ``beside`` is a note of the estimate that the heading does not say already."""
+    """Yield the cells of one contrast; ``beside`` is a note of the estimate that the heading does not say already."""
     estimate, share = found.estimate, found.estimate.share
     value = None if estimate.value != estimate.value else estimate.value
     note = _images_note(found, places) + (f"[{beside}]" if beside and estimate.note == beside else "")
     yield Entry(value, n=estimate.images, decimals=places, interval=estimate.interval, note=note)
-    yield Entry(found.adjusted, text=p_text(found.adjusted), note=f"[{estimate.short}]" if estimate.short else "")
+    short = f"[{estimate.short}]" if estimate.short and estimate.note != IDENTICAL else ""
+    yield Entry(found.adjusted, text=p_text(found.adjusted), note=short)
     yield Entry(None if found.a12 is None else found.a12.value, decimals=2)
     yield Entry(None if share is None else share.seeds, text=MISSING if share is None else f"{share.seeds:.0%}")
 
 
 def _images_note(found: Contrast, places: int) -> str:
-    """The number of common images where a run has more, with both means over them where other tables print others."""
+    """Say how many images are common where a run has more, with both means over them where other tables differ."""
     common = found.common
     if common is None or not common.fewer or not common.n:
         return ""
@@ -87,7 +88,7 @@ def _images_note(found: Contrast, places: int) -> str:
 
 
 def p_text(p: float | None) -> str:
-    """Two significant digits, ``< 0.001`` below that, a dash where there is none."""
+    """Print p with two significant digits, ``< 0.001`` below that, a dash where there is none."""
     if p is None:
         return MISSING
     return "< 0.001" if p < 0.001 else f"{p:.2g}"
@@ -99,7 +100,7 @@ def _caption(group: Group, analysis: Analysis, found: Sequence[Contrast], rows: 
     declared = any(one.primary for one in found)
     rule = f"Holm over {len(analysis.primary)} declared comparisons" if declared else "exploratory, Benjamini–Yekutieli"
     notes = sorted({one.estimate.note for one in found if one.estimate.note not in ("", one.estimate.short)})
-    marks = [f" {words}." for words in [*_notes(rows), *changed(found)]]
+    marks = [f" {words[0].upper()}{words[1:]}." for words in [*_notes(rows), *changed(found)]]
     return (
         f"Row minus {against}, {place(group)}: {design}, two-component interval with Satterthwaite's degrees of "
         f"freedom; p adjusted ({rule}, α = {analysis.alpha:g}). A12 = share of seed pairs in which the row is better; "
@@ -110,7 +111,7 @@ def _caption(group: Group, analysis: Analysis, found: Sequence[Contrast], rows: 
 
 
 def _notes(rows: Sequence[Row]) -> list[str]:
-    """What the notes of the table mean."""
+    """Say what the notes of the table mean."""
     notes = [entry.note for row in rows for entry in row.entries]
     means = (
         ["Behind a colon: the means of the row and of the reference over these images"]

@@ -25,7 +25,7 @@ GREY = "#6b6b6b"
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure in its three forms."""
+    """A figure is kept in its three forms."""
 
     slug: str
     title: str
@@ -38,7 +38,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Look:
-    """How a method is drawn, everywhere."""
+    """A look says how a method is drawn, everywhere."""
 
     color: Any
     line: Any
@@ -47,7 +47,7 @@ class Look:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Quiet axes, small type, readable text in SVG, embedded fonts in PDF, no mathtext, reproducible ids."""
+    """Set quiet axes, small type, readable text in SVG, embedded fonts in PDF, no mathtext and reproducible ids."""
     import matplotlib as mpl
     import seaborn as sns
 
@@ -86,7 +86,7 @@ def style() -> Iterator[None]:
 
 
 def axes(rows: int, columns: int, width: float, height: float, **more: Any) -> tuple[Any, Any]:
-    """A figure without pyplot: nothing global, nothing to close."""
+    """Make a figure without pyplot, so that nothing is global and nothing must be closed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
 
@@ -109,17 +109,17 @@ def finish(figure: Any, group: Group, name: str, title: str, caption: str) -> Fi
 
 
 def legend_columns(labels: Sequence[str], width: float) -> int:
-    """How many columns of a legend fit below an axis ``width`` inches wide: 17 letters an inch, 7 for a handle."""
+    """Return how many columns of a legend fit below an axis ``width`` inches wide: 17 letters an inch, 7 a handle."""
     return max(1, min(len(labels), int(17 * width / (max(map(len, labels), default=0) + 7))))
 
 
 def legend_height(labels: Sequence[str], columns: int) -> float:
-    """Inches that a legend needs beyond the two rows for which every figure has room."""
+    """Return the inches that a legend needs beyond the two rows for which every figure has room."""
     return 0.16 * max(0, -(-len(labels) // columns) - 2)
 
 
 def looks(group: Group) -> dict[str, Look]:
-    """One look per method; grey is left to the controls."""
+    """Return one look per method; grey is left to the controls."""
     import seaborn as sns
 
     palette = sns.color_palette("colorblind", max(10, len(group.methods)))
@@ -133,7 +133,7 @@ def looks(group: Group) -> dict[str, Look]:
 def band(
     axis: Any, x: Sequence[float], series: Sequence[Sequence[float]], look: Look, *, label: str, every: int = 4
 ) -> None:
-    """Mean line with a band of one standard deviation over seeds."""
+    """Draw a mean line with a band of one standard deviation over seeds."""
     import numpy as np
 
     values = np.asarray(series, dtype=float)

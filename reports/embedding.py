@@ -24,7 +24,7 @@ class Panel:
 
 
 def panels(group: Group) -> list[Panel]:
-    """One panel a method, at the smallest seed that all of them have; empty where a method has no embedding.
+    """Make one panel a method, at the smallest seed that all have; empty where a method has no embedding.
 
     Raises DataError where the methods embedded different images or classes: such panels must not stand side by side.
     """
@@ -72,7 +72,7 @@ def _panel(run: Run) -> Panel | None:
 
 
 def note(panel: Panel) -> str:
-    """The sentence under the panels: settings, and what the picture does not say."""
+    """Write the sentence under the panels: the settings, and what the picture does not say."""
     settings = ", ".join(f"{name} {_short(panel.settings[name])}" for name in sorted(panel.settings))
     seed = "" if panel.seed is None else f" of training seed {panel.seed}"
     return (

@@ -83,7 +83,7 @@ def explain(
 
 
 def _targets(out: Path, images: Sequence[Path]) -> dict[Path, list[int]]:
-    """Each file to write and the numbers of its pictures, once it is known that it can be written."""
+    """Return each file to write with the numbers of its pictures, once it is known that it can be written."""
     if out.suffix.lower() in SUFFIXES and not out.is_dir():
         if len(images) > ROWS:
             raise UsageError(f"{len(images)} strips do not fit into one file", "name a folder with --out")
@@ -111,7 +111,7 @@ def _content(path: Path) -> bytes:
 def _open(
     checkpoint: Path, options: ScoreOptions, dataset: str | None, data: Path | None
 ) -> tuple[LoadedModel, DatasetInfo]:
-    """The checkpoint, and its data set: classes, image size, normalisation; a bare file takes them from --dataset."""
+    """Open the checkpoint and its data set (classes, size, normalisation); a bare file takes it from --dataset."""
     if not checkpoint.exists():
         raise UsageError(f"{checkpoint} does not exist", "give a run directory or a weight file")
 
@@ -126,7 +126,7 @@ def _open(
 
 
 def _pixels(content: bytes, path: Path, info: DatasetInfo) -> Pixels:
-    """One picture as the network takes it: uint8 C×H×W."""
+    """Return one picture as the network takes it: uint8 C×H×W."""
     if info.channels not in (1, 3):
         raise UsageError(f"the network takes {info.channels} channels", "explain with a network for grey or RGB images")
     image = square(decode(content, str(path)), info.size)
@@ -137,7 +137,7 @@ def _pixels(content: bytes, path: Path, info: DatasetInfo) -> Pixels:
 def _explained(
     loaded: LoadedModel, info: DatasetInfo, pixels: Pixels, paths: Sequence[Path], options: ScoreOptions
 ) -> Pictures:
-    """The pictures as a pool; nobody knows their labels, which stand as 0."""
+    """Explain the pictures and return them as a pool; nobody knows their labels, which stand as 0."""
     split = ArraySplit(info, "pictures", pixels, np.zeros(len(paths), np.int64), [str(path) for path in paths])
     plan = plan_for(loaded, info, split, options)
     with deterministic(), resources():
@@ -154,7 +154,7 @@ def _line(path: Path, strip: Strip, keep: float) -> str:
 
 
 def _figure(found: Sequence[Strip], names: Sequence[str], pool: Pictures) -> Any:
-    """A row a picture: the picture, the map over it with its colour bar, what the mask leaves."""
+    """Draw a row a picture: the picture, the map over it with its colour bar, what the mask leaves."""
     signed = bool((pool.maps < 0).any())
     with style():
         figure, panes = axes(len(found), 3, PAGE, HEIGHT * len(found) + 0.2)
@@ -186,12 +186,12 @@ def _show(axis: Any, pixels: Pixels, title: str, below: str) -> None:
 
 
 def _kept(pool: Pictures) -> str:
-    """``45 % kept``: the one threshold of the pool."""
+    """Return ``45 % kept``: the one threshold of the pool."""
     return f"{100 * float(pool.about['thresholds'][pool.shown]):g} % kept"
 
 
 def _saved(figure: Any, suffix: str) -> bytes:
-    """The figure as a file without a date or the name of the software."""
+    """Return the figure as a file without a date or the name of the software."""
     file = io.BytesIO()
     with style():
         figure.savefig(file, format=suffix[1:], dpi=150, metadata=PLAIN[suffix])

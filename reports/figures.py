@@ -1,4 +1,4 @@
-"""The figures, as SVG for the page and PDF for the paper.
+"""The figures are drawn as SVG for the page and PDF for the paper.
 
 Methods differ by colour, line style and marker at once; names stand in the figure. Controls are dashed. Bands are the
 standard deviation (n − 1) over seeds. Names are printed verbatim: mathtext is off.
@@ -38,7 +38,7 @@ FEWEST = 5  # predictions in a bin of the reliability diagram
 def figures(
     group: Group, primary: Sequence[str], reference: str = "", analysis: Analysis | None = None
 ) -> list[Figure]:
-    """Every figure that the group has data for."""
+    """Draw every figure that the group has data for."""
     measures = [column_measure(group, key) for key in primary]
     ranked = [measure for measure in headline_measures(group, primary) if not measure.is_gain]
     with style():
@@ -56,7 +56,7 @@ def figures(
 
 
 def _keep_curves(group: Group) -> Figure | None:
-    """Softmax of the explained class when only the top share is kept, and when it is deleted."""
+    """Draw the softmax of the explained class when only the top share is kept, and when it is deleted."""
     explainers = real_explainers(group)
     curve = group.first.scores.curves.keep.get(explainers[0], ()) if explainers else ()
     if len(curve) < 2:
@@ -96,13 +96,13 @@ def _curves(runs: Sequence[Run], kind: str, explainer: str, length: int) -> list
 
 
 def _thresholds(group: Group) -> list[float]:
-    """The keep fractions of the tables; a mask without a threshold has none."""
+    """Return the keep fractions of the tables; a mask without a threshold has none."""
     shares = [key.removeprefix("drop.mag@") for key in group.first.scores.columns if key.startswith("drop.mag@")]
     return [float(share) for share in shares if share.replace(".", "", 1).isdigit()]
 
 
 def _seed_dots(group: Group, measures: Sequence[Measure]) -> Figure | None:
-    """Every seed of every method on the primary columns: with few seeds, show the data."""
+    """Draw every seed of every method on the primary columns: with few seeds the data themselves are shown."""
     explainers = real_explainers(group)
     if not measures or not explainers:
         return None
@@ -138,7 +138,7 @@ def _dots(axis: Any, y: float, found: Cell, look: Look) -> None:
 
 
 def _convergence(group: Group) -> Figure | None:
-    """Validation accuracy and loss per epoch with the stability number of each method."""
+    """Draw validation accuracy and loss per epoch with the stability number of each method."""
     drawn = [c for c in ("val_accuracy", "val_loss") if any(_histories(runs, c) for runs in group.methods.values())]
     if not drawn:
         return None
@@ -163,20 +163,20 @@ def _convergence(group: Group) -> Figure | None:
 
 
 def _with_stability(group: Group, method: str, column: str) -> str:
-    """A method's name in the legend, with its stability where it has one."""
+    """Return a method's name in the legend, with its stability where it has one."""
     number = stability(group.methods[method], column)
     return plot_label(method) if number is None else f"{plot_label(method)} ({number:.4f})"
 
 
 def _histories(runs: Sequence[Run], column: str) -> list[list[float]]:
-    """The curves that are complete, one a seed."""
+    """Return the curves that are complete, one a seed."""
     found = [run.history.get(column, ()) for run in runs]
     known = [[value for value in values if value is not None] for values in found]
     return [values for values, whole in zip(known, found, strict=True) if values and len(values) == len(whole)]
 
 
 def _tsne(group: Group) -> Figure | None:
-    """ExCon's figure 1: dots are originals, crosses are masked images."""
+    """Draw ExCon's figure 1: dots are originals, crosses are masked images."""
     found = panels(group)
     if not found:
         return None
@@ -216,7 +216,7 @@ def _draw_panel(axis: Any, panel: Panel) -> None:
 
 
 def _reliability(group: Group) -> Figure | None:
-    """Confidence against accuracy: an over-confident model changes every softmax-based score."""
+    """Draw confidence against accuracy: an over-confident model changes every softmax-based score."""
     if not any(sum(run.scores.reliability.count) for run in group.runs):
         return None
     columns = legend_columns([*map(plot_label, group.methods)], COLUMN)
@@ -238,7 +238,7 @@ def _reliability(group: Group) -> Figure | None:
 
 
 def _pooled_bins(runs: Sequence[Run]) -> list[tuple[float, float]]:
-    """(confidence, accuracy) of each bin, weighted by the number of predictions of each seed."""
+    """Return (confidence, accuracy) of each bin, weighted by the number of predictions of each seed."""
     points = []
     for index in range(max(len(run.scores.reliability.count) for run in runs)):
         bins = [_bin(run, index) for run in runs]

@@ -42,7 +42,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Cell:
-    """One method's strip of one image, ready for the page."""
+    """A cell holds one method's strip of one image, ready for the page."""
 
     strip: Strip
     overlay: Picture
@@ -74,28 +74,28 @@ class Gallery:
 
     @property
     def hand_picked(self) -> bool:
-        """Whether a person chose the images."""
+        """Return whether a person chose the images."""
         return self.selection == "hand-picked"
 
     @property
     def ids(self) -> list[str]:
-        """The images shown."""
+        """Return the images shown."""
         return [row.id for row in self.rows]
 
     @property
     def notice(self) -> str:
-        """What was left out for the size of the page."""
+        """Say what was left out for the size of the page."""
         if len(self.rows) == self.asked:
             return ""
         return f"{len(self.rows)} of {self.asked} images are shown: with more, the page would be larger than 8 MB."
 
     def smaller(self) -> Gallery:
-        """The same with half of the rows."""
+        """Return the same with half of the rows."""
         return replace(self, rows=self.rows[: len(self.rows) // 2])
 
 
 def chosen(selection: str | None, ids: Sequence[str] | None) -> Choice:
-    """What was asked for; raises UsageError for an unknown rule, or for a rule and ids at once."""
+    """Return what was asked for; raises UsageError for an unknown rule, or for a rule and ids at once."""
     if ids is not None:
         if selection is not None:
             raise UsageError("--gallery and --gallery-ids were both given", "give one of the two")
@@ -111,7 +111,7 @@ def chosen(selection: str | None, ids: Sequence[str] | None) -> Choice:
 def fitting(
     page: Callable[[Sequence[Gallery | None]], tuple[T, bytes]], galleries: Sequence[Gallery | None]
 ) -> tuple[T, bytes]:
-    """The page with as many images as fit: while it is too large, every gallery loses half of its rows."""
+    """Make the page with as many images as fit: while it is too large, every gallery loses half of its rows."""
     made = page(galleries)
     while len(made[1]) > LIMIT and any(own is not None and own.rows for own in galleries):
         galleries = [own and own.smaller() for own in galleries]
@@ -120,7 +120,7 @@ def fitting(
 
 
 def read_pools(groups: Sequence[Group], choice: Choice) -> list[Pools]:
-    """The pools of each group, method by method; empty where a method has none, or where no picture is wanted.
+    """Read the pools of each group, method by method; empty where a method has none or no picture is wanted.
 
     Raises DataError for pools that do not belong to the scores beside them or show different images, UsageError for
     ids that no pool has.
@@ -138,7 +138,7 @@ def read_pools(groups: Sequence[Group], choice: Choice) -> list[Pools]:
 
 
 def _pools(group: Group) -> Pools:
-    """The pool of one run a method, at the smallest seed that all have; empty where a method has none."""
+    """Read the pool of one run a method, at the smallest seed that all have; empty where a method has none."""
     runs = shown_runs(group)
     found = {method: read_pictures(run.folder) for method, run in runs.items()}
     pools = {method: pool for method, pool in found.items() if pool is not None}
@@ -160,14 +160,14 @@ def _pools(group: Group) -> Pools:
 
 
 def shown_runs(group: Group) -> dict[str, Run]:
-    """One run a method: the smallest seed that all methods have, else each one's first."""
+    """Choose one run a method: the smallest seed that all methods have, else each one's first."""
     shared = set.intersection(*({run.seed for run in runs} for runs in group.methods.values()))
     seed = min(shared, key=lambda s: s if s is not None else -1) if shared else None
     return {method: next((run for run in runs if run.seed == seed), runs[0]) for method, runs in group.methods.items()}
 
 
 def gallery_of(group: Group, pools: Pools, reference: str, choice: Choice) -> Gallery | None:
-    """The images that the rule chooses under every method; None without pools."""
+    """Show the images that the rule chooses under every method; None without pools."""
     if not pools:
         return None
     numbers, rule = selected(pools, reference, choice)
@@ -204,13 +204,13 @@ def _below(run: Run, pool: Pictures) -> str:
 
 
 def drops(pool: Pictures) -> Floats:
-    """max(0, p0 − p1) / p0 under the mask shown (N,): the magnitude of the column drop.mag."""
+    """Return max(0, p0 − p1) / p0 under the mask shown (N,): the magnitude of the column drop.mag."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(np.maximum(0, pool.p0 - pool.after) / pool.p0)
 
 
 def selected(pools: Pools, reference: str, choice: Choice) -> tuple[list[int], str]:
-    """Numbers of the images to show, in order, and the rule in words."""
+    """Return the numbers of the images to show, in order, and the rule in words."""
     first = next(iter(pools.values()))
     if choice.ids:
         return [first.ids.index(name) for name in choice.ids if name in first.ids], "hand-picked, not a sample"
@@ -230,7 +230,7 @@ def selected(pools: Pools, reference: str, choice: Choice) -> tuple[list[int], s
 
 
 def _contrast(pools: Pools, reference: str) -> tuple[Floats, str]:
-    """What best, worst and median go by: one method's drop minus the reference's, with one method its drop."""
+    """Return what best, worst and median go by: one method's drop minus the reference's, with one method its drop."""
     others = [method for method in pools if method != reference]
     if reference not in pools or not others:
         return drops(next(iter(pools.values()))), "drop max(0, p0 − p1)/p0"
@@ -239,7 +239,7 @@ def _contrast(pools: Pools, reference: str) -> tuple[Floats, str]:
 
 
 def _failures(pools: Pools) -> tuple[list[int], str]:
-    """Misclassified images, those first that most methods get wrong."""
+    """Return misclassified images, those first that most methods get wrong."""
     wrong = np.sum([pool.predicted != pool.label for pool in pools.values()], axis=0)
     order = [int(i) for i in np.argsort(-wrong, kind="stable") if wrong[i]]
     rule = f"failures: the {len(order)} misclassified by at least one checkpoint shown, most often misclassified first"
@@ -259,7 +259,7 @@ def _caption(group: Group, pool: Pictures, rule: str, *, signed: bool) -> str:
 
 
 def masking(about: dict[str, Any]) -> str:
-    """What the masked picture is, in words."""
+    """Say what the masked picture is."""
     thresholds, shown = about["thresholds"], about["shown"]
     name = thresholds[shown]
     fill = clean(str(about["fill"]))

@@ -27,11 +27,11 @@ class Images:
 
     @cached_property
     def correct(self) -> NDArray[np.bool_]:
-        """Which images the checkpoint classifies correctly (N,)."""
+        """Return which images the checkpoint classifies correctly (N,)."""
         return np.asarray(self._read("", "model", "correct", self.scores.explained.target).values > 0.5)
 
     def values(self, explainer: str, column: str) -> NDArray[np.float64]:
-        """One column of one explainer (N,), NaN where it is undefined."""
+        """Return one column of one explainer (N,), NaN where it is undefined."""
         about = self.scores.columns[column]
         series = self._read(explainer, about.metric, column, about.definition)
         return np.where(series.ok, series.values, np.nan)
@@ -79,6 +79,6 @@ class Images:
 
 
 def images_of(folder: Path, scores: Scores) -> Images | None:
-    """The per-image values beside ``scores.json``, where they were kept."""
+    """Return the per-image values beside ``scores.json``, where they were kept."""
     path = folder / STORE
     return Images(path, scores) if path.is_file() else None

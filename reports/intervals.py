@@ -1,4 +1,4 @@
-"""The table of intervals: where each method's mean would lie for other seeds and other images like these."""
+"""One table shows where each method's mean would lie for other seeds and other images like these."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ from xeval.statistics.intervals import Estimate, mean_interval, scalar_interval
 
 
 def intervals(group: Group, measures: Sequence[Measure]) -> list[Table]:
-    """One table over the measures; none where no method has an interval."""
+    """Make one table over the measures; none where no method has an interval."""
     explainer = next(iter(real_explainers(group)), "")
     found = {(name, m.key): interval_of(runs, m, explainer) for name, runs in group.methods.items() for m in measures}
     if not any(one.interval for one in found.values()):
         return []
     places = {m.key: decimal_places(cell(runs, m, explainer) for runs in group.methods.values()) for m in measures}
     rows = tuple(
-        Row(name, tuple(_entry(found[name, m.key], places[m.key]) for m in measures), len(runs))
+        Row(name, tuple(_entry(group, m, found[name, m.key], places[m.key]) for m in measures), len(runs))
         for name, runs in group.methods.items()
     )
+    fewer = any(entry.note for row in rows for entry in row.entries)
     notes = sorted({one.note for one in found.values() if one.note})
     caption = (
         f"Mean and 95 % interval of each method, {place(group)}: for other seeds and other images like these. The "
         "images count in full here, while in a difference of two methods what they share cancels: two of these "
         "intervals may overlap although the methods differ."
+        + (" [n] = images that are defined in every run of the method, where fewer." if fewer else "")
         + (f" Where a number is missing: {'; '.join(notes)}." if notes else "")
     )
     headings = tuple(map(Heading.of, measures))
@@ -37,7 +39,7 @@ def intervals(group: Group, measures: Sequence[Measure]) -> list[Table]:
 
 
 def interval_of(runs: Sequence[Run], measure: Measure, explainer: str) -> Estimate:
-    """The mean over seeds with its interval: over seeds and images where single images are known, else over seeds."""
+    """Estimate the mean with its interval: over seeds and images where single images are known, else over seeds."""
     rows = [measure.each(run, explainer) if measure.each else None for run in runs]
     known = [row for row in rows if row is not None]
     if known and len(known) == len(rows):
@@ -46,6 +48,8 @@ def interval_of(runs: Sequence[Run], measure: Measure, explainer: str) -> Estima
     return scalar_interval([math.nan if value is None else value for value in values])
 
 
-def _entry(found: Estimate, places: int) -> Entry:
+def _entry(group: Group, measure: Measure, found: Estimate, places: int) -> Entry:
     value = None if math.isnan(found.value) else found.value
-    return Entry(value, n=found.images, decimals=places, interval=found.interval)
+    fewer = found.images is not None and found.images < (measure.images or group.first.scores.dataset.n)
+    note = f"[{found.images}]" if fewer else ""
+    return Entry(value, n=found.images, decimals=places, interval=found.interval, note=note)

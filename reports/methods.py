@@ -31,7 +31,7 @@ class Methods:
 
 @cache
 def references() -> dict[str, tuple[str, str]]:
-    """What the registry cites, in lower case → key and entry."""
+    """Return what the registry cites, in lower case → key and entry."""
     found = {}
     for match in _ENTRY.finditer(FILE.read_text(encoding="utf-8")):
         entry = match[0].replace(f" cited = {{{match['cited']}}},", "")
@@ -40,13 +40,13 @@ def references() -> dict[str, tuple[str, str]]:
 
 
 def keys_of(citation: str) -> list[str]:
-    """The keys of a citation such as ``Bach et al., PLoS ONE 2015; Montavon et al., 2019``; unknown ones left out."""
+    """Return the known keys of a citation such as ``Bach et al., PLoS ONE 2015; Montavon et al., 2019``."""
     parts = (re.sub(r"\s*\(.*?\)", "", part).strip().lower() for part in citation.split(";"))
     return [references()[part][0] for part in parts if part in references()]
 
 
 def methods(group: Group, declaration: Declaration) -> Methods:
-    """What was measured on what, how, and how it was compared; every clause computed from the runs."""
+    """Write what was measured on what, how, and how it was compared; every clause is computed from the runs."""
     scores = group.first.scores
     cited: list[str] = []
 
@@ -111,7 +111,7 @@ def _statistics(group: Group, declaration: Declaration) -> str:
 
 
 def _tex(said: Sequence[str], cited: Sequence[str]) -> str:
-    """The paragraph for LaTeX: everything escaped, then the citations made commands."""
+    """Write the paragraph for LaTeX: everything is escaped, then the citations become commands."""
     escaped = " ".join(map(latex, said))
     for key in dict.fromkeys(cited):
         escaped = escaped.replace(f" [{key}]", rf"~\cite{{{key}}}")

@@ -1,4 +1,4 @@
-"""Figures over several measures at once: differences with intervals, ranks, and whether the measures agree."""
+"""Some figures show several measures at once: differences with intervals, ranks, and whether the measures agree."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from xeval.statistics.intervals import IMAGES_ONLY
 
 
 def forest(group: Group, analysis: Analysis, measures: Sequence[Measure]) -> Figure | None:
-    """Every method's difference to the reference with its interval, one pane a measure."""
+    """Draw every method's difference to the reference with its interval, one pane a measure."""
     shown = [measure for measure in measures if any(analysis.of(measure.key, name) for name in group.methods)]
     others = [name for name in group.methods if any(analysis.of(measure.key, name) for measure in shown)]
     if not shown:
@@ -52,7 +52,7 @@ def _difference(axis: Any, y: int, analysis: Analysis, key: str, name: str, look
 
 
 def ranks(group: Group, measures: Sequence[Measure]) -> Figure | None:
-    """A line per method through its ranks on the measures: a method that is best everywhere is a flat line on top."""
+    """Draw a line per method through its ranks on the measures: one that is best everywhere is a flat line on top."""
     explainers = real_explainers(group)
     shown = [measure for measure in measures if measure.direction is not None and not measure.is_gain]
     if len(group.methods) < 2 or len(shown) < 2 or not explainers:
@@ -78,7 +78,7 @@ def ranks(group: Group, measures: Sequence[Measure]) -> Figure | None:
 
 
 def ranks_of(group: Group, measure: Measure, explainer: str) -> dict[str, float]:
-    """The rank of each method with a mean, 1 = best; ties get their average."""
+    """Return the rank of each method with a mean, 1 = best; ties get their average."""
     from scipy import stats
 
     means = {name: cell(runs, measure, explainer).mean for name, runs in group.methods.items()}
@@ -88,7 +88,7 @@ def ranks_of(group: Group, measure: Measure, explainer: str) -> dict[str, float]
 
 
 def agreement(group: Group, reference: str, measures: Sequence[Measure]) -> Figure | None:
-    """Kendall's τ between the measures, over checkpoints and over the images of the reference's checkpoints."""
+    """Draw Kendall's τ between the measures, over checkpoints and over the images of the reference's checkpoints."""
     explainers = real_explainers(group)
     shown = [measure for measure in measures if measure.direction is not None and not measure.is_gain]
     if len(shown) < 2 or not explainers:
@@ -112,7 +112,7 @@ def agreement(group: Group, reference: str, measures: Sequence[Measure]) -> Figu
 
 
 def _heat(axis: Any, table: Matrix, measures: Sequence[Measure], title: str) -> None:
-    """Numbers in every cell, so that colour never stands alone."""
+    """Draw τ as colours with the number in every cell, so that colour never stands alone."""
     edges = np.arange(len(table) + 1) - 0.5
     axis.pcolormesh(edges, edges, table, vmin=-1, vmax=1, cmap="PuOr", edgecolors="white", linewidth=0.5)
     axis.invert_yaxis()

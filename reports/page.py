@@ -28,7 +28,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 @dataclass(frozen=True)
 class Section:
-    """Everything the page shows about one group of runs."""
+    """A section is everything that the page shows about one group of runs."""
 
     group: Group
     reference: str
@@ -41,12 +41,12 @@ class Section:
 
     @property
     def slug(self) -> str:
-        """The anchor of the section."""
+        """Return the anchor of the section."""
         return slug(self.group.dataset, "" if self.group.recipe == self.group.dataset else self.group.recipe)
 
     @property
     def title(self) -> str:
-        """Data set, and recipe where it has another name."""
+        """Return the data set, and the recipe where it has another name."""
         recipe = self.group.recipe
         return self.group.dataset + (f" · recipe {recipe}" if recipe and recipe != self.group.dataset else "")
 
@@ -54,7 +54,7 @@ class Section:
 def render(
     collection: Collection, sections: Sequence[Section], papers: Sequence[Table], results: dict[str, Any]
 ) -> str:
-    """The whole page as HTML text."""
+    """Write the whole page as HTML text."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     style, script = _asset("page.css"), _asset("page.js")
@@ -82,19 +82,19 @@ def render(
 
 
 def _trusted(text: str) -> Any:
-    """The one place where text enters the page unescaped: our assets, rewritten figures, escaped JSON, base64."""
+    """Let text enter the page unescaped, here only: our assets, rewritten figures, escaped JSON, base64."""
     from markupsafe import Markup
 
     return Markup(text)
 
 
 def _printable(value: Any) -> Any:
-    """Every text that a template prints loses its control characters, whether or not the template thought of it."""
+    """Take the control characters out of every text that a template prints."""
     return clean(value, 4000) if type(value) is str else value
 
 
 def _verbatim(text: str) -> Any:
-    """Text of several lines, escaped and otherwise untouched."""
+    """Return text of several lines, escaped and otherwise untouched."""
     from markupsafe import escape
 
     return escape(text)
@@ -105,7 +105,7 @@ def _asset(name: str) -> str:
 
 
 def _policy(style: str, script: str) -> str:
-    """Content-Security-Policy: nothing may be fetched, only these two inline blocks apply."""
+    """Return the Content-Security-Policy: nothing may be fetched, only these two inline blocks apply."""
 
     def digest(text: str) -> str:
         return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
@@ -117,7 +117,7 @@ def _policy(style: str, script: str) -> str:
 
 
 def script_json(value: Any) -> str:
-    """JSON that cannot leave a ``<script>`` element."""
+    """Write JSON that cannot leave a ``<script>`` element."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -145,12 +145,12 @@ def _section(section: Section) -> dict[str, Any]:
 
 
 def _paragraph(section: Section) -> dict[str, Any]:
-    """The methods paragraph with the texts behind its copy buttons."""
+    """Return the methods paragraph with the texts behind its copy buttons."""
     found = methods(section.group, section.declaration)
     return {"text": _verbatim(found.text), "texts": {"LaTeX": _verbatim(found.tex), "BibTeX": _verbatim(found.bib)}}
 
 
 def _exhibit(table: Table) -> dict[str, Any]:
-    """A table with the texts behind its copy buttons."""
+    """Return a table with the texts behind its copy buttons."""
     texts = {"LaTeX": to_latex(table), "Markdown": to_markdown(table), "CSV": to_csv(table)}
     return {"table": table, "texts": {label: _verbatim(text) for label, text in texts.items()}}

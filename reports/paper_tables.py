@@ -21,7 +21,7 @@ LOCALISATION = ("pointing.hit", "relevance.mass")
 
 
 def paper_tables(grounds: Sequence[tuple[Ground, str]]) -> list[Table]:
-    """The layouts that the runs have columns for; each ground comes with its reference."""
+    """Make the layouts that the runs have columns for; each ground comes with its reference."""
     found = [_excon(grounds), _facets(grounds)]
     return [table for table in found if table is not None]
 
@@ -52,7 +52,7 @@ def _present(group: Group, keys: Sequence[str]) -> list[Measure]:
 def _block(
     ground: Ground, reference: str, measures: Sequence[Measure], *, steady: bool
 ) -> tuple[list[Heading], list[Row]]:
-    """One data set's rows under its name."""
+    """Make one data set's rows under its name."""
     group = ground.group
     lines = lines_of(group, reference, "methods", with_controls=False)
     extra = stability_columns(group) if steady else []
@@ -66,7 +66,7 @@ def _block(
 def _joined(
     slug: str, title: str, grounds: Sequence[tuple[Ground, str]], blocks: Sequence[tuple[list[Heading], list[Row]]]
 ) -> Table | None:
-    """One table of all blocks; a column that a data set lacks stays empty there."""
+    """Join all blocks in one table; a column that a data set lacks stays empty there."""
     headings = list({heading.key: heading for of_block, _ in blocks for heading in of_block}.values())
     rows = [_aligned(row, of_block, headings) for of_block, of_rows in blocks for row in of_rows]
     if not rows:

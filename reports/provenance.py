@@ -34,7 +34,7 @@ SECONDS = frozenset({"train_seconds", "score_seconds"})
 
 
 def status(collection: Collection) -> list[tuple[str, str, bool]]:
-    """The strip under the header: (what, how many, whether it deserves attention)."""
+    """Return the strip under the header: (what, how many, whether it deserves attention)."""
     reasons = Counter(item.reason for item in collection.excluded)
     counts = Counter(kind for group in collection.groups for kind, *_ in _problems(group))
     images = sorted({f"{g.dataset} {g.first.scores.dataset.n:,}" for g in collection.groups})
@@ -53,7 +53,7 @@ def status(collection: Collection) -> list[tuple[str, str, bool]]:
 
 
 def _problems(group: Group) -> list[tuple[str, str, str, str, str, int]]:
-    """(undefined or error, method, explainer, column, reason, images summed over seeds), controls last."""
+    """Return (undefined or error, method, explainer, column, reason, images summed over seeds), controls last."""
     found: Counter[tuple[bool, str, str, str, str, str]] = Counter()
     for run in group.runs:
         for explainer, columns in run.scores.scores.items():
@@ -66,7 +66,7 @@ def _problems(group: Group) -> list[tuple[str, str, str, str, str, int]]:
 
 
 def undefined(group: Group) -> list[dict[str, Any]]:
-    """The same as rows for the page: columns that share method, explainer and reason are folded together."""
+    """Return the same as rows for the page: columns that share method, explainer and reason are folded together."""
     folded: dict[tuple[str, str, str, str], list[tuple[str, int]]] = {}
     for kind, method, explainer, column, reason, count in _problems(group):
         folded.setdefault((kind, method, explainer, reason), []).append((column, count))
@@ -84,12 +84,12 @@ def undefined(group: Group) -> list[dict[str, Any]]:
 
 
 def warnings(group: Group) -> list[tuple[str, int]]:
-    """Warnings of the scorer and on how many runs each was given."""
+    """Return the warnings of the scorer and on how many runs each was given."""
     return sorted(Counter(text for run in group.runs for text in run.scores.warnings).items())
 
 
 def provenance(run: Run) -> dict[str, Any]:
-    """Where one run's numbers come from."""
+    """Say where one run's numbers come from."""
     scores, card = run.scores, run.card
     trained = card.provenance if card else {}
     selection = card.selection if card else {}
@@ -133,7 +133,7 @@ class Origins:
 
 
 def origins(group: Group) -> Origins:
-    """Columns in which two runs differ, and what holds for all of them; everything is a column of a single run."""
+    """Return the columns in which two runs differ, and what holds for all; of a single run everything is a column."""
     found = [provenance(run) for run in group.runs]
     told = [{head: (head, *_shown(key, one[key])) for key, head in SHOWN.items()} for one in found]
     same = [head for head in SHOWN.values() if len(told) > 1 and len({one[head] for one in told}) == 1]
@@ -145,7 +145,7 @@ def origins(group: Group) -> Origins:
 
 
 def _shown(key: str, value: Any) -> tuple[str, str]:
-    """The text of an entry, and the whole of it where the text is cut."""
+    """Return the text of an entry, and the whole of it where the text is cut."""
     if value is None or value == "":
         return MISSING, ""
     if key in HASHES:
@@ -156,6 +156,6 @@ def _shown(key: str, value: Any) -> tuple[str, str]:
 
 
 def versions(collection: Collection) -> str:
-    """The xeval versions that scored, from the runs: the page says nothing about the machine that built it."""
+    """Return the xeval versions that scored, from the runs: the page says nothing about the machine that built it."""
     found = {str(run.scores.provenance.get("xeval", "")) for run in collection.runs} - {""}
     return ", ".join(sorted(found))

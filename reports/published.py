@@ -37,7 +37,7 @@ class Published:
     source: str
 
     def matches(self, run: Run) -> bool:
-        """Whether a run is the same thing measured the same way."""
+        """Return whether a run is the same thing measured the same way."""
         scores, recipe = run.scores, run.card.recipe if run.card else {}
         own = (scores.dataset.name, scores.checkpoint.arch, recipe.get("batch_size"), run.method)
         same = own == (self.dataset, self.arch, self.batch, self.method)
@@ -46,7 +46,7 @@ class Published:
 
 @cache
 def known() -> tuple[Published, ...]:
-    """Every number of the file."""
+    """Read every number of the file."""
     with FILE.open(newline="", encoding="utf-8") as lines:
         return tuple(_parsed(row) for row in csv.DictReader(lines))
 
@@ -58,7 +58,7 @@ def _parsed(row: dict[str, str]) -> Published:
 
 
 def published(group: Group) -> list[Table]:
-    """Ours and the papers' side by side; none where nothing matches."""
+    """Show ours and the papers' side by side; none where nothing matches."""
     found = {
         (name, one.explainer, one.column): one
         for name, runs in group.methods.items()

@@ -1,4 +1,4 @@
-"""results.json: everything the page shows, with the original names.
+"""results.json holds everything that the page shows, with the original names.
 
 Numbers have seven significant digits: what the single precision of the networks holds, and half the bytes.
 """
@@ -20,7 +20,7 @@ from xeval.statistics.intervals import SEEDS_FOR_P
 
 
 def results_of(collection: Collection, sections: Sequence[Section], files: Sequence[str]) -> dict[str, Any]:
-    """The content of results.json."""
+    """Return the content of results.json."""
     found = {
         "schema": SCHEMA,
         "files": sorted(files),

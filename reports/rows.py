@@ -22,7 +22,7 @@ from xeval.reports.summary import (
 )
 from xeval.reports.tables import Entry, Heading, Row
 from xeval.reports.text import number
-from xeval.statistics.intervals import SEEDS_FOR_P
+from xeval.statistics.intervals import IDENTICAL, SEEDS_FOR_P
 
 Rows = Literal["methods", "explainers"]
 _CURVES = {"val_accuracy": "stability, accuracy", "val_loss": "stability, loss"}
@@ -30,7 +30,7 @@ _CURVES = {"val_accuracy": "stability, accuracy", "val_loss": "stability, loss"}
 
 @dataclass(frozen=True)
 class Line:
-    """One row to be: what is read on which checkpoints."""
+    """A line says what a row will hold: what is read on which checkpoints."""
 
     label: str
     runs: Sequence[Run]
@@ -41,7 +41,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Ground:
-    """What every table of a group stands on."""
+    """The ground is what every table of a group stands on."""
 
     group: Group
     analysis: Analysis
@@ -49,7 +49,7 @@ class Ground:
 
 
 def lines_of(group: Group, reference: str, rows: Rows, with_controls: bool) -> list[Line]:
-    """Methods under the first real explainer, or explainers method by method; controls last in their block.
+    """Return methods under the first real explainer, or explainers method by method; controls last in their block.
 
     In a table of methods the controls stand on the reference's checkpoints; every other checkpoint has its own table.
     """
@@ -66,7 +66,7 @@ def lines_of(group: Group, reference: str, rows: Rows, with_controls: bool) -> l
 
 
 def rows_of(ground: Ground, measures: Sequence[Measure], lines: Sequence[Line]) -> tuple[Row, ...]:
-    """One row a line, one entry a measure."""
+    """Make one row a line, one entry a measure."""
     columns = [column(ground, measure, lines) for measure in measures]
     return tuple(
         Row(line.label, tuple(entries[i] for entries in columns), len(line.runs), line.control, line.block)
@@ -75,17 +75,11 @@ def rows_of(ground: Ground, measures: Sequence[Measure], lines: Sequence[Line]) 
 
 
 def column(ground: Ground, measure: Measure, lines: Sequence[Line]) -> list[Entry]:
-    """One column: decimals shared, the leading rows of each block bold, marks on real explainers only."""
+    """Make one column: its cells share their decimals, and only real explainers are bold or marked."""
     group, analysis = ground.group, ground.analysis
     cells = [_cell(measure, line) for line in lines]
     places = decimal_places(found for found, line in zip(cells, lines, strict=True) if not line.control)
-    bold = [False] * len(lines)
-    for block in {line.block for line in lines}:
-        where = [i for i, line in enumerate(lines) if line.block == block and not line.control]
-        leading = analysis.leading.get((block, measure.key))
-        tops = best([cells[i] for i in where], measure.direction, places)
-        for i, is_best in zip(where, tops, strict=True):
-            bold[i] = is_best if leading is None else lines[i].label in leading
+    bold = _bold(analysis, measure, lines, cells, places)
     contrasts = [None if line.control else analysis.of(measure.key, line.label, line.block) for line in lines]
     stands = [standing_of(group, measure, line) for line in lines]
     of = measure.images or group.first.scores.dataset.n
@@ -96,8 +90,22 @@ def column(ground: Ground, measure: Measure, lines: Sequence[Line]) -> list[Entr
     return [_compared_with(ground, measure, line, one) for line, one in zip(lines, made, strict=True)]
 
 
+def _bold(
+    analysis: Analysis, measure: Measure, lines: Sequence[Line], cells: Sequence[Cell], places: int
+) -> list[bool]:
+    """Say which entries of a column are bold: in each block the leading rows where tested, else the best mean."""
+    bold = [False] * len(lines)
+    for block in {line.block for line in lines}:
+        where = [i for i, line in enumerate(lines) if line.block == block and not line.control]
+        leading = analysis.leading.get((block, measure.key))
+        tops = best([cells[i] for i in where], measure.direction, places)
+        for i, is_best in zip(where, tops, strict=True):
+            bold[i] = is_best if leading is None else lines[i].label in leading
+    return bold
+
+
 def _compared_with(ground: Ground, measure: Measure, line: Line, now: Entry) -> Entry:
-    """The entry, with its earlier mean where that prints otherwise."""
+    """Return the entry, with its earlier mean where that prints otherwise."""
     then = ground.earlier.of(ground.group, line.runs[0], measure, line.explainer)
     if then is None or now.mean is None or number(then, now.decimals) == number(rounded(now.mean), now.decimals):
         return now
@@ -105,18 +113,18 @@ def _compared_with(ground: Ground, measure: Measure, line: Line, now: Entry) -> 
 
 
 def _cell(measure: Measure, line: Line) -> Cell:
-    """What a control row shows: nothing where a value does not depend on the explainer or is a gain over controls."""
+    """Read a cell; a control has none where a value does not depend on the explainer or is a gain over controls."""
     silent = line.control and (measure.family == "model" or measure.is_gain)
     return Cell(()) if silent else cell(line.runs, measure, line.explainer)
 
 
 def standing_of(group: Group, measure: Measure, line: Line) -> Standing:
-    """How a real explainer stands against its controls; a control stands against nothing."""
+    """Compare a real explainer with its controls; a control is compared with nothing."""
     return Standing() if line.control else standing(group, line.runs, measure, line.explainer)
 
 
 def marked(plain: Entry, stand: Standing, contrast: Contrast | None = None, alpha: float = 0.05) -> Entry:
-    """The entry with the marks that it has earned, and with the reason for those that nothing can earn."""
+    """Add to an entry the marks that it has earned, and the reason why none could be earned."""
     mark = "" if contrast is None or not contrast.significant(alpha) else "†" if contrast.primary else "§"
     notes = dict.fromkeys([*_limits(contrast), *([stand.short] if stand.short else [])])
     return replace(
@@ -125,17 +133,19 @@ def marked(plain: Entry, stand: Standing, contrast: Contrast | None = None, alph
 
 
 def _limits(contrast: Contrast | None) -> Iterator[str]:
-    """What a reader must know of the images of a contrast: how many it has left, and whether they are too few."""
+    """Yield what a reader must know of the images of a contrast: how many it has left, or that they are too few."""
     if contrast is None:
         return
-    if contrast.common is not None and contrast.common.fewer:
-        yield f"{contrast.common.n} compared"
-    if contrast.estimate.short and min(contrast.estimate.seeds) >= SEEDS_FOR_P:
-        yield contrast.estimate.short
+    estimate, common = contrast.estimate, contrast.common
+    short = estimate.short if min(estimate.seeds) >= SEEDS_FOR_P and estimate.note != IDENTICAL else ""
+    if common is not None and common.fewer and "image" not in short:
+        yield f"{common.n} compared"
+    if short:
+        yield short
 
 
 def entry(images: int, found: Cell, bold: bool = False, *, decimals: int) -> Entry:
-    """A printed cell; the note says where fewer than the announced images, or fewer seeds, stand behind it."""
+    """Make a printed cell; its note says where fewer than the announced images, or fewer seeds, stand behind it."""
     note = f"[{found.n}]" if found.n is not None and found.n < images else ""
     if 0 < len(found.defined) < len(found.values):
         note += f"[{len(found.defined)} of {len(found.values)} seeds]"
@@ -148,13 +158,13 @@ def _stability(group: Group) -> dict[str, list[float | None]]:
 
 
 def stability_headings(group: Group) -> list[Heading]:
-    """The headings of :func:`stability_columns`."""
+    """Return the headings of :func:`stability_columns`."""
     title = "mean over epochs of the std over seeds of"
     return [Heading(f"stability.{c}", _CURVES[c], "↓", "", f"{title} {c}") for c in _stability(group)]
 
 
 def stability_columns(group: Group) -> list[list[Entry]]:
-    """One number a method: there is no spread of a spread."""
+    """Make columns of one number a method, as a spread over seeds has no spread itself."""
     columns = []
     for numbers in _stability(group).values():
         bold = best([Cell((number,)) for number in numbers], "lower", 4)

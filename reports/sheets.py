@@ -1,4 +1,4 @@
-"""Which measures stand in which table of a group, and which of them are compared."""
+"""This module says which measures stand in which table of a group, and which of them are compared."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from xeval.reports.summary import (
     relabel,
 )
 
-#: Columns of the headline table after the primary ones, where they were scored.
+#: The headline table has these columns after the primary ones, where they were scored.
 HEADLINE_EXTRAS = ("complexity.entropy", "ssim.value")
-#: Columns without a direction that papers print all the same; the others are diagnostics.
+#: Papers print these columns although they have no direction; the others without one are diagnostics.
 SHOWN_UNRANKED = frozenset({"infidelity.beta", "infidelity.raw"})
 MASKED_SHARE = ("drop.rate", "drop.mag", "increase.rate", "increase.mag")
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """One table to be."""
+    """A sheet says what a table will hold."""
 
     name: str
     title: str
@@ -37,7 +37,7 @@ class Sheet:
     controls: bool = True
 
 
-#: Subsets besides the protocol's own: name, title, what the caption adds.
+#: Each subset besides the protocol's own has a name, a title and what the caption adds.
 STRATA: tuple[tuple[Subset, str, str], ...] = (
     ("all", "All images", " Over all images, whether classified correctly or not."),
     (
@@ -54,7 +54,7 @@ STRATA: tuple[tuple[Subset, str, str], ...] = (
 
 
 def sheets(group: Group, primary: Sequence[str]) -> list[Sheet]:
-    """The tables whose rows are methods or explainers, in print order; some may be empty."""
+    """Return the tables whose rows are methods or explainers, in print order; some may be empty."""
     return [
         Sheet("headline", "Headline", headline_measures(group, primary)),
         Sheet("drop-increase", "Drop and increase of confidence", masked_measures(group)),
@@ -72,7 +72,7 @@ def sheets(group: Group, primary: Sequence[str]) -> list[Sheet]:
 
 
 def compared(group: Group, primary: Sequence[str], *, networks: bool) -> list[Measure]:
-    """All measures that any table ranks, those of the networks themselves only where ``networks``."""
+    """Return all measures that any table ranks, those of the networks themselves only where ``networks``."""
     found = [*headline_measures(group, primary), *masked_measures(group)]
     found += [measure for floor in _floors(group) for measure in _gains(group, floor)]
     found += [*_ranked(group, faithful=True), *_ranked(group, faithful=False)]
@@ -82,7 +82,7 @@ def compared(group: Group, primary: Sequence[str], *, networks: bool) -> list[Me
 
 
 def headline_measures(group: Group, primary: Sequence[str]) -> list[Measure]:
-    """Accuracy, the primary columns (the first with its gain over random-cam), complexity and continuity."""
+    """Return accuracy, the primary columns (the first with its gain over random-cam), complexity and continuity."""
     measures = [model_measures()[0]]
     for column, key in enumerate(primary):
         base = column_measure(group, key)
@@ -94,7 +94,7 @@ def headline_measures(group: Group, primary: Sequence[str]) -> list[Measure]:
 
 
 def masked_measures(group: Group) -> list[Measure]:
-    """Rate and magnitude of drop and increase, grouped by the share of pixels kept, in the order they were scored."""
+    """Return rate and magnitude of drop and increase by the share of pixels kept, in the order they were scored."""
     found = [key.partition("@")[::2] for key in group.first.scores.columns]
     thresholds = dict.fromkeys(q for name, q in found if name in MASKED_SHARE)
     return [
@@ -106,7 +106,7 @@ def masked_measures(group: Group) -> list[Measure]:
 
 
 def _kept(threshold: str) -> str:
-    """The heading above one threshold's columns; a mask without a threshold has its name there."""
+    """Return the heading above one threshold's columns; a mask without a threshold has its name there."""
     words = column_label(f"@{threshold}").strip()
     return f"{words} of pixels kept" if words.endswith("%") else f"{words} mask"
 
@@ -129,19 +129,19 @@ def _is_shown(measure: Measure) -> bool:
 
 
 def _floors(group: Group) -> list[str]:
-    """The random controls that were scored."""
+    """Return the random controls that were scored."""
     return [name for name in ("random", "random-cam") if name in controls(group)]
 
 
 def _gains(group: Group, floor: str) -> list[Measure]:
-    """Gain over a random control for the magnitudes of faithfulness that have a direction."""
+    """Return the gain over a random control for the magnitudes of faithfulness that have a direction."""
     keys = [key for key in group.first.scores.columns if ".rate@" not in key]
     bases = [m for m in (column_measure(group, key) for key in keys) if m.family == "faithfulness" and m.direction]
     return [relabel(gain_measure(base, floor), base.label) for base in bases]
 
 
 def _strata(group: Group, primary: Sequence[str]) -> Iterator[Sheet]:
-    """The primary columns over the other subsets of the images."""
+    """Yield tables of the primary columns over the other subsets of the images."""
     for subset, title, about in STRATA:
         unknown = subset == "correct-under-all" and group.correct_under_all is None
         if subset != group.subset and not unknown:

@@ -1,4 +1,4 @@
-"""How an explainer stands against the controls that it must beat on the same checkpoints."""
+"""This module compares an explainer with the controls that it must beat on the same checkpoints."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from xeval.reports.contrasts import unknown_images
 from xeval.reports.summary import Measure, controls
 from xeval.statistics.intervals import Estimate, compare_checkpoints, compare_explainers, scalar_interval
 
-#: Families in which an explainer must beat the controls below to mean anything.
+#: In these families an explainer must beat the controls below to mean anything.
 MUST_BEAT_CONTROLS = frozenset({"faithfulness", "localisation"})
 FLOORS = ("random", "random-cam", "centre")
 
@@ -44,7 +44,7 @@ def _standing(group: Group, runs: Sequence[Run], measure: Measure, explainer: st
 
 
 def gap(runs: Sequence[Run], measure: Measure, explainer: str, control: str) -> Estimate:
-    """The paired difference explainer − control, over images where they are known singly, else over checkpoints."""
+    """Estimate the paired difference explainer − control, over single images where known, else over checkpoints."""
     pairs = [(measure.each(run, explainer), measure.each(run, control)) for run in runs] if measure.each else []
     known = [(own, floor) for own, floor in pairs if own is not None and floor is not None]
     if not known or len(known) < len(runs):
@@ -62,7 +62,7 @@ def _gap_of_means(runs: Sequence[Run], measure: Measure, explainer: str, control
 
 
 def _is_lost(measure: Measure, found: Estimate) -> bool:
-    """Whether the interval is not wholly on the better side; without an interval, whether the mean is not."""
+    """Return whether the interval is not wholly on the better side; without an interval, whether the mean is not."""
     if math.isnan(found.value):
         return False
     low, high = found.interval or (found.value, found.value)

@@ -43,7 +43,7 @@ class Strip:
 
     @property
     def change(self) -> str:
-        """The arrow: up, down, or equal."""
+        """Return the arrow: up, down, or equal."""
         difference = self.after - self.before
         if math.isnan(difference) or abs(difference) <= TIE:
             return "="
@@ -51,13 +51,13 @@ class Strip:
 
     @property
     def scores(self) -> str:
-        """``0.83 → 0.91 ▲``"""
+        """Print both scores, as in ``0.83 → 0.91 ▲``."""
         before, after = self._numbers
         return f"{before} → {after} {self.change}"
 
     @property
     def words(self) -> str:
-        """The same without signs that a reader may not know."""
+        """Return the same without signs that a reader may not know."""
         before, after = self._numbers
         verb = {"▲": "rises", "▼": "falls", "=": "stays"}[self.change]
         named = f"predicted {clean(self.predicted)}, softmax of {clean(self.explained)}"
@@ -65,7 +65,7 @@ class Strip:
 
     @property
     def _numbers(self) -> tuple[str, str]:
-        """Both with two decimals, or with as many as tell apart what is no tie; a dash where undefined."""
+        """Print both with two decimals, or with as many as tell apart what is no tie; a dash where undefined."""
         found = [(_number(self.before, decimals), _number(self.after, decimals)) for decimals in range(2, 7)]
         return found[0] if self.change == "=" else next((pair for pair in found if pair[0] != pair[1]), found[0])
 
@@ -75,7 +75,7 @@ def _number(value: float, decimals: int) -> str:
 
 
 def strips(pool: Pictures, numbers: Sequence[int], classes: Sequence[str]) -> list[Strip]:
-    """Some images of a pool; class numbers become names."""
+    """Show some images of a pool; class numbers become names."""
     import torch
 
     from xeval.explainers.cam import upsample
@@ -98,7 +98,7 @@ def strips(pool: Pictures, numbers: Sequence[int], classes: Sequence[str]) -> li
 
 
 def class_name(classes: Sequence[str], number: int) -> str:
-    """The name of a class; a network whose output is no number predicts nothing."""
+    """Return the name of a class; a network whose output is no number predicts nothing."""
     return classes[number] if 0 <= number < len(classes) else "nothing"
 
 
@@ -111,19 +111,19 @@ class Scale:
 
     @property
     def ticks(self) -> tuple[str, ...]:
-        """The numbers under the colour bar, from left to right."""
+        """Return the numbers under the colour bar, from left to right."""
         high = f"{self.limit:.2g}"
         return (f"−{high}", "0", high) if self.signed else ("0", high)
 
     @property
     def bar(self) -> Pixels:
-        """The colour bar as a picture of 12×96 pixels, over mid-grey as the maps over a picture."""
+        """Return the colour bar as a picture of 12×96 pixels, over mid-grey as the maps over a picture."""
         values = np.linspace(-self.limit if self.signed else 0, self.limit, SIDE, dtype=np.float32)
         grey = np.full((12, SIDE, 1), 128, np.uint8)
         return self.over(grey, np.broadcast_to(values, (12, SIDE)))
 
     def over(self, pixels: Pixels, heat: Any) -> Pixels:
-        """The map over the picture in greys, H×W×3: the stronger the value, the less is seen of the picture."""
+        """Lay the map over the picture in greys, H×W×3: the stronger the value, the less is seen of the picture."""
         import matplotlib as mpl
 
         part = np.nan_to_num(np.asarray(heat, np.float64) / (self.limit or 1)).clip(-1, 1)
@@ -135,13 +135,13 @@ class Scale:
 
 
 def scale_of(maps: Iterable[Any], *, signed: bool) -> Scale:
-    """The scale that the strongest finite value of several maps fills."""
+    """Return the scale that the strongest finite value of several maps fills."""
     finite = [np.abs(values[np.isfinite(values)]) for values in map(np.asarray, maps)]
     return Scale(float(max((values.max() for values in finite if values.size), default=0)), signed)
 
 
 def grey(pixels: Pixels) -> NDArray[np.float64]:
-    """Luminance of a colour picture (ITU-R BT.601), the mean of other channels; H×W in [0, 255]."""
+    """Return the luminance of a colour picture (ITU-R BT.601), the mean of other channels; H×W in [0, 255]."""
     values = pixels.astype(np.float64)
     return np.asarray(values @ np.array([0.299, 0.587, 0.114]) if values.shape[2] == 3 else values.mean(2))
 
@@ -156,7 +156,7 @@ class Picture:
 
 
 def picture(pixels: Pixels) -> Picture:
-    """A picture for the page: few pixels are enlarged by the browser, many are reduced here."""
+    """Make a picture for the page: few pixels are enlarged by the browser, many are reduced here."""
     longest = max(pixels.shape[:2])
     if longest > LARGEST:
         pixels = _reduced(pixels, LARGEST / longest)
@@ -167,7 +167,7 @@ def picture(pixels: Pixels) -> Picture:
 
 
 def resizing(height: int, width: int) -> str:
-    """What :func:`picture` does to a picture of this size, in words."""
+    """Say what :func:`picture` does to a picture of this size."""
     longest = max(height, width)
     if longest > LARGEST:
         return f"reduced to {LARGEST}"
@@ -186,7 +186,7 @@ def _reduced(pixels: Pixels, share: float) -> Pixels:
 
 
 def png(pixels: Pixels) -> bytes:
-    """A PNG file without any text in it."""
+    """Return a PNG file without any text in it."""
     file = io.BytesIO()
     _image(pixels).save(file, format="PNG", optimize=True)
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""Means over seeds: the numbers behind every table, figure and sentence.
+"""Means over seeds are the numbers behind every table, figure and sentence.
 
 A cell is one measure of one method under one explainer. Its values are one per seed (each a mean over images); the
 spread is the standard deviation with n − 1 over the seeds, never over images.
@@ -34,7 +34,7 @@ Matrix = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Measure:
-    """Something that can be read off a scored run, and which direction is better.
+    """A measure can be read off a scored run, and says which direction is better.
 
     ``each`` gives one value per counted image (NaN = undefined), None where the run did not keep them; a measure
     without it is no mean over images.
@@ -53,17 +53,17 @@ class Measure:
 
     @property
     def arrow(self) -> str:
-        """↓ where lower is better, ↑ where higher is better."""
+        """Return ↓ where lower is better, ↑ where higher is better."""
         return {"lower": "↓", "higher": "↑", None: ""}[self.direction]
 
     def better(self, a: float, b: float) -> bool:
-        """Whether ``a`` is strictly better than ``b``; never where the measure has no direction."""
+        """Return whether ``a`` is strictly better than ``b``; never where the measure has no direction."""
         return (a < b) if self.direction == "lower" else (a > b) if self.direction == "higher" else False
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One value per seed."""
+    """A cell holds one value per seed."""
 
     values: tuple[float | None, ...]
     n: int | None = None  # fewest images behind a value over the seeds
@@ -71,32 +71,32 @@ class Cell:
 
     @property
     def defined(self) -> list[float]:
-        """The values that exist."""
+        """Return the values that exist."""
         return [value for value in self.values if value is not None]
 
     @property
     def mean(self) -> float | None:
-        """Mean over the seeds that have a value."""
+        """Return the mean over the seeds that have a value."""
         return fmean(self.defined) if self.defined else None
 
     @property
     def std(self) -> float | None:
-        """Standard deviation over seeds, ddof = 1; undefined below two seeds."""
+        """Return the standard deviation over seeds, ddof = 1; undefined below two seeds."""
         return stdev(self.defined) if len(self.defined) > 1 else None
 
 
 def real_explainers(group: Group) -> list[str]:
-    """Explainers that compete, in the order they were scored."""
+    """Return the explainers that compete, in the order they were scored."""
     return [name for name, explainer in group.first.scores.explainers.items() if not explainer.control]
 
 
 def controls(group: Group) -> list[str]:
-    """Reference explainers: never ranked, never bold."""
+    """Return the reference explainers, which are never ranked and never bold."""
     return [name for name, explainer in group.first.scores.explainers.items() if explainer.control]
 
 
 def cell(runs: Sequence[Run], measure: Measure, explainer: str) -> Cell:
-    """The measure on every seed of one method."""
+    """Read the measure on every seed of one method."""
     readings = [measure.read(run, explainer) for run in runs]
     counts = [reading.n for reading in readings if reading.n is not None]
     alone = readings[0].se if len(readings) == 1 else None
@@ -104,7 +104,7 @@ def cell(runs: Sequence[Run], measure: Measure, explainer: str) -> Cell:
 
 
 def column_measure(group: Group, key: str, subset: Subset | None = None) -> Measure:
-    """The measure that reads the score column ``key`` over a subset of the images, by default the protocol's."""
+    """Return the measure that reads the score column ``key`` over a subset of the images, by default the protocol's."""
     column = group.first.scores.columns[key]
     chosen = subset or group.subset
     read = {"all": _over_all, "correct": _over_correct, "correct-under-all": _over_common}[chosen](group, key)
@@ -165,7 +165,7 @@ def _reading(values: NDArray[np.float64]) -> Reading:
 
 
 def _common(group: Group) -> NDArray[np.bool_]:
-    """The images that every checkpoint classifies correctly; raises DataError where nobody knows."""
+    """Return the images that every checkpoint classifies correctly; raises DataError where nobody knows."""
     if group.correct_under_all is None:
         lacking = next(run.path for run in group.runs if run.images is None)
         raise DataError(f"{clean(lacking)} has no per-image scores", "score the checkpoint again")
@@ -173,7 +173,7 @@ def _common(group: Group) -> NDArray[np.bool_]:
 
 
 def gain_measure(base: Measure, control: str) -> Measure:
-    """How much better than a control on the same checkpoint; positive is better, whatever the direction of the base.
+    """Measure how much better than a control on the same checkpoint; positive is better, whatever the base's direction.
 
     It is over the images on which both are defined; where single images are unknown, the difference of the two means.
     """
@@ -198,7 +198,7 @@ def gain_measure(base: Measure, control: str) -> Measure:
 
 
 def model_measures() -> list[Measure]:
-    """The confounders that belong beside every explanation score."""
+    """Return the confounders that belong beside every explanation score."""
     return [
         Measure(
             "model.accuracy",
@@ -232,7 +232,7 @@ def _of_model(name: str) -> Callable[[Run, str], Reading]:
 
 
 def embedding_measures() -> list[Measure]:
-    """Numbers of the feature space itself: the claim must not rest on a two-dimensional picture."""
+    """Return the numbers of the feature space itself, as no claim may rest on a two-dimensional picture."""
     named = (
         ("separation_ratio", "masked shift", "distance original–masked over distance between class centroids", "lower"),
         ("knn_accuracy", "k-NN", "k-NN accuracy in the feature space", "higher"),
@@ -249,7 +249,7 @@ def _of_embedding(name: str) -> Callable[[Run, str], Reading]:
 
 
 def column_label(key: str) -> str:
-    """``drop.mag@0.45`` → ``drop mag 45 %`` (with a space that does not break)."""
+    """Turn ``drop.mag@0.45`` into ``drop mag 45 %`` (with a space that does not break)."""
     name, _, parameter = key.partition("@")
     words = name.removesuffix(".value").replace(".", " ").replace("_", " ")
     try:
@@ -259,7 +259,7 @@ def column_label(key: str) -> str:
 
 
 def best(cells: Iterable[Cell], direction: Direction | None, decimals: int) -> list[bool]:
-    """Which cells hold the best mean: means that print alike share the honour, and where all
+    """Say which cells hold the best mean: means that print alike are all best, and where all
     print alike nobody has it."""
     means = [cell.mean for cell in cells]
     known = [mean for mean in means if mean is not None]
@@ -271,7 +271,7 @@ def best(cells: Iterable[Cell], direction: Direction | None, decimals: int) -> l
 
 
 def decimal_places(cells: Iterable[Cell]) -> int:
-    """Two significant digits of the median standard error, one setting for a column, between 2 and 4."""
+    """Return the decimals that show two digits of the median standard error, one number for a column, 2 to 4."""
     errors = sorted(error for error in map(_standard_error, cells) if error)
     if not errors:
         return 3
@@ -283,7 +283,7 @@ def _standard_error(cell: Cell) -> float | None:
 
 
 def stability(runs: Sequence[Run], column: str) -> float | None:
-    """Mean over epochs of the standard deviation over seeds of a training curve, on the epochs that all seeds have."""
+    """Average over the epochs that all seeds have the standard deviation over seeds of a training curve."""
     series = [run.history.get(column, ()) for run in runs]
     if len(series) < 2:
         return None
@@ -296,5 +296,5 @@ def _all_known(values: Sequence[float | None]) -> bool:
 
 
 def relabel(measure: Measure, label: str, group: str = "") -> Measure:
-    """The same measure under another heading."""
+    """Return the same measure under another heading."""
     return replace(measure, label=label, group=group)

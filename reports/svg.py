@@ -1,4 +1,4 @@
-"""matplotlib's SVG made fit for a page with a strict content policy.
+"""This module makes matplotlib's SVG fit for a page with a strict content policy.
 
 A policy with hashes covers ``<style>`` elements but not ``style=`` attributes, which matplotlib writes everywhere. They
 become presentation attributes here; ids get the figure's name in front, so that figures on one page never collide.
@@ -29,7 +29,7 @@ _DEFAULTS = {"stroke-linejoin": "round", "stroke-linecap": "butt"}
 
 
 def inline(svg: str, slug: str, title: str, description: str) -> str:
-    """An SVG file as an element to stand inside HTML: no style attributes, unique ids, a title and a description."""
+    """Turn an SVG file into an element inside HTML: no style attributes, unique ids, a title and a description."""
     root = ET.fromstring(svg)
     for parent in list(root.iter()):
         for child in [c for c in parent if c.tag in {f"{_SVG}metadata", f"{_SVG}style"}]:
@@ -48,7 +48,7 @@ def inline(svg: str, slug: str, title: str, description: str) -> str:
 
 
 def _restyle(element: ET.Element) -> None:
-    """``style="fill: red; font: 12px 'X'"`` → ``fill="red" font-size="12px" font-family="'X'"``."""
+    """Turn ``style="fill: red; font: 12px 'X'"`` into ``fill="red" font-size="12px" font-family="'X'"``."""
     for declaration in element.attrib.pop("style", "").split(";"):
         name, _, value = (part.strip() for part in declaration.partition(":"))
         if name == "font" and (match := _FONT.fullmatch(value)):
@@ -60,7 +60,7 @@ def _restyle(element: ET.Element) -> None:
 
 
 def _shorten(element: ET.Element) -> None:
-    """Coordinates to a hundredth of a point and no space that nothing needs: a page of many figures halves."""
+    """Cut coordinates to a hundredth of a point and drop needless spaces: a page of many figures halves."""
     for name in _GEOMETRY:
         if (value := element.get(name)) is not None:
             value = _DECIMALS.sub(r"\1", value)
@@ -72,14 +72,14 @@ def _shorten(element: ET.Element) -> None:
 
 
 def _short_ids(root: ET.Element, slug: str) -> dict[str, str]:
-    """The new name of every id that something refers to; the others are dropped."""
+    """Return the new name of every id that something refers to; the others are dropped."""
     used = {value for element in root.iter() for value in map(_reference, element.attrib.values()) if value}
     named = [element.attrib["id"] for element in root.iter() if element.get("id") in used]
     return {old: f"{slug}-{number}" for number, old in enumerate(named)}
 
 
 def _reference(value: str) -> str:
-    """The id that an attribute such as ``#a`` or ``url(#a)`` refers to, else nothing."""
+    """Return the id that an attribute such as ``#a`` or ``url(#a)`` refers to, else nothing."""
     return value.removeprefix("url(").removesuffix(")").removeprefix("#") if "#" in value[:5] else ""
 
 
@@ -97,7 +97,7 @@ def _rename_ids(element: ET.Element, short: dict[str, str]) -> None:
 
 
 def _hoist(element: ET.Element) -> None:
-    """A presentation attribute that all children of a group share is written once, at the group."""
+    """Write a presentation attribute that all children of a group share once, at the group."""
     for child in element:
         _hoist(child)
     drawn = [child for child in element if child.tag != f"{_SVG}defs"]

@@ -1,4 +1,4 @@
-"""One table, five renderings: terminal, Markdown, CSV, booktabs LaTeX, and HTML (through the page's template)."""
+"""One table is rendered for the terminal, as Markdown, CSV and booktabs LaTeX, and as HTML by the page's template."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WIDE = 5
 
 @dataclass(frozen=True)
 class Entry:
-    """One printed cell with the numbers behind it."""
+    """An entry is one printed cell with the numbers behind it."""
 
     mean: float | None = None
     std: float | None = None
@@ -36,26 +36,26 @@ class Entry:
     note: str = ""  # printed in brackets: what is unusual about this cell's n
     interval: tuple[float, float] | None = None  # printed in place of the standard deviation
     text: str = ""  # printed in place of the mean: a p value, a count
-    was: str = ""  # the mean of an earlier comparison, where that printed otherwise
+    was: str = ""  # the mean of an earlier comparison, where it printed otherwise
 
     @property
     def mean_text(self) -> str:
-        """The mean as printed."""
+        """Return the mean as printed."""
         return self.text or (MISSING if self.mean is None else number(self.mean, self.decimals))
 
     @property
     def std_text(self) -> str:
-        """The standard deviation as printed, empty below two seeds."""
+        """Return the standard deviation as printed, empty below two seeds."""
         return "" if self.std is None else number(self.std, self.decimals)
 
     @property
     def aside(self) -> str:
-        """What is printed small beside the number."""
+        """Return what is printed small beside the number."""
         return self.note + (f"[was {self.was}]" if self.was else "")
 
     @property
     def spread_text(self) -> str:
-        """What stands behind the mean: ± the standard deviation, or the interval in brackets."""
+        """Return what stands behind the mean: ± the standard deviation, or the interval in brackets."""
         if self.interval is not None:
             low, high = (number(end, self.decimals) for end in self.interval)
             return f" [{low}, {high}]"
@@ -85,18 +85,18 @@ class Heading:
 
     @classmethod
     def of(cls, measure: Measure) -> Heading:
-        """The heading of a measure."""
+        """Return the heading of a measure."""
         return cls(measure.key, measure.label, measure.arrow, measure.group, measure.title)
 
     @property
     def text(self) -> str:
-        """Label and arrow."""
+        """Return label and arrow."""
         return f"{clean(self.label)} {self.arrow}".strip()
 
 
 @dataclass(frozen=True)
 class Table:
-    """What a reader sees as one table."""
+    """A table is what a reader sees as one."""
 
     slug: str
     title: str
@@ -109,43 +109,43 @@ class Table:
 
     @property
     def marked(self) -> bool:
-        """Whether any entry carries a mark, which needs room."""
+        """Return whether any entry carries a mark, which needs room."""
         return any(entry.mark for row in self.rows for entry in row.entries)
 
     @property
     def has_intervals(self) -> bool:
-        """Whether any entry carries an interval."""
+        """Return whether any entry carries an interval."""
         return any(entry.interval for row in self.rows for entry in row.entries)
 
     @property
     def full_title(self) -> str:
-        """The title for a table that stands alone."""
+        """Return the title for a table that stands alone."""
         return f"{self.title}, {self.where}" if self.where else self.title
 
     @property
     def show_seeds(self) -> bool:
-        """Whether the rows count seeds: only where they differ, otherwise the caption says how many."""
+        """Return whether the rows count seeds: only where they differ, otherwise the caption says how many."""
         return len({row.seeds for row in self.rows} - {None}) > 1
 
     @property
     def spans(self) -> list[tuple[str, int]]:
-        """The spanning headings and how many columns each covers."""
+        """Return the spanning headings and how many columns each covers."""
         return [(name, len(list(same))) for name, same in groupby(self.headings, key=lambda heading: heading.group)]
 
     @property
     def grouped(self) -> bool:
-        """Whether any column has a spanning heading."""
+        """Return whether any column has a spanning heading."""
         return any(heading.group for heading in self.headings)
 
     @property
     def bodies(self) -> list[tuple[str, list[Row], list[Row]]]:
-        """Blocks of rows: (heading, competitors, controls)."""
+        """Return blocks of rows: (heading, competitors, controls)."""
         blocks = [(name, list(same)) for name, same in groupby(self.rows, key=lambda row: row.group)]
         return [(name, [r for r in rows if not r.control], [r for r in rows if r.control]) for name, rows in blocks]
 
     @property
     def lines(self) -> Iterator[Row | str]:
-        """Rows in print order; a string is a break, with a heading or without."""
+        """Yield rows in print order; a string is a break, with a heading or without."""
         for group, rows, grey in self.bodies:
             yield group
             yield from rows
@@ -155,7 +155,7 @@ class Table:
 
 
 def to_terminal(table: Table, width: int = TERMINAL_WIDTH) -> str:
-    """Plain text at most ``width`` columns wide; a wide table continues in blocks. ``*`` marks the best mean."""
+    """Write plain text at most ``width`` columns wide; a wide table continues in blocks. ``*`` marks what is bold."""
     lines = [line for line in table.lines if line]
     stub = _stub(table, lines)
     columns = [_terminal_column(table, index, lines) for index in range(len(table.headings))]
@@ -168,7 +168,7 @@ def to_terminal(table: Table, width: int = TERMINAL_WIDTH) -> str:
 
 
 def _stub(table: Table, lines: Sequence[Row | str]) -> list[str]:
-    """The first columns of a terminal table: names, and seeds where the rows count them."""
+    """Make the first columns of a terminal table: names, and seeds where the rows count them."""
     names = [*BLANK, table.corner, *(clean(line.label if isinstance(line, Row) else line, 30) for line in lines)]
     seeds = [*BLANK, "seeds", *(_count(line.seeds) if isinstance(line, Row) else "" for line in lines)]
     left, right = max(map(len, names)), max(map(len, seeds))
@@ -181,7 +181,7 @@ def _count(seeds: int | None) -> str:
 
 
 def _terminal_column(table: Table, index: int, lines: Sequence[Row | str]) -> list[str]:
-    """All lines of one column, equally wide; the last character is kept free for ``*``."""
+    """Make all lines of one column, equally wide; the last character is kept free for ``*``."""
     heading = table.headings[index]
     cells = [_terminal_entry(line.entries[index]) if isinstance(line, Row) else "" for line in lines]
     words = wrap(clean(f"{heading.group} {heading.label}", 60), max(12, *map(len, cells)))[: HEAD_LINES - 1]
@@ -198,7 +198,7 @@ def _terminal_entry(entry: Entry) -> str:
 
 
 def _split(columns: list[list[str]], room: int) -> Iterator[list[list[str]]]:
-    """Neighbouring columns in blocks that fit; a column too wide for any block has one of its own."""
+    """Yield neighbouring columns in blocks that fit; a column too wide for any block has one of its own."""
     block: list[list[str]] = []
     for column in columns:
         if block and sum(len(other[0]) + 2 for other in [*block, column]) > room:
@@ -209,7 +209,7 @@ def _split(columns: list[list[str]], room: int) -> Iterator[list[list[str]]]:
 
 
 def to_markdown(table: Table) -> str:
-    """A GitHub table; the best mean is bold, control rows are in italics."""
+    """Write a GitHub table, in which control rows are in italics."""
     seeds = ["seeds"] if table.show_seeds else []
     heads = [table.corner, *seeds, *(f"{markdown(h.group)} {markdown(h.text)}".strip() for h in table.headings)]
     rows: list[list[str]] = []
@@ -235,7 +235,7 @@ def _markdown_entry(entry: Entry) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """Full precision: mean, std (or both ends of the interval) and smallest n of every column, RFC 4180."""
+    """Write in full precision mean, std (or both ends of the interval) and smallest n of every column, RFC 4180."""
     out = io.StringIO()
     writer = csv.writer(out)
     spread = ("low", "high") if table.has_intervals else ("std",)
@@ -255,7 +255,7 @@ def _exact(value: float | None) -> str:
 
 
 def to_latex(table: Table) -> str:
-    """A booktabs table to paste into a paper; needs ``booktabs`` and ``xcolor``, wide ones also ``adjustbox``."""
+    """Write a booktabs table for a paper; it needs ``booktabs`` and ``xcolor``, a wide one also ``adjustbox``."""
     columns = len(table.headings) + table.show_seeds
     wide = columns > WIDE
     rows = [r"\toprule", *_latex_head(table), *_latex_body(table), r"\bottomrule"]
@@ -278,7 +278,7 @@ def _latex_head(table: Table) -> Iterator[str]:
 
 
 def _latex_spans(table: Table, before: int) -> Iterator[str]:
-    """The spanning headings and the rules below them."""
+    """Yield the spanning headings and the rules below them."""
     cells, rules, column = [""] * before, [], before + 1
     for name, width in table.spans:
         cells.append(rf"\multicolumn{{{width}}}{{c}}{{{latex(name)}}}")

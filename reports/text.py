@@ -1,4 +1,4 @@
-"""Names written by other people, made harmless for each place they are printed.
+"""Names that other people wrote are made harmless for each place they are printed.
 
 Method, data set, class and run names may hold markup, LaTeX, ``$…$``, escape sequences or spreadsheet formulas.
 HTML is escaped by jinja2; everything else is escaped here.
@@ -26,7 +26,7 @@ _LATEX = {
 
 
 def clean(text: str, limit: int = 80) -> str:
-    """One printable line: escape sequences and controls removed, bidi controls spelled out, long names cut."""
+    """Make one printable line: escape sequences and controls go, bidi controls are spelled out, long names are cut."""
     line = _ESCAPE_SEQUENCE.sub("", text.replace("\t", " ").replace("\n", " "))
     shown = "".join(f"\\u{ord(c):04x}" if c in _BIDI else c for c in line if c in _BIDI or _printable(c))
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
@@ -37,29 +37,29 @@ def _printable(char: str) -> bool:
 
 
 def latex(text: str) -> str:
-    """Text for LaTeX: every special character of the input is printed, none is executed."""
+    """Escape text for LaTeX: every special character of the input is printed, none is executed."""
     return "".join(_LATEX.get(char, char) for char in clean(text, limit=4000))
 
 
 def spreadsheet(text: str) -> str:
-    """Text for a CSV cell: what a spreadsheet would run as a formula gets an apostrophe in front."""
+    """Escape text for a CSV cell: what a spreadsheet would run as a formula gets an apostrophe in front."""
     line = clean(text)
     return f"'{line}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) or line[:1] in set("=+-@") else line
 
 
 def markdown(text: str) -> str:
-    """Text for a cell of a Markdown table: no markup, no column breaks, no raw HTML."""
+    """Escape text for a cell of a Markdown table: no markup, no column breaks, no raw HTML."""
     return re.sub(r"([\\`*_{}\[\]<>|#$~])", r"\\\1", clean(text, limit=4000))
 
 
 def plot_label(text: str) -> str:
-    """Text for matplotlib, which hides labels that start with an underscore."""
+    """Escape text for matplotlib, which hides labels that start with an underscore."""
     line = clean(text, limit=36)
     return f" {line}" if line.startswith("_") else line
 
 
 def slug(*parts: str) -> str:
-    """A stable anchor and file name; names that do not survive intact get a short hash so that two never collide."""
+    """Return a stable anchor and file name; a name that does not survive intact gets a short hash to stay unique."""
     raw = "-".join(part for part in parts if part)
     plain = re.sub(r"[^a-z0-9.]+", "-", raw.lower()).strip("-.")[:60].strip("-.")
     if plain and plain == raw:
@@ -68,6 +68,6 @@ def slug(*parts: str) -> str:
 
 
 def number(value: float, decimals: int) -> str:
-    """``value`` with a true minus sign and never a negative zero."""
+    """Print ``value`` with a true minus sign and never a negative zero."""
     text = f"{value:.{decimals}f}"
     return text.replace("-", "" if float(text) == 0 else "−")

@@ -1,4 +1,4 @@
-"""What the numbers say, in sentences computed from them, and what may be wrong with it.
+"""Sentences computed from the numbers say what was found, and what may be wrong with it.
 
 Nothing here is written by hand about a particular result: if an expectation fails, the sentence says so.
 """
@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+
+import numpy as np
 
 from xeval.reports.agreement import over_methods
 from xeval.reports.captions import place
@@ -30,7 +32,7 @@ from xeval.reports.summary import (
 )
 from xeval.reports.text import clean, number
 from xeval.statistics.effects import detectable_difference
-from xeval.statistics.intervals import SEEDS_FOR_INTERVAL, SEEDS_FOR_P
+from xeval.statistics.intervals import SEEDS_FOR_INTERVAL, SEEDS_FOR_P, mean_of
 from xeval.statistics.tests import UNEQUAL_SPREAD, family_limit
 
 ORDERED = "drop.mag@0.45"
@@ -42,7 +44,7 @@ TRAINING_FILL = "mean"  # masked views show the data-set mean colour where the m
 
 @dataclass(frozen=True)
 class Verdict:
-    """The findings about one group: sentences for people, and whether the expected ordering holds."""
+    """A verdict is what was found about one group: sentences, and whether the expected ordering holds."""
 
     sentences: tuple[str, ...]
     ordering: str | None  # "holds" | "mixed" | "fails" | "one seed", which cannot say | None where it cannot be asked
@@ -50,20 +52,22 @@ class Verdict:
 
     @property
     def text(self) -> str:
-        """One paragraph."""
+        """Return one paragraph."""
         return " ".join(self.sentences)
 
     @property
     def badge(self) -> tuple[str, str]:
-        """The class and the words of the page's badge: grey where one seed cannot say."""
+        """Return the class and the words of the page's badge: grey where one seed cannot say."""
         return ("untested", "not tested: one seed") if self.ordering == ONE_SEED else (self.ordering or "",) * 2
 
 
 def verdict(
     group: Group, reference: str, primary: Sequence[str], analysis: Analysis | None = None, told: str = ""
 ) -> Verdict:
-    """Best method per primary column against the reference, what is significant, the expected ordering, and threats to
-    validity; ``told`` says when the comparison was declared."""
+    """Find the best means beside the reference, what is significant, the expected ordering and threats to validity.
+
+    ``told`` says when the comparison was declared.
+    """
     analysis = analysis or Analysis()
     explainers = real_explainers(group)
     if not explainers:
@@ -91,7 +95,7 @@ def _shown(found: Cell, decimals: int) -> str:
 
 
 def _best_sentences(group: Group, measures: Sequence[Measure], explainer: str, reference: str) -> Iterator[str]:
-    """One sentence for each set of methods that print best on some primary column, with the reference's numbers."""
+    """Yield one sentence for each set of methods that print best on a primary column, with the reference's numbers."""
     said: dict[tuple[str, ...], list[str]] = {}
     for measure in measures:
         cells = {method: cell(runs, measure, explainer) for method, runs in group.methods.items()}
@@ -109,7 +113,7 @@ def _best_sentences(group: Group, measures: Sequence[Measure], explainer: str, r
 
 
 def _subject(group: Group, top: tuple[str, ...], reference: str) -> str:
-    """Who wins, as the beginning of a sentence."""
+    """Begin a sentence with those who have the best mean."""
     if len(group.methods) == 1:
         return f"{clean(reference)} has"
     if not top:
@@ -123,7 +127,7 @@ def _listed(parts: Sequence[str]) -> str:
 
 
 def _ordering(group: Group, explainer: str) -> tuple[str | None, str]:
-    """Does training on masked images lower drop.mag@0.45 and raise its gain over random-cam, in every seed?"""
+    """Ask whether training on masked images lowers drop.mag@0.45 and raises its gain over random-cam, in every seed."""
     trained = [method for method in MASKED_TRAINING if method in group.methods]
     if not trained or BASELINE not in group.methods or ORDERED not in group.first.scores.columns:
         return None, ""
@@ -152,12 +156,20 @@ def _ordering(group: Group, explainer: str) -> tuple[str | None, str]:
 
 
 def _wins(group: Group, method: str, measure: Measure, explainer: str) -> tuple[int, int]:
-    """On how many shared seeds the method is strictly better than the baseline, and how many are shared."""
-    own = {run.seed: measure.read(run, explainer).value for run in group.methods[method]}
-    base = {run.seed: measure.read(run, explainer).value for run in group.methods[BASELINE]}
-    pairs = [(own[seed], base[seed]) for seed in own if seed in base]
-    wins = sum(a is not None and b is not None and measure.better(a, b) for a, b in pairs)
-    return wins, len(pairs)
+    """Count on how many shared seeds the method is strictly better than the baseline, and how many are shared."""
+    base = {run.seed: run for run in group.methods[BASELINE]}
+    pairs = [(run, base[run.seed]) for run in group.methods[method] if run.seed in base]
+    gaps = [_gap(own, other, measure, explainer) for own, other in pairs]
+    return sum(measure.better(gap, 0.0) for gap in gaps), len(pairs)
+
+
+def _gap(own: Run, other: Run, measure: Measure, explainer: str) -> float:
+    """Return the difference of two runs' means, over the images that both have where they are known; NaN without."""
+    first, second = (measure.each(run, explainer) if measure.each else None for run in (own, other))
+    if first is not None and second is not None:
+        return mean_of((first - second)[np.isfinite(first - second)])
+    a, b = measure.read(own, explainer).value, measure.read(other, explainer).value
+    return math.nan if a is None or b is None else a - b
 
 
 def _tally(outcome: dict[tuple[str, str], tuple[int, int]]) -> str:
@@ -169,7 +181,7 @@ def _tally(outcome: dict[tuple[str, str], tuple[int, int]]) -> str:
 
 
 def _control_sentences(group: Group, measures: Sequence[Measure], explainer: str) -> Iterator[str]:
-    """Which methods are not shown to beat which floors on which columns; the same outcome shares a sentence."""
+    """Yield which methods are not shown to beat which floors on which columns; the same outcome shares a sentence."""
     outcomes: dict[str, list[str]] = {}
     for method, runs in group.methods.items():
         lost: dict[str, list[str]] = {}
@@ -190,15 +202,17 @@ def _certainty(group: Group, analysis: Analysis) -> Iterator[str]:
         beside = "against its spread" if least < SEEDS_FOR_INTERVAL else "with its interval"
         yield f"With fewer than {SEEDS_FOR_P} seeds no difference can be tested: read each {beside}."
     elif tested := [found for found in analysis.primary if found.adjusted is not None]:
-        yield from _significant(tested, analysis.alpha)
+        yield from _significant(tested, analysis)
     else:
         yield "No declared difference is tested here: read each against its spread."
     if least >= SEEDS_FOR_P:
         yield from _too_few(analysis)
 
 
-def _significant(tested: Sequence[Contrast], alpha: float) -> Iterator[str]:
-    """The significant differences in numbers, or what could have been found."""
+def _significant(tested: Sequence[Contrast], analysis: Analysis) -> Iterator[str]:
+    """Yield the significant differences, or what could have been found; the family includes what is not tested."""
+    alpha, family = analysis.alpha, len(analysis.primary)
+    of = "declared differences" + (" that are tested" if len(tested) < family else "")
     found = [one for one in tested if one.significant(alpha)]
     for key in dict.fromkeys(one.measure.key for one in found):
         same = [one for one in found if one.measure.key == key]
@@ -206,18 +220,18 @@ def _significant(tested: Sequence[Contrast], alpha: float) -> Iterator[str]:
     if found:
         rest = len(tested) - len(found)
         if rest:
-            yield f"The other {rest} declared differences are not significant (Holm, α = {alpha:g})."
+            yield f"The other {rest} {of} are not significant (Holm, α = {alpha:g})."
         return
     first, second = min((one.estimate.seeds for one in tested), key=min)
-    size = detectable_difference(first, second, alpha=alpha, comparisons=len(tested))
+    size = detectable_difference(first, second, alpha=alpha, comparisons=family)
     yield (
-        f"None of the {len(tested)} declared differences is significant (Holm, α = {alpha:g}); with these seeds a "
+        f"None of the {len(tested)} {of} is significant (Holm, α = {alpha:g}); with these seeds a "
         f"difference of {size:.1f} standard deviations between seeds would be found four times in five."
     )
 
 
 def _too_few(analysis: Analysis) -> Iterator[str]:
-    """Which declared differences have too few images or events for a test."""
+    """Yield which declared differences have too few images or events for a test."""
     short = [
         f"{clean(one.label)} on {one.measure.key} ({one.estimate.short})"
         for one in analysis.primary
@@ -242,10 +256,10 @@ def _after_holm(one: Contrast) -> str:
 
 
 def _threats_of_tests(analysis: Analysis) -> Iterator[str]:
-    """Where the exact check cannot confirm or does not confirm what the interval says."""
+    """Yield where the exact check cannot confirm or does not confirm what the interval says."""
     tested = [one for one in analysis.primary if one.adjusted is not None]
     pairs = [(one.estimate.seeds[0], one.estimate.seeds[-1]) for one in tested]
-    limits = {family_limit(first, second, len(tested), analysis.alpha) for first, second in pairs}
+    limits = {family_limit(first, second, len(analysis.primary), analysis.alpha) for first, second in pairs}
     yield from (f"{limit[0].upper()}{limit[1:]}." for limit in sorted(limits - {""}))
     for one in tested:
         if one.significant(analysis.alpha) and one.check and one.check.p is not None and one.check.p >= analysis.alpha:
@@ -257,7 +271,7 @@ def _threats_of_tests(analysis: Analysis) -> Iterator[str]:
 
 
 def _left_out(tested: Sequence[Contrast]) -> Iterator[str]:
-    """Where the permutation check was left out because the two methods spread too unlike."""
+    """Yield where the permutation check was left out because the two methods spread too unlike."""
     found: dict[str, list[str]] = {}
     for one in tested:
         if one.check is not None and one.check.note == UNEQUAL_SPREAD:
@@ -267,7 +281,7 @@ def _left_out(tested: Sequence[Contrast]) -> Iterator[str]:
 
 
 def _threats(group: Group, primary: Sequence[Measure], explainer: str) -> Iterator[str]:
-    """Facts that may explain a difference without any explanation being better."""
+    """Yield facts that may explain a difference without any explanation being better."""
     yield from _threats_of_design(group)
     yield from _threats_of_confounders(group)
     yield from _threats_of_training(group)
@@ -277,7 +291,7 @@ def _threats(group: Group, primary: Sequence[Measure], explainer: str) -> Iterat
 
 
 def _threats_of_disagreement(group: Group, primary: Sequence[Measure], explainer: str) -> Iterator[str]:
-    """Primary columns that rank the methods against each other."""
+    """Yield the primary columns that rank the methods against each other."""
     ranked = [measure for measure in primary if measure.direction is not None]
     for a, b in combinations(ranked, 2):
         tau = over_methods(group, a, b, explainer)
@@ -286,7 +300,7 @@ def _threats_of_disagreement(group: Group, primary: Sequence[Measure], explainer
 
 
 def _threats_of_controls(group: Group, measure: Measure, explainer: str) -> Iterator[str]:
-    """Controls whose mean is better than the explainer's, methods with the same ones in one sentence."""
+    """Name the controls whose mean is better than the explainer's; methods with the same ones share a sentence."""
     better: dict[str, list[str]] = {}
     for method, runs in group.methods.items():
         if won := [clean(c) for c in controls(group) if _control_wins(runs, measure, explainer, c)]:
@@ -328,7 +342,7 @@ _MUST_AGREE: dict[str, Callable[[Run], object]] = {
 
 
 def _threats_of_confounders(group: Group) -> Iterator[str]:
-    """Differences between the models that move softmax-based scores by themselves."""
+    """Yield the differences between the models that move softmax-based scores by themselves."""
     limits = {"model.accuracy": ("accuracy", 0.01), "model.p0": ("mean confidence", 0.03), "model.ece": ("ECE", 0.02)}
     for measure in model_measures():
         words, limit = limits[measure.key]

@@ -115,9 +115,13 @@ def test_every_number_of_a_contrast_is_over_the_same_images(runs: Path, tmp_path
     assert delta.note == f"[35 compared: {means}]"
     assert cell(made, "headline", "excon", KEY).note == "[40][35 compared]"
     assert cell(made, "headline", "excon", KEY).mean == pytest.approx(np.nanmean(np.nanmean(excon, axis=1)))
+    interval = cell(made, "intervals", "excon", KEY)
+    assert (interval.note, interval.mean) == ("[40]", pytest.approx(fmean(excon[:, :40].ravel())))
+    assert "[n] = images that are defined in every run of the method" in caption(made, "intervals")
     changed = f"the estimand has changed to the commonly defined images for excon on {KEY} (35 of 100)"
     assert changed in caption(made, "headline")
     assert changed in caption(made, "differences")
+    assert "[n compared] = " in caption(made, "differences")
     assert (
         "[n compared] = images that are defined in every run of the row and of its reference" in made.tables[0].caption
     )
@@ -150,12 +154,16 @@ def test_three_common_images_make_no_p_no_mark_and_no_bold(runs: Path, tmp_path:
     p = cell(made, "differences", "excon", f"p.{KEY}")
     assert (p.text, p.note) == ("–", "[3 images < 30]")
     headline = cell(made, "headline", "excon", KEY)
-    assert (headline.mark, headline.note) == ("", "[53][3 compared][3 images < 30]")
+    assert (headline.mark, headline.note) == ("", "[53][3 images < 30]")
     assert headline.bold  # the best mean, as the caption says and no more
     assert "bold = best mean (3 images < 30)" in made.tables[0].caption
     assert "those not significantly worse" not in made.tables[0].caption
     assert f"Not tested for want of images or events: excon on {KEY} (3 images < 30)." in made.verdict
     assert contrasts(made)["ce", KEY]["p"] is not None
+    assert "None of the 1 declared differences that are tested is significant" in made.verdict
+    assert "a difference of 2.3 standard deviations" in made.verdict  # Holm counts both: α / 2
+    assert "identical" not in cell(made, "headline", "excon", "model.accuracy").note
+    assert cell(made, "headline", "excon", "model.accuracy").note == ""  # every run is right everywhere
     assert "[3 images &lt; 30]" in made.page.read_text()
 
 
@@ -225,6 +233,15 @@ def test_a_permutation_check_that_was_left_out_is_a_threat(runs: Path, tmp_path:
     made = compare(runs, tmp_path / "out", primary=(KEY,))
     told = f"{KEY}: the permutation check is left out for excon (one standard deviation exceeds 3 times the other)."
     assert told in made.sections[0].verdict.threats
+
+
+def test_the_ordering_is_judged_on_the_images_that_both_runs_have(runs: Path, tmp_path: Path) -> None:
+    """excon is worse on every image, and better only where it has no value."""
+    supcon, excon = drawn(2, 0.4), drawn(1, 0.6)
+    supcon[:, 40:], excon[:, 40:] = 0.95, np.nan
+    assert (np.nanmean(excon, axis=1) < supcon.mean(1)).all()
+    study(runs, {"supcon": {CAM: supcon}, "excon": {CAM: excon}})
+    assert compare(runs, tmp_path / "out", primary=(KEY,)).sections[0].verdict.ordering == "fails"
 
 
 def test_means_over_unknown_images_are_not_tested(runs: Path, tmp_path: Path) -> None:

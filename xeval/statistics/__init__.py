@@ -1,1 +1,1 @@
-"""What scores say about methods: intervals, exact tests, effect sizes and agreement. Arrays in, numbers out."""
+"""These modules take arrays and say what scores tell of methods: intervals, exact tests, effect sizes, agreement."""

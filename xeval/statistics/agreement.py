@@ -9,7 +9,7 @@ import numpy as np
 
 
 def kendall(a: Sequence[float], b: Sequence[float]) -> float:
-    """τ_b of the pairs that are defined; NaN below two of them or where one side is constant."""
+    """Return τ_b of the pairs that are defined; NaN below two of them or where one side is constant."""
     from scipy import stats
 
     x, y = np.asarray(a, float), np.asarray(b, float)

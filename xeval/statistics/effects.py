@@ -38,10 +38,11 @@ class ImageShare:
 
 
 def hedges_g(a: ArrayLike, b: ArrayLike) -> float | None:
-    """Standardised difference of two sets of seed values, (mean a − mean b) / pooled SD, corrected for few seeds.
+    """Return the standardised difference of two sets of seed values: (mean a − mean b) / pooled SD.
 
-    The correction is Γ(ν/2) / (√(ν/2)·Γ((ν−1)/2)) with ν = n_a + n_b − 2 (L. V. Hedges, J. Educ. Statist. 6, 1981).
-    NaN is left out. None below 2 seeds on a side or without variance. Raises :class:`DataError` for an infinite value.
+    It is corrected for few seeds by Γ(ν/2) / (√(ν/2)·Γ((ν−1)/2)) with ν = n_a + n_b − 2 (L. V. Hedges, J. Educ.
+    Statist. 6, 1981). NaN is left out. None below 2 seeds on a side or without variance. Raises :class:`DataError` for
+    an infinite value.
     """
     a, b = scalars(a), scalars(b)
     if min(len(a), len(b)) < 2:
@@ -55,7 +56,7 @@ def hedges_g(a: ArrayLike, b: ArrayLike) -> float | None:
 
 
 def superiority(a: ArrayLike, b: ArrayLike, *, higher_is_better: bool) -> Superiority | None:
-    """A12 of A. Vargha and H. D. Delaney (2000): P(a better than b) + P(tie)/2 over all pairs of seeds.
+    """Return A12 of A. Vargha and H. D. Delaney (2000): P(a better than b) + P(tie)/2 over all pairs of seeds.
 
     Equals U / (n_a n_b) of Mann and Whitney, turned so that > 0.5 means that ``a`` is better. NaN is left out; None
     below 2 seeds on a side. Raises :class:`DataError` for an infinite value.
@@ -70,7 +71,7 @@ def superiority(a: ArrayLike, b: ArrayLike, *, higher_is_better: bool) -> Superi
 
 
 def image_share(a: ArrayLike, b: ArrayLike, *, higher_is_better: bool) -> ImageShare | None:
-    """Shares of the common images on which ``a``, seeds × images, beats ``b`` or ties, both averaged over seeds.
+    """Return on which share of the common images ``a``, seeds × images, beats ``b`` or ties, both averaged over seeds.
 
     None where no image is common. Raises as :func:`xeval.statistics.intervals.common_images`.
     """
@@ -83,10 +84,11 @@ def image_share(a: ArrayLike, b: ArrayLike, *, higher_is_better: bool) -> ImageS
 
 
 def detectable_difference(n_a: int, n_b: int, alpha: float = 0.05, comparisons: int = 1, power: float = 0.8) -> float:
-    """The smallest true difference, in standard deviations between seeds, that a two-sided t test finds with ``power``.
+    """Return the smallest true difference, in standard deviations between seeds, that a t test finds with ``power``.
 
-    The test has ν = n_a + n_b − 2 and level α / comparisons; t² is non-central F(1, ν) with noncentrality
-    d²·n_a n_b/(n_a + n_b). Raises ValueError below 2 seeds on a side or where α or the power is not between 0 and 1.
+    The test is two-sided, with ν = n_a + n_b − 2 and level α / comparisons; t² is non-central F(1, ν) with
+    noncentrality d²·n_a n_b/(n_a + n_b). Raises ValueError below 2 seeds on a side or where α or the power is not
+    between 0 and 1.
     """
     if min(n_a, n_b) < 2 or comparisons < 1 or not 0 < alpha < power < 1:
         raise ValueError("2 seeds on a side, a comparison and 0 < alpha < power < 1 are needed")

@@ -1,4 +1,4 @@
-"""How many images a test needs: below this floor an estimate has no p."""
+"""A test needs a number of images and events: below this floor an estimate has no p."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ IMAGES_ONLY = "images only; says nothing about retraining"
 
 @dataclass(frozen=True)
 class Share:
-    """Where the variance of an estimate comes from; the two add up to 1."""
+    """The shares say where the variance of an estimate comes from; the two add up to 1."""
 
     seeds: float
     images: float
@@ -42,7 +42,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean, or a difference first − second, in the unit of the scores.
+    """An estimate is a mean, or a difference first − second, in the unit of the scores.
 
     ``interval``, ``p``, ``df`` and ``share`` are None where the scores cannot carry them; ``note`` then says why.
     ``value`` is NaN where nothing is defined. ``seeds`` counts the networks behind each side; ``images`` counts the
@@ -61,7 +61,7 @@ class Estimate:
     short: str = ""
 
     def withheld(self, short: str) -> Estimate:
-        """The same estimate without p where ``short`` gives a reason, which becomes the note unless there is one."""
+        """Take the p away where ``short`` gives a reason, which becomes the note unless there is one."""
         return replace(self, p=None, short=short, note=self.note or short) if short else self
 
 
@@ -75,7 +75,7 @@ _NO_IMAGES = _Component(0.0, 1)
 
 
 def common_images(*tables: ArrayLike) -> tuple[Array, ...]:
-    """The seeds × images tables, restricted to the images that are defined in every row of every table.
+    """Restrict seeds × images tables to the images that are defined in every row of every table.
 
     Raises ValueError unless each table has two axes and a row; :class:`DataError` when the numbers of images differ or
     a score is infinite.
@@ -95,7 +95,7 @@ def common_images(*tables: ArrayLike) -> tuple[Array, ...]:
 
 
 def compare_methods(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Estimate:
-    """Difference of two training methods, a − b: unpaired over seeds, crossed over images.
+    """Compare two training methods by a − b: unpaired over seeds, crossed over images.
 
     ``a`` and ``b`` are seeds × images on the same images; the numbers of seeds may differ. With seed means m, image
     means of the difference D, residual mean squares r and sizes S_a, S_b, I::
@@ -117,7 +117,7 @@ def compare_methods(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Estimate
 
 
 def compare_explainers(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Estimate:
-    """Difference of two explainers (or settings), a − b, on the same checkpoints: row s of both is checkpoint s.
+    """Compare two explainers (or settings) by a − b on the same checkpoints: row s of both is checkpoint s.
 
     :func:`mean_interval` of the differences seeds × images, with the p of a mean of zero, which the floor of images and
     events withholds. Raises as :func:`common_images`, and :class:`DataError` when the numbers of checkpoints differ.
@@ -129,7 +129,7 @@ def compare_explainers(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Estim
 
 
 def compare_checkpoints(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Estimate:
-    """Difference a − b of two single checkpoints (or two explainers on one), on images like these.
+    """Compare two single checkpoints (or two explainers on one) by a − b, on images like these.
 
     ``a`` and ``b`` hold one value an image; the interval is Student's t of the paired differences. It is conditional on
     these two files, the note says so, and there is never a p, nor a share of the seeds. Raises as
@@ -140,7 +140,7 @@ def compare_checkpoints(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Esti
 
 
 def _two_files(a: Array, b: Array, level: float) -> Estimate:
-    """The difference of two tables of one row each on common images."""
+    """Estimate the difference of two tables of one row each on common images."""
     if a.shape[1] < 2:
         return _untested(mean_of(a) - mean_of(b), (1, 1), a.shape[1])
     across = _clean(_variance_of_mean((a - b)[0]), scale_of(a, b))
@@ -153,7 +153,7 @@ def _two_files(a: Array, b: Array, level: float) -> Estimate:
 
 
 def mean_interval(x: ArrayLike, level: float = 0.95) -> Estimate:
-    """Mean of one method's scores, seeds × images, for other seeds and other images like these.
+    """Estimate the mean of one method's scores, seeds × images, for other seeds and other images like these.
 
     The one-sample form of :func:`compare_methods`: v_s = var(seed means)/S, v_i = max(0, var(image means) − r/S)/I,
     with df = (v_s + v_i)² / (v_s²/(S−1) + v_i²/(I−1)). The images count in full here, while in a difference of two
@@ -165,7 +165,7 @@ def mean_interval(x: ArrayLike, level: float = 0.95) -> Estimate:
 
 
 def compare_scalars(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Estimate:
-    """Welch's t for a − b where each seed gives one number that is no mean over images (ECE, k-NN, silhouette).
+    """Compare a − b by Welch's t where each seed gives one number that is no mean over images (ECE, k-NN, silhouette).
 
     Undefined (NaN) seeds are left out and ``seeds`` counts the rest. Guards as in :func:`compare_methods`. Raises
     :class:`DataError` for an infinite value.
@@ -178,7 +178,7 @@ def compare_scalars(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Estimate
 
 
 def scalar_interval(x: ArrayLike, level: float = 0.95) -> Estimate:
-    """Student's t interval for the mean of one number a seed; NaN is left out. Raises as :func:`compare_scalars`."""
+    """Estimate the mean of one number a seed by Student's t, without NaN. Raises as :func:`compare_scalars`."""
     x = scalars(x)
     if len(x) < 2:
         return _untested(mean_of(x), (len(x),), None)
@@ -194,7 +194,7 @@ def _one_sample(x: Array, scale: float, level: float, *, test: bool) -> Estimate
 
 
 def _residual_mean_square(x: Array) -> float:
-    """What neither the seed nor the image explains: Σ (x − row mean − column mean + mean)² / ((S−1)(I−1))."""
+    """Return what neither seed nor image explains: Σ (x − row mean − column mean + mean)² / ((S−1)(I−1))."""
     rest = x - x.mean(0) - x.mean(1, keepdims=True) + x.mean()
     return float((rest**2).sum() / ((x.shape[0] - 1) * (x.shape[1] - 1)))
 
@@ -204,7 +204,7 @@ def _variance_of_mean(values: Array) -> _Component:
 
 
 def _image_component(image_means: Array, noise: float) -> _Component:
-    """The variance that another set of images would bring; ``noise`` is what the seeds already account for."""
+    """Return the variance that another set of images would bring; ``noise`` is what the seeds already account for."""
     return _Component(max(0.0, float(image_means.var(ddof=1)) - noise) / len(image_means), len(image_means) - 1)
 
 
@@ -218,7 +218,7 @@ def _estimate(
     *,
     test: bool = True,
 ) -> Estimate:
-    """Interval and p from the seed components ``parts`` and the image component ``across``, behind the guards."""
+    """Make interval and p from the seed components ``parts`` and the image component ``across``, behind the guards."""
     seeds = tuple(part.df + 1 for part in parts)
     if min(seeds) < SEEDS_FOR_INTERVAL:
         return _untested(value, seeds, images)
@@ -241,7 +241,7 @@ def _interval(value: float, variance: float, df: float, level: float) -> tuple[f
 
 
 def _untested(value: float, seeds: tuple[int, ...], images: int | None) -> Estimate:
-    """An estimate without interval, and the first reason for it."""
+    """Return an estimate without interval, with the first reason for it."""
     if images == 0:
         return Estimate(value, seeds, images, note="no image is defined in every run")
     if images == 1:
@@ -250,17 +250,20 @@ def _untested(value: float, seeds: tuple[int, ...], images: int | None) -> Estim
 
 
 def _clean(part: _Component, scale: float) -> _Component:
-    """The component, or zero variance where rounding alone explains it."""
+    """Return the component, or zero variance where rounding alone explains it."""
     return part if part.variance > (ROUNDING * scale) ** 2 else _Component(0.0, part.df)
 
 
 def no_variance(difference: float, scale: float) -> str:
-    """What to say of two sides that do not vary at all, given their difference."""
+    """Say what two sides are that do not vary at all, given their difference."""
     return IDENTICAL if abs(difference) <= ROUNDING * scale else NO_SPREAD
 
 
 def scalars(values: ArrayLike) -> Array:
-    """The defined ones of one number a seed. Raises ValueError for another shape, :class:`DataError` for infinity."""
+    """Return the defined values of one number a seed.
+
+    Raises ValueError for another shape and :class:`DataError` for infinity.
+    """
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1:
         raise ValueError("one number a seed is needed")
@@ -275,10 +278,10 @@ def refuse_infinite(*arrays: Array) -> None:
 
 
 def mean_of(values: Array) -> float:
-    """The mean; NaN of nothing, without a warning."""
+    """Return the mean, and NaN of nothing without a warning."""
     return float(values.mean()) if values.size else math.nan
 
 
 def scale_of(*arrays: Array) -> float:
-    """The largest absolute value, against which rounding is measured; 0 of nothing. NaN is passed over."""
+    """Return the largest absolute value, against which rounding is measured; 0 of nothing. NaN is passed over."""
     return max((float(np.nanmax(np.abs(array))) for array in arrays if not np.isnan(array).all()), default=0.0)

@@ -41,11 +41,11 @@ class ExactTest:
 
 
 def permutation_check(a: ArrayLike, b: ArrayLike) -> ExactTest:
-    """Exact two-sided permutation p of Welch's t between two sets of seed values, over all C(n_a + n_b, n_a) splits.
+    """Return the exact two-sided permutation p of Welch's t between two sets of seed values, over all their splits.
 
-    Twice the smaller tail. Exact only where both methods spread alike, so there is no p when one standard deviation
-    exceeds three times the other; none either below 5 seeds on a side, without variance, or beyond 200 000 splits.
-    NaN is left out. Raises :class:`DataError` for an infinite value.
+    It is twice the smaller tail over all C(n_a + n_b, n_a) splits. It is exact only where both methods spread alike, so
+    there is no p when one standard deviation exceeds three times the other; none either below 5 seeds on a side,
+    without variance, or beyond 200 000 splits. NaN is left out. Raises :class:`DataError` for an infinite value.
     """
     a, b = scalars(a), scalars(b)
     smallest = smallest_permutation_p(len(a), len(b))
@@ -62,7 +62,7 @@ def permutation_check(a: ArrayLike, b: ArrayLike) -> ExactTest:
 
 @lru_cache(maxsize=8)
 def _splits(n_a: int, n_b: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Positions of the first and of the second group, one row a split; row 0 is the split that was observed."""
+    """Return the positions of the first and of the second group, one row a split; row 0 is the observed split."""
     first = np.array(list(combinations(range(n_a + n_b), n_a)), dtype=np.uint8)
     rest = np.ones((len(first), n_a + n_b), dtype=bool)
     np.put_along_axis(rest, first.astype(np.intp), False, axis=1)
@@ -70,7 +70,7 @@ def _splits(n_a: int, n_b: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 
 
 def _no_permutation(a: Array, b: Array) -> str:
-    """Why there is no permutation p; empty where there is one."""
+    """Say why there is no permutation p; empty where there is one."""
     if min(len(a), len(b)) < SEEDS_FOR_P:
         return f"the permutation check needs at least {SEEDS_FOR_P} seeds"
     low, high = sorted((float(a.std(ddof=1)), float(b.std(ddof=1))))
@@ -84,7 +84,7 @@ def _no_permutation(a: Array, b: Array) -> str:
 
 
 def _welch_statistic(x: Array, y: Array) -> Array:
-    """Welch's t of each row, in standard units; where both sides are constant finite, and larger than any other.
+    """Return Welch's t of each row, in standard units; it is finite, and largest, where both sides are constant.
 
     Rounded, as the order of summation must not tell apart splits that tie.
     """
@@ -94,17 +94,17 @@ def _welch_statistic(x: Array, y: Array) -> Array:
 
 
 def smallest_permutation_p(n_a: int, n_b: int) -> float:
-    """The smallest two-sided p of a permutation check: 2 / C(n_a + n_b, n_a), at most 1."""
+    """Return the smallest two-sided p of a permutation check: 2 / C(n_a + n_b, n_a), at most 1."""
     return min(1.0, 2 / math.comb(n_a + n_b, n_a))
 
 
 def largest_family(n_a: int, n_b: int, alpha: float = 0.05) -> int:
-    """How many comparisons a family may hold for the smallest permutation p to pass Holm's first step, α/m."""
+    """Return how many comparisons a family may hold for the smallest permutation p to pass Holm's first step, α/m."""
     return int(alpha / smallest_permutation_p(n_a, n_b) + 1e-9)
 
 
 def family_limit(n_a: int, n_b: int, comparisons: int, alpha: float = 0.05) -> str:
-    """The sentence for a family that the permutation check cannot serve with these seeds; empty where it can."""
+    """Say that the permutation check cannot serve a family with these seeds; empty where it can."""
     if comparisons <= largest_family(n_a, n_b, alpha):
         return ""
     seeds = " and ".join(str(n) for n in sorted({n_a, n_b}))
@@ -113,7 +113,7 @@ def family_limit(n_a: int, n_b: int, comparisons: int, alpha: float = 0.05) -> s
 
 
 def holm(p: ArrayLike) -> Array:
-    """Adjusted p of a family: max over j ≤ k of (m − j + 1)·p₍ⱼ₎, at most 1 (S. Holm, Scand. J. Statist. 6, 1979).
+    """Adjust the p of a family: max over j ≤ k of (m − j + 1)·p₍ⱼ₎, at most 1 (S. Holm, Scand. J. Statist. 6, 1979).
 
     Controls the chance of any false alarm under every dependence. NaN stands for a comparison without p: it stays NaN
     and counts in m. Raises ValueError for a p outside [0, 1].
@@ -129,7 +129,7 @@ def holm(p: ArrayLike) -> Array:
 
 
 def benjamini_yekutieli(p: ArrayLike) -> Array:
-    """Adjusted p that control the false discovery rate under every dependence (Ann. Statist. 29, 2001).
+    """Adjust p to control the false discovery rate under every dependence (Ann. Statist. 29, 2001).
 
     NaN stays NaN and counts in the family. Raises ValueError for a p outside [0, 1].
     """
