@@ -134,8 +134,8 @@ def collect(root: Path) -> Collection:
     if not runs:
         raise _nothing_scored(root, excluded)
     for dataset in sorted({run.scores.dataset.name for run in runs}):
-        _refuse_unlike([run for run in runs if run.scores.dataset.name == dataset])
-    _refuse_twins(runs)
+        _require_alike([run for run in runs if run.scores.dataset.name == dataset])
+    _require_distinct(runs)
     return Collection(tuple(_groups(runs)), tuple(excluded))
 
 
@@ -214,24 +214,24 @@ def _nothing_scored(root: Path, excluded: list[Excluded]) -> DataError:
     return DataError(f"no scored run below {root} ({listed}{more})", clean(excluded[0].remedy, 200))
 
 
-def _refuse_unlike(runs: list[Run]) -> None:
+def _require_alike(runs: list[Run]) -> None:
     """Refuse runs of one data set that have seen other images or other definitions."""
     name = clean(runs[0].scores.dataset.name)
-    _refuse_if_different(
+    _require_one_kind(
         runs,
         lambda run: run.scores.dataset.n,
         lambda run: f"{run.scores.dataset.n} images",
         f"the runs on {name} were scored on different numbers of images",
         "score all of them with the same --limit",
     )
-    _refuse_if_different(
+    _require_one_kind(
         runs,
         _images,
         lambda run: ", ".join(part[:24] for part in _images(run) if part),
         f"the runs on {name} were scored on different images",
         "score all of them on the same data, split and sample",
     )
-    _refuse_if_different(
+    _require_one_kind(
         runs,
         lambda run: run.scores.protocol.hash,
         lambda run: f"{run.scores.protocol.name} {run.scores.protocol.hash[:12]}{_particulars(run, runs)}",
@@ -263,7 +263,7 @@ def _images(run: Run) -> tuple[str | None, ...]:
     return data.split, data.manifest, data.selection, data.key
 
 
-def _refuse_if_different(
+def _require_one_kind(
     runs: list[Run], key: Callable[[Run], object], show: Callable[[Run], str], problem: str, remedy: str
 ) -> None:
     kinds: dict[object, list[Run]] = defaultdict(list)
@@ -274,7 +274,7 @@ def _refuse_if_different(
         raise DataError(f"{problem} ({counts})", f"{remedy}, or compare them in separate folders")
 
 
-def _refuse_twins(runs: list[Run]) -> None:
+def _require_distinct(runs: list[Run]) -> None:
     """Refuse to count one checkpoint, or one seed of one method, twice."""
     weights: dict[tuple[str, str], Run] = {}
     seeds: dict[tuple[str, str, str, int | None], Run] = {}

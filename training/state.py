@@ -72,7 +72,7 @@ def load_state(run: Path, say: Callable[[str], None]) -> State | None:
     """
     folders = [folder for folder in (run / "state", run / "state.prev") if folder.exists()]
     for folder in folders:
-        _refuse_foreign(folder)
+        _require_own_files(folder)
     problems = []
     for folder in folders:
         try:
@@ -97,7 +97,7 @@ def clear_state(run: Path) -> None:
             shutil.rmtree(run / name)
 
 
-def _refuse_foreign(folder: Path) -> None:
+def _require_own_files(folder: Path) -> None:
     """Raise CheckpointError for another file or format than training writes.
 
     A kill cannot be the cause, because it neither truncates nor adds files here.

@@ -70,7 +70,7 @@ def decode(data: bytes, name: str) -> Image.Image:
         raise _unfit(name, "is a 0-byte file")
     try:
         with Image.open(BytesIO(data), formats=FORMATS) as image:
-            _refuse(image, name)
+            _require_plain(image, name)
             return _rgb(ImageOps.exif_transpose(image))
     except DataError:
         raise
@@ -99,7 +99,7 @@ def is_image_name(name: str) -> bool:
     return name.lower().endswith(SUFFIXES) and not name.rpartition("/")[2].startswith(".")
 
 
-def _refuse(image: Image.Image, name: str) -> None:
+def _require_plain(image: Image.Image, name: str) -> None:
     if image.width * image.height > MAX_PIXELS:
         raise _unfit(name, f"has {image.width}×{image.height} pixels (DecompressionBomb)")
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":

@@ -89,7 +89,7 @@ def common_images(*tables: ArrayLike) -> tuple[Array, ...]:
             f"scores on {' and '.join(map(str, counts))} images cannot be compared", "score the same images"
         )
     stacked = np.concatenate(arrays)
-    refuse_infinite(stacked)
+    require_finite(stacked)
     defined = ~np.isnan(stacked).any(0)
     return tuple(array[:, defined] for array in arrays)
 
@@ -267,11 +267,11 @@ def scalars(values: ArrayLike) -> Array:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1:
         raise ValueError("one number a seed is needed")
-    refuse_infinite(array)
+    require_finite(array)
     return array[~np.isnan(array)]
 
 
-def refuse_infinite(*arrays: Array) -> None:
+def require_finite(*arrays: Array) -> None:
     """Raise :class:`DataError` if a value is infinite; NaN is allowed."""
     if any(np.isinf(array).any() for array in arrays):
         raise DataError("a score is infinite", "score the run again; results must be finite or undefined")

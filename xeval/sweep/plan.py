@@ -109,7 +109,7 @@ def make_plan(wish: Wish) -> SweepPlan:
         tried, kept = _part_runs(one, seeds, wish.overrides, {**common, "score": score})
         tuning += tried
         runs += kept
-    _refuse_collisions(runs)
+    _require_distinct(runs)
     return SweepPlan(slug(name), tuple(tuning), tuple(runs), dict(matrix.slurm))
 
 
@@ -241,7 +241,7 @@ def _choice(content: Recipe, values: Sequence[str], tuned_by: tuple[str, ...] = 
     return Choice(label=", ".join(values), recipe=content.model_dump(mode="json"), epochs=epochs, tuned_by=tuned_by)
 
 
-def _refuse_collisions(runs: Sequence[Run]) -> None:
+def _require_distinct(runs: Sequence[Run]) -> None:
     paths = [run.path for run in runs]
     twice = next((path for path in paths if paths.count(path) > 1), None)
     if twice is not None:
