@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.rows import Options
-from xeval.engine import Engine, pick_device, softmax64
+from xeval.engine import Engine, pick_device
 from xeval.engine.batch_size import copies, probe_batch_size
 from xeval.engine.folding import Network, compiled, network_of
 from xeval.metrics import Scene
@@ -67,17 +67,11 @@ def scene_of(engine: Engine, images: Tensor, *, fill: Tensor | None = None, **ab
 
     It has the predicted classes, the mean as fill, and one unit of pixel value = one normalised unit.
     """
-    logits = engine.logits(images)
-    p0, targets = softmax64(logits, single=engine.single).to(images.device).max(1)
-    return Scene(
-        engine=engine,
-        images=images,
-        logits=logits,
-        keys=image_keys([str(number) for number in range(len(images))]).to(images.device),
-        targets=targets,
-        labels=targets,
-        p0=p0,
-        fill=torch.zeros_like(images) if fill is None else fill,
+    return Scene.of(
+        engine,
+        images,
+        image_keys([str(number) for number in range(len(images))]).to(images.device),
+        fill=fill,
         pixel=images.new_ones(images.shape[1], 1, 1),
         mean=images.new_zeros(images.shape[1], 1, 1),
         **about,

@@ -28,7 +28,7 @@ from benchmarks.pairs import Pair, agree, alternate, counted, seconds
 from benchmarks.rows import DisagreementError, Options, Row, Target, main, row_of
 from benchmarks.stock import BATCH, DRAWN, EXPLAINERS, Draws, Subject, black, drawn, stock
 from benchmarks.subjects import SIDE, device_of, engine_of, network, pictures, scene_of, sized
-from xeval.engine import Engine, softmax64
+from xeval.engine import Engine
 from xeval.explainers import EXPLAINERS as REAL
 from xeval.metrics import METRICS, Explained, Scene
 from xeval.metrics.complexity import entropy, gini
@@ -136,16 +136,11 @@ def own(subject: Subject, explainers: tuple[str, ...], options: Options) -> tupl
 
 def _scene(subject: Subject, options: Options) -> Scene:
     """Return the scene with Quantus's fill, the smallest value of each image, and its order of ties."""
-    engine = engine_of(subject.model, options, subject.images)
-    logits = engine.logits(subject.images)
-    return Scene(
-        engine=engine,
-        images=subject.images,
-        logits=logits,
-        keys=subject.keys,
+    return Scene.of(
+        engine_of(subject.model, options, subject.images),
+        subject.images,
+        subject.keys,
         targets=subject.targets,
-        labels=subject.targets,
-        p0=softmax64(logits).gather(1, subject.targets[:, None])[:, 0],
         fill=black(subject.images),
         pixel=subject.images.new_ones(3, 1, 1),
         mean=subject.images.new_zeros(3, 1, 1),

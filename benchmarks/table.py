@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.__main__ import RESULTS
+from xeval.runtime.tables import escape_bars, markdown_row
 
 PAGE = Path(__file__).with_name("README.md")
 START, STOP = "<!-- written by python -m benchmarks.table -->", "<!-- end -->"
@@ -39,7 +40,7 @@ def line(row: dict[str, Any]) -> str:
     """Return one row of the table."""
     passes = ", ".join(f"{side} {count:,}" for side, count in row["passes"].items()) or "–"
     cells = [row["claim"], claimed(row), measured(row), passes, VERDICT[row["met"]], row["note"]]
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return markdown_row(map(escape_bars, cells))
 
 
 def machines(results: list[dict[str, Any]]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from xeval.engine import Engine, softmax64
+from xeval.engine import Engine
 from xeval.explainers import CONTROLS, EXPLAINERS
 from xeval.metrics import Explained, Scene
 from xeval.metrics.scene import Again
@@ -51,19 +51,12 @@ def scene_of(
     model: nn.Module, x: Tensor, *, batch_size: int = 64, ids: list[str] | None = None, fill: Tensor | None = None
 ) -> Scene:
     """The scene of normalised images with an object in :func:`region`; the explained class is the predicted one."""
-    engine = Engine(model, batch_size=batch_size)
-    logits = engine.logits(x)
-    p0, targets = softmax64(logits).max(1)
     channels = x.shape[1]
-    return Scene(
-        engine=engine,
-        images=x,
-        logits=logits,
-        keys=image_keys(ids or [f"image-{i}" for i in range(len(x))]),
-        targets=targets,
-        labels=targets,
-        p0=p0,
-        fill=torch.zeros_like(x) if fill is None else fill,
+    return Scene.of(
+        Engine(model, batch_size=batch_size),
+        x,
+        image_keys(ids or [f"image-{i}" for i in range(len(x))]),
+        fill=fill,
         pixel=torch.full((channels, 1, 1), 4.0),
         mean=torch.full((channels, 1, 1), 0.5),
         masks=region(x.shape[-1]).bool().repeat(len(x), 1, 1, 1),

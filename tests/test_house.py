@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -35,6 +36,11 @@ PLACE = {room: place for place, rooms in enumerate(ORDER) for room in rooms}
 SHELF = {"__init__", "__main__", "_version", "errors", "registry"}
 FACE = {"__init__", "__main__"}
 """The public face of the package looks to the right."""
+
+NAMED = re.compile(r"xeval(\.[a-z_]+)+(:\w+)?")
+IMPORTERS = {"import_module", "__import__", "run_module", "resolve_name", "spec_from_file_location"}
+COMPUTED = {"xeval", "xeval.registry", "xeval.cli.options", "benchmarks.__main__"}
+"""The modules that import by a name: the face, the doors of rooms, and the options of a command."""
 
 OUTER = {"robustness", "cli", "sweep", "api", "docs", "benchmarks"}
 """Only these rooms name training or reports."""
@@ -76,12 +82,17 @@ def imports(path: Path) -> Iterator[str]:
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}"
                 yield whole if whole in MODULES else node.module or ""
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
-            text = node.args[0]
-            if isinstance(text, ast.Constant):
-                yield str(text.value)
-            elif isinstance(text, ast.JoinedStr) and isinstance(text.values[0], ast.Constant):
-                yield str(text.values[0].value).rstrip(".")
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and NAMED.fullmatch(node.value):
+            yield node.value.partition(":")[0]  # for import_module, ``-m``, or a place to look a class up
+
+
+def dynamic(path: Path) -> Iterator[str]:
+    """Every way of importing a module whose name is computed."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Name | ast.Attribute) and ast.unparse(node).split(".")[-1] in IMPORTERS:
+            yield ast.unparse(node)
+        elif isinstance(node, ast.ImportFrom) and {alias.name for alias in node.names} & IMPORTERS:
+            yield node.module or ""
 
 
 def ours(names: Iterator[str]) -> set[str]:
@@ -98,8 +109,14 @@ def test_every_import_runs_to_the_left(name: str) -> None:
         return
     for other in ARROWS[name]:
         there = room(other)
+        assert there != "__init__" or PLACE[here] > PLACE["api"], f"{name} imports the face of the package"
         if there not in (here, "__init__"):
             assert PLACE[there] < PLACE[here], f"{name} imports {other}"
+
+
+@pytest.mark.parametrize("name", sorted(set(MODULES) - COMPUTED))
+def test_no_import_is_hidden_behind_a_computed_name(name: str) -> None:
+    assert list(dynamic(MODULES[name])) == []
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -109,17 +126,18 @@ def test_only_the_outer_rooms_know_training_and_reports(name: str) -> None:
 
 
 def test_the_shelf_holds_nothing_but_its_files() -> None:
-    assert {path.stem for path in (ROOT / "xeval").glob("*.py")} == SHELF
-    rooms = {path.name for path in (ROOT / "xeval").iterdir() if (path / "__init__.py").is_file()}
-    assert rooms | {"training", "reports"} == set(PLACE) - {"errors", "_version", "registry", "docs", "benchmarks"} - {
-        "robustness"
-    }
+    rooms = set(PLACE) - {"errors", "_version", "registry", "docs", "benchmarks", "robustness", "training", "reports"}
+    there = {path.name for path in (ROOT / "xeval").iterdir() if path.name != "__pycache__"}
+    assert there == {f"{name}.py" for name in SHELF} | rooms | {"py.typed"}
+    assert all((ROOT / "xeval" / room / "__init__.py").is_file() for room in rooms)
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
     """Lazy imports count: a circle through them is a circle all the same. A door imports its own room."""
     doors = {name for name, path in MODULES.items() if path.name == "__init__.py"}
-    left = {name: {other for other in ARROWS[name] if other in MODULES} - doors for name in set(MODULES) - doors}
+    left = {
+        name: {other for other in ARROWS[name] if other in MODULES} - doors - {name} for name in set(MODULES) - doors
+    }
     while True:
         ends = {name for name, others in left.items() if not others}
         if not ends:
@@ -129,7 +147,15 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["from xeval.cli import main", "import xeval.cli.main as m", "import_module('xeval.cli')"]
+    "text",
+    [
+        "from xeval.cli import main",
+        "import xeval.cli.main as m",
+        "import_module('xeval.cli')",
+        "__import__(name='xeval.cli')",
+        "run([executable, '-m', 'xeval.cli.main'])",
+        "look_up('xeval.cli.main:cli')",
+    ],
 )
 def test_an_upward_import_is_found_however_it_is_written(text: str, tmp_path: Path) -> None:
     path = tmp_path / "a.py"
@@ -163,3 +189,30 @@ def test_no_test_or_benchmark_takes_a_second_copy_of_a_module() -> None:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not {name.split(".")[0] for name in names} & {"training", "reports"}, path
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import_module(name)",
+        "from importlib import import_module as load",
+        "runpy.run_module(x)",
+        "importlib.import_module(f'{a}.b')",
+    ],
+)
+def test_a_computed_name_is_found(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.py"
+    path.write_text(f"{text}\n")
+    assert list(dynamic(path))
+
+
+PATHS = re.compile(r"(?<![\w./-])(?:xeval|training|reports|tests|benchmarks|docs)/[\w./<>*-]+")
+
+
+def test_every_path_and_module_that_the_documents_name_exists() -> None:
+    for page in [*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")]:
+        text = page.read_text(encoding="utf-8")
+        for path in PATHS.findall(text):
+            assert set(path) & set("<>*") or (ROOT / path.rstrip(".")).exists(), f"{page.name} names {path}"
+        for name in re.findall(r"(?:from|import) (xeval(?:\.\w+)+)", text):
+            assert name in MODULES, f"{page.name} imports {name}"

@@ -2,7 +2,8 @@
 
 ``tests/stored`` was written before the modules moved into their rooms: two scored runs of a tiny network with the
 ``comparison.toml`` beside them, an exported file, a training run that stopped after its first epoch, every value of
-the stores as it was read then (hexadecimal, so to the last bit), and the ``results.json`` of their comparison.
+the stores as it was read then (hexadecimal, so to the last bit), the ``results.json`` of their comparison, and the
+hashes of all definitions.
 """
 
 from __future__ import annotations
@@ -11,17 +12,21 @@ import csv
 import json
 import math
 import shutil
+import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.numpy import load_file
 
 import xeval
 from tests.commands import ROOT, here
 from xeval.checkpoints.card import read_card
 from xeval.checkpoints.load import load_model
 from xeval.errors import UsageError
+from xeval.runtime.files import digest
 from xeval.runtime.progress import Silent
+from xeval.scoring.protocols import PROTOCOLS
 from xeval.scoring.store import Store
 from xeval.training.loop import train
 from xeval.training.recipe import load_recipe
@@ -94,6 +99,43 @@ def test_what_is_missing_is_scored_under_the_same_definitions(stored: Path, caps
     assert found.keys() == wanted.keys()
     for cell, values in wanted.items():
         assert found[cell] == pytest.approx(values, abs=1e-4, nan_ok=True), cell
+
+
+def test_new_files_have_the_formats_of_the_stored_ones(stored: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Schemas and keys of every file that a run and its scores leave, and the columns of the store."""
+    recipe = load_recipe("digits", "ce", ["arch=cnn-tiny", "epochs=2"])
+    run = train(recipe, seed=0, out=stored / "new", limit=40, progress=Silent())
+    assert here(capsys, "score", str(run), *OPTIONS)[0] == 0
+    old = STORED / "runs" / NAMES[0]
+    assert {path.name for path in run.iterdir()} == {path.name for path in old.iterdir()}
+    for name in ("run.json", "scores.json", "artifacts.json", "gallery.json"):
+        now, then = (json.loads((folder / name).read_text()) for folder in (run, old))
+        assert now["schema"] == then["schema"], name
+        assert shape(now) == shape(then), name
+    assert tables(run / "scores.sqlite") == tables(old / "scores.sqlite")
+    for name in ("artifacts.safetensors", "gallery.safetensors", "best.safetensors"):
+        now, then = (load_file(folder / name) for folder in (run, old))
+        assert {key: value.dtype for key, value in now.items()} == {key: value.dtype for key, value in then.items()}
+
+
+def shape(content: Any) -> Any:
+    """The keys of nested objects; of lists and values nothing."""
+    return {key: shape(value) for key, value in content.items()} if isinstance(content, dict) else None
+
+
+def tables(path: Path) -> list[tuple[str, str]]:
+    database = sqlite3.connect(path)
+    version = database.execute("PRAGMA user_version").fetchone()[0]
+    return [("version", version), *database.execute("SELECT name, sql FROM sqlite_master ORDER BY name")]
+
+
+@pytest.mark.parametrize("name", json.loads((STORED / "definitions.json").read_text()))
+def test_definitions_hash_as_they_did(name: str) -> None:
+    """The hash of a protocol and of every metric's default definition stands in every stored row."""
+    wanted = json.loads((STORED / "definitions.json").read_text())[name]
+    protocol = PROTOCOLS[name]
+    assert protocol.hash() == wanted["hash"]
+    assert {metric: digest(protocol.metric_definition(metric)) for metric in protocol.metrics} == wanted["metrics"]
 
 
 def test_stored_weights_have_the_hash_that_the_scores_name(stored: Path) -> None:

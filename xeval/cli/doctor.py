@@ -12,7 +12,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any, Literal
 
-import xeval
+from xeval._version import __version__
 from xeval.errors import ResourceError, UsageError, XevalError
 from xeval.runtime.files import nearest_existing
 from xeval.runtime.provenance import package_version
@@ -37,7 +37,7 @@ class Finding:
 
 def examine(root: Path | None = None) -> list[Finding]:
     """Check everything; ``root`` is the folder of the data."""
-    return [Finding("xeval", "ok", xeval.__version__), Finding("python", "ok", platform.python_version()), *_all(root)]
+    return [Finding("xeval", "ok", __version__), Finding("python", "ok", platform.python_version()), *_all(root)]
 
 
 def _all(root: Path | None) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ from typing import Any, Literal, NoReturn
 
 import click
 
-import xeval
+from xeval._version import __version__
 from xeval.cli import sweep as cli_sweep
 from xeval.cli import tools as cli_tools
 from xeval.cli.leave import JSON_ERRORS, leave, split_flag
@@ -38,7 +38,7 @@ def main() -> NoReturn:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(xeval.__version__, prog_name="xeval")
+@click.version_option(__version__, prog_name="xeval")
 @click.option(JSON_ERRORS, is_flag=True, expose_value=False, help="write an error as one JSON object")
 @click.pass_context
 def cli(context: click.Context) -> None:

@@ -33,7 +33,7 @@ class Readable(Split):
         return self._whole.masks(self._places[self._positions(index)])
 
 
-def readable(split: Split) -> tuple[Split, dict[int, str]]:
+def without_damaged(split: Split) -> tuple[Split, dict[int, str]]:
     """Return the split without its unreadable images, and their position → problem; if none is readable, keep all."""
     problems = unreadable(split, range(len(split)))
     if not problems or len(problems) == len(split):

@@ -52,7 +52,7 @@ class Engine:
         self._passes += images
 
     def take_passes(self) -> int:
-        """Return the number of passes since the last call and reset it; the caller adds them up."""
+        """Return the number of passes since the last call; the caller adds them up."""
         fresh, self._taken = self._passes - self._taken, self._passes
         return fresh
 

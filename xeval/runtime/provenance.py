@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import xeval
+from xeval._version import __version__
 
 
 def provenance() -> dict[str, Any]:
@@ -18,7 +18,7 @@ def provenance() -> dict[str, Any]:
     import torch
 
     return {
-        "xeval": xeval.__version__,
+        "xeval": __version__,
         "commit": _commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -31,7 +31,7 @@ CLASSES = 5
 PER_CLASS = 100
 KEEP = 0.6
 NEIGHBOURS = 5
-SCHEMA = "xeval.scoring.embedding/1"
+SCHEMA = "xeval.artifacts/1"
 
 Floats = NDArray[np.float64]
 

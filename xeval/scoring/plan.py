@@ -14,7 +14,7 @@ from torch import nn
 
 from xeval.checkpoints.load import LoadedModel, load_model
 from xeval.data import DatasetInfo, Split, open_dataset, stratified
-from xeval.data.damaged import readable
+from xeval.data.damaged import without_damaged
 from xeval.errors import DataError, UsageError
 from xeval.explainers import CONTROLS
 from xeval.metrics import Column, Metric
@@ -95,7 +95,7 @@ def plan_for(loaded: LoadedModel, info: DatasetInfo, split: Split, options: Scor
     protocol = protocol_of(options)
     _require_fit(loaded, info)
     _require_thresholds(protocol, info)
-    split, damaged = readable(split) if options.allow_partial else (split, {})
+    split, damaged = without_damaged(split) if options.allow_partial else (split, {})
     protocol, left_out = _what_the_data_allow(protocol, split, asked=options.metrics is not None)
     chosen, selection = _choose(split, options)
     layer = options.layer or _default_layer(loaded.model, info, protocol)

@@ -32,7 +32,7 @@ INSTALL = "pip install 'xeval-explanations[verify]'"
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Verified:
     """The result that a check gives: the largest |a − b| / max(1, |b|) over ``n`` values, and both sides' seconds."""
 
     name: str
@@ -50,9 +50,7 @@ def checks() -> list[Check]:
     return [*QUANTUS, *CURVES, *[check for name, check in CAMS if name in EXPLAINERS]]
 
 
-def verify(
-    checkpoint: Path | str, progress: Progress | None = None, *, n: int = 64, **options: Any
-) -> list[Comparison]:
+def verify(checkpoint: Path | str, progress: Progress | None = None, *, n: int = 64, **options: Any) -> list[Verified]:
     """Compare native metrics and maps with other libraries on ``n`` images of a checkpoint's own data.
 
     ``options`` are those of :class:`~xeval.scoring.options.ScoreOptions`. What is not installed is reported as such.
@@ -67,17 +65,17 @@ def verify(
         return [compare(check, subject) for check in (progress or Silent()).track(wanted, len(wanted), "comparing")]
 
 
-def compare(check: Check, subject: Subject) -> Comparison:
+def compare(check: Check, subject: Subject) -> Verified:
     """Compute and time both sides of one check."""
     if check.package and find_spec(check.package) is None:
-        return Comparison(check.name, check.oracle, check.tolerance, "not installed")
+        return Verified(check.name, check.oracle, check.tolerance, "not installed")
     if check.needs_masks and subject.scene.masks is None:
-        return Comparison(check.name, check.oracle, check.tolerance, "no masks")
+        return Verified(check.name, check.oracle, check.tolerance, "no masks")
     native, native_seconds = _timed(check.native, subject)
     other, oracle_seconds = _timed(check.other, subject)
     largest, n = difference(native, other)
     verdict: Verdict = "equal" if largest <= check.tolerance else "DIFFERS"
-    return Comparison(check.name, check.oracle, check.tolerance, verdict, largest, n, native_seconds, oracle_seconds)
+    return Verified(check.name, check.oracle, check.tolerance, verdict, largest, n, native_seconds, oracle_seconds)
 
 
 def difference(native: Tensor, other: Tensor) -> tuple[float, int]:
@@ -103,7 +101,7 @@ def versions() -> str:
     return ", ".join(f"{package} {package_version(package) or 'not installed'}" for package in PACKAGES.values())
 
 
-def table(rows: list[Comparison]) -> list[str]:
+def table(rows: list[Verified]) -> list[str]:
     """Return a Markdown table with one line per comparison, and what to install where something is missing."""
     header = ("native", "other", "values", "largest difference", "tolerance", "verdict", "seconds", "other's seconds")
     text = markdown_lines(header, map(_cells, rows))
@@ -112,7 +110,7 @@ def table(rows: list[Comparison]) -> list[str]:
     return text
 
 
-def _cells(row: Comparison) -> tuple[str, ...]:
+def _cells(row: Verified) -> tuple[str, ...]:
     measured = ("–",) * 4
     if row.difference is not None and row.native_seconds is not None and row.oracle_seconds is not None:
         measured = (str(row.n), f"{row.difference:.1e}", f"{row.native_seconds:.3f}", f"{row.oracle_seconds:.3f}")
@@ -120,12 +118,12 @@ def _cells(row: Comparison) -> tuple[str, ...]:
     return row.name, row.oracle, count, largest, f"{row.tolerance:.0e}", row.verdict, native, other
 
 
-def as_json(rows: list[Comparison]) -> list[dict[str, Any]]:
+def as_json(rows: list[Verified]) -> list[dict[str, Any]]:
     """Return the rows as plain objects."""
     return [asdict(row) for row in rows]
 
 
-def require_agreement(rows: list[Comparison]) -> None:
+def require_agreement(rows: list[Verified]) -> None:
     """Raise :class:`DataError` where a comparison lies outside its tolerance."""
     outside = [f"{row.name} ({row.oracle})" for row in rows if row.verdict == "DIFFERS"]
     if outside:
