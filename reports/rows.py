@@ -125,6 +125,8 @@ def standing_of(group: Group, measure: Measure, line: Line) -> Standing:
 
 def marked(plain: Entry, stand: Standing, contrast: Contrast | None = None, alpha: float = 0.05) -> Entry:
     """Add to an entry the marks that it has earned, and the reason why none could be earned."""
+    if plain.mean is None:
+        return plain
     mark = "" if contrast is None or not contrast.significant(alpha) else "†" if contrast.primary else "§"
     notes = dict.fromkeys([*_limits(contrast), *([stand.short] if stand.short else [])])
     return replace(
