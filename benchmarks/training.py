@@ -24,7 +24,7 @@ from xeval.data.base import ArraySplit
 from xeval.runtime.progress import Silent
 from xeval.training.batches import Pool, make_pool
 from xeval.training.epochs import encoder_epoch, head_epoch
-from xeval.training.learner import Learner
+from xeval.training.learner import Learner, fresh_learner
 from xeval.training.methods import METHODS
 from xeval.training.recipe import Recipe, load_recipe
 from xeval.training.schedule import make_optimizer
@@ -62,7 +62,7 @@ def recipe_for(method: str, arch: str, batch_size: int) -> Recipe:
 
 def run_of(method: str, arch: str, images: int, device: torch.device) -> Run:
     """Return a run on seeded random images."""
-    learner = Learner(recipe_for(method, arch, min(128, images)), INFO, seed=0).to(device)
+    learner = fresh_learner(recipe_for(method, arch, min(128, images)), INFO, seed=0).to(device)
     learner = learner.to(memory_format=torch.channels_last)
     pixels = (pictures(images, torch.device("cpu")) * 64 + 128).clamp(0, 255).to(torch.uint8).numpy()
     labels = np.arange(images) % CLASSES

@@ -41,13 +41,18 @@ class Learner(nn.Module):
     outputs. From there on all processes compute the same, so losses do not depend on how many there are.
     """
 
-    def __init__(self, recipe: Recipe, info: DatasetInfo, seed: int, processes: Processes = ALONE) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        info: DatasetInfo,
+        seed: int,
+        model: Classifier,
+        projection: nn.Module,
+        processes: Processes = ALONE,
+    ) -> None:
         super().__init__()
         self.recipe, self.info, self.seed, self.processes = recipe, info, seed, processes
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.model: Classifier = build(model_spec(recipe, info))
-            self.projection = projection(self.model.linear.in_features, recipe)
+        self.model, self.projection = model, projection
 
     def standard(self, batch: Batch) -> Tensor:
         """Return the view without randomness: normalised images."""
@@ -76,11 +81,19 @@ class Learner(nn.Module):
         return self.processes.gather(outputs, self.processes.counts(own))
 
 
+def fresh_learner(recipe: Recipe, info: DatasetInfo, seed: int, processes: Processes = ALONE) -> Learner:
+    """Return a learner on the CPU whose weights are drawn from ``seed``; torch's random state is put back."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build(model_spec(recipe, info))
+        return Learner(recipe, info, seed, model, projection(model.linear.in_features, recipe), processes)
+
+
 def make_learner(
     recipe: Recipe, info: DatasetInfo, seed: int, device: torch.device, processes: Processes = ALONE
 ) -> Learner:
     """Return a learner on its device; several GPUs share BatchNorm's statistics, several CPU ranks do not."""
-    learner = Learner(recipe, info, seed, processes)
+    learner = fresh_learner(recipe, info, seed, processes)
     if device.type == "cuda" and processes.world > 1:
         learner = nn.SyncBatchNorm.convert_sync_batchnorm(learner)  # type: ignore[no-untyped-call]
     return learner.to(device).to(memory_format=torch.channels_last)

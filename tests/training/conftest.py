@@ -11,7 +11,7 @@ import torch
 
 from xeval.data import open_dataset
 from xeval.training.batches import Batch, Pool, make_pool
-from xeval.training.learner import Learner
+from xeval.training.learner import Learner, fresh_learner
 from xeval.training.recipe import Recipe, load_recipe
 
 SMALL = ["image_size=8", "epochs=2", "batch_size=16", "excon.explain_from_epoch=0", "head.epochs=2"]
@@ -29,7 +29,7 @@ def learner(recipe: Callable[..., Recipe]) -> Callable[..., Learner]:
 
     def make(*overrides: str) -> Learner:
         settings = recipe("excon", *overrides)
-        return Learner(settings, open_dataset("digits", None, settings.image_size).info, seed=0)
+        return fresh_learner(settings, open_dataset("digits", None, settings.image_size).info, seed=0)
 
     return make
 

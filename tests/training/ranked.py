@@ -25,7 +25,7 @@ from xeval.runtime.progress import Silent
 from xeval.training import methods
 from xeval.training.batches import make_pool
 from xeval.training.epochs import encoder_epoch, evaluate, head_epoch
-from xeval.training.learner import Learner, make_learner
+from xeval.training.learner import Learner, fresh_learner, make_learner
 from xeval.training.loop import train
 from xeval.training.methods import METHODS
 from xeval.training.recipe import Recipe, load_recipe
@@ -79,7 +79,7 @@ def cases() -> list[tuple[str, int, str]]:
 def loss_of_given_rows(processes: Processes, method: str, count: int, pattern: str) -> dict[str, Tensor]:
     """The loss of one step on given embeddings, and its gradient in the rows of this rank."""
     split = open_dataset("digits", None, 8).split("train")
-    learner = Learner(recipe(method), split.info, 0, processes)
+    learner = fresh_learner(recipe(method), split.info, 0, processes)
     chosen = np.flatnonzero(split.labels < 3)[:count]
     batch = make_pool(split, chosen, CPU, processes).take(torch.arange(count))
     here = torch.from_numpy(np.searchsorted(chosen, batch.rows))
