@@ -1,25 +1,35 @@
 """Lock files, so that one process at a time writes; ``run.lock`` does this for a directory.
 
-The kernel frees a lock when its owner dies. This module uses flock(2) itself, because the library ``filelock`` reports
-a file as busy that its owner has just removed (4.3) or takes it (3.16), empties the owner's file when another process
-asks for the lock (3.16), and has no shared lock for processes that only ask whether a file is locked.
+The locks are those of the library ``filelock``. The kernel frees a lock when its owner dies. Some file systems, mostly
+network mounts, have no such locks: there the lock is that the file exists. This costs the following:
+
+- A killed owner leaves the file. The next process on the same host sees that the owner is dead and takes the file over,
+  where the file system can exchange two names in one step. Elsewhere, and on another host, the file must be removed by
+  hand, as the message says.
+- Two hosts exclude each other only if both see the file system with locks or both without.
 """
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import json
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+
+from filelock import FileLock, SoftFileLock, Timeout, lock_descriptor
 
 from xeval.errors import BusyError
 from xeval.runtime.files import sweep
 
 LOCK = "run.lock"
+PATIENCE = 0.2  # seconds until a lock counts as held: enough for the turns of others that only ask
+POLL = 0.02
+UNSUPPORTED = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 @contextmanager
@@ -31,58 +41,65 @@ def locked(directory: Path) -> Iterator[None]:
     Raises:
         BusyError: another process holds the lock; the message names its process, host and start.
     """
-    descriptor = _acquire(directory / LOCK)
+    path = directory / LOCK
+    kernel = _has_locks(directory)
+    lock = _make(path, kernel, sign=True)
+    _acquire(lock, path, kernel)
     try:
-        _sign(descriptor)
         sweep(directory)
         yield
     finally:
-        with suppress(FileNotFoundError):
-            (directory / LOCK).unlink()
-        os.close(descriptor)
+        if kernel:  # else the release removes it
+            path.unlink(missing_ok=True)
+        lock.release()
 
 
 @contextmanager
 def waiting(path: Path) -> Iterator[None]:
-    """Wait for the lock of a file and hold it; the file is not removed afterwards."""
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    """Wait for the lock of a file and hold it; the file is kept afterwards, except where it is itself the lock."""
+    with _make(path, _has_locks(path.parent)):
         yield
 
 
 def is_held(path: Path) -> bool:
-    """Return whether a process holds the lock of a file; those that ask share a lock, so as not to block each other."""
-    with path.open("a") as file:
-        return not _try(file.fileno(), fcntl.LOCK_SH)
-
-
-def _try(descriptor: int, kind: int) -> bool:
-    """Try to take a lock of this kind without waiting; return whether this process now holds it."""
+    """Return whether a process holds the lock of a file; those that ask at the same time take turns."""
     try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        with _make(path, _has_locks(path.parent)).acquire(PATIENCE):
+            return False
+    except Timeout:
+        return True
+
+
+def _has_locks(directory: Path) -> bool:
+    """Return whether the file system of a directory has locks; a file without a name is tried, so as to leave none."""
+    with tempfile.TemporaryFile(dir=directory) as file:
+        try:
+            lock_descriptor(file.fileno(), blocking=False)
+        except OSError as error:
+            if error.errno in UNSUPPORTED:
+                return False
+            raise
     return True
 
 
-def _acquire(path: Path) -> int:
-    """Return an open descriptor of the lock file that this process has locked and that still has its name."""
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        if not _try(descriptor, fcntl.LOCK_EX):
-            owner = os.pread(descriptor, 1000, 0)
-            os.close(descriptor)
-            raise _busy(path, owner)
-        if _same_file(descriptor, path):
-            return descriptor
-        os.close(descriptor)  # the previous owner removed the file after we opened it and before we locked it
+def _make(path: Path, kernel: bool, sign: bool = False) -> FileLock:
+    """Return a lock that is not held yet: the kernel's, whose file is signed if asked for, or else the file itself."""
+    if not kernel:
+        return SoftFileLock(path, poll_interval=POLL, thread_local=False)
+    signed = _sign if sign else None
+    return FileLock(path, poll_interval=POLL, thread_local=False, fallback_to_soft=False, on_acquired=signed)
 
 
-def _same_file(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
+def _acquire(lock: FileLock, path: Path, kernel: bool) -> None:
+    while not lock.is_locked:
+        try:
+            lock.acquire(PATIENCE)
+        except Timeout:
+            try:
+                owner = _read_owner(path)
+            except FileNotFoundError:  # the owner has just removed it
+                continue
+            raise _busy(path, owner, kernel) from None
 
 
 def _sign(descriptor: int) -> None:
@@ -91,10 +108,25 @@ def _sign(descriptor: int) -> None:
     os.pwrite(descriptor, json.dumps(owner).encode(), 0)
 
 
-def _busy(path: Path, owner: bytes) -> BusyError:
+def _read_owner(path: Path) -> str:
+    """Return who signed a lock file: our JSON, or, where the file is the lock, the lines of filelock: pid and host."""
+    with path.open("rb") as file:
+        content, modified = file.read(1000), os.fstat(file.fileno()).st_mtime
     try:
-        found = json.loads(owner)
-        who = f"process {int(found['pid'])} on {found['host']} since {found['started']}"
+        if content.startswith(b"{"):
+            found = json.loads(content)
+            pid, host, started = int(found["pid"]), found["host"], found["started"]
+        else:
+            first, second = content.decode().splitlines()[:2]
+            pid, host = int(first), second.partition("?pidns-")[0]  # filelock adds the container's process namespace
+            started = datetime.fromtimestamp(modified, UTC).isoformat("T", "seconds")
     except (ValueError, KeyError, TypeError):
-        who = "another process"
-    return BusyError(f"{path.parent} is in use by {who}", "wait for it to end, or choose another folder with --out")
+        return "another process"
+    return f"process {pid} on {host} since {started}"
+
+
+def _busy(path: Path, owner: str, kernel: bool) -> BusyError:
+    remedy = "wait for it to end, or choose another folder with --out"
+    if not kernel:
+        remedy += f"; this file system has no locks: if that process is gone, remove {path}"
+    return BusyError(f"{path.parent} is in use by {owner}", remedy)
