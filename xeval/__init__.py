@@ -6,8 +6,37 @@ The functions below load nothing until they are called, so that ``import xeval``
 from typing import TYPE_CHECKING, Any
 
 from xeval._version import __version__
+from xeval.errors import (
+    BusyError,
+    CheckpointError,
+    DataError,
+    InternalError,
+    Interrupted,
+    PartialError,
+    ResourceError,
+    Terminated,
+    UsageError,
+    XevalError,
+)
 
-__all__ = ["__version__", "compare", "explain", "load", "results", "score"]
+__all__ = [
+    "BusyError",
+    "CheckpointError",
+    "DataError",
+    "InternalError",
+    "Interrupted",
+    "PartialError",
+    "ResourceError",
+    "Terminated",
+    "UsageError",
+    "XevalError",
+    "__version__",
+    "compare",
+    "explain",
+    "load",
+    "results",
+    "score",
+]
 
 if TYPE_CHECKING:
     from xeval.api import compare, explain, load, results, score
@@ -19,3 +48,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(import_module("xeval.api"), name)
     raise AttributeError(f"module 'xeval' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

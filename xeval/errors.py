@@ -1,4 +1,4 @@
-"""The errors that xeval reports to its users: each has a problem in one sentence, a remedy and an exit code.
+"""The errors that users are shown: each has a problem in one sentence, a remedy and an exit code.
 
 The command line prints ``xeval: error[E200]: <problem> — <remedy>`` as the last line of stderr and leaves with
 ``exit_code``. Library users catch :class:`XevalError` or one of its kinds.

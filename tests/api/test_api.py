@@ -1,3 +1,8 @@
+import subprocess
+import sys
+from inspect import Parameter, signature
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +10,10 @@ import torch
 import xeval
 from tests.runs import make_run
 from tests.scenes import images, small_model
+from xeval import errors
 from xeval.errors import DataError, UsageError
+from xeval.reports.compare import compare as report
+from xeval.scoring.options import ScoreOptions
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +65,62 @@ def test_compare_from_python(tmp_path):
     found = xeval.compare(tmp_path)
     assert (tmp_path / "report" / "report.html").is_file()
     assert np.isfinite(len(found.verdict))
+
+
+# ---- the public face
+
+
+def defaults(function: Any) -> dict[str, Any]:
+    return {
+        one.name: one.default for one in signature(function).parameters.values() if one.kind is Parameter.KEYWORD_ONLY
+    }
+
+
+def test_score_has_every_option_with_its_default():
+    options = {name: about.default for name, about in ScoreOptions.model_fields.items()}
+    own = {"normalization", "classes", "output", "allow_stochastic"}
+    given = defaults(xeval.score)
+    assert signature(xeval.score).parameters["data"].default is options.pop("data")
+    assert {name: value for name, value in given.items() if name not in own} == options
+    assert own <= set(given)
+
+
+def test_compare_has_every_keyword_with_its_default():
+    assert defaults(xeval.compare) == defaults(report)
+
+
+def test_an_option_that_does_not_exist_is_refused(run):
+    with pytest.raises(TypeError, match="surprise"):
+        xeval.score(run, surprise=1)
+
+
+def test_lists_do_as_well_as_tuples(run, tmp_path):
+    asked = {"explainers": ["grad-cam"], "metrics": ["drop"], "thresholds": [0.3]}
+    frame = xeval.score(run, limit=5, out=str(tmp_path), **asked)
+    assert set(frame.explainer[~frame.control]) == {"grad-cam"}
+    assert {name.partition("@")[2] for name in frame.column if "@" in name} == {"0.3"}
+
+
+def test_every_kind_of_error_is_exported():
+    kinds = {name for name, thing in vars(errors).items() if isinstance(thing, type) and issubclass(thing, Exception)}
+    assert kinds <= set(xeval.__all__)
+    assert all(getattr(xeval, name) is getattr(errors, name) for name in kinds)
+    assert set(xeval.__all__) <= set(dir(xeval))
+
+
+def test_importing_xeval_is_cheap():
+    code = "import sys, xeval; print({'torch', 'numpy', 'pydantic', 'click'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_doors_have_what_a_plug_in_needs():
+    from xeval import data, explainers, metrics
+    from xeval.metrics.metric import EXPECTED_REASONS
+
+    assert {
+        getattr(metrics, name) for name in metrics.__all__ if isinstance(getattr(metrics, name), str)
+    } == EXPECTED_REASONS
+    assert {"Column", "Explained", "Scene", "Scores", "Settings", "Values", "metric"} <= set(metrics.__all__)
+    assert {"control", "explainer"} <= set(explainers.__all__)
+    assert {"ArraySplit", "Dataset", "DatasetInfo", "moments", "reader"} <= set(data.__all__)
+    assert callable(metrics.metric)

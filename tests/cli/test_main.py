@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from tests.commands import ROOT, here, xeval
 from tests.data.makers import cifar100_binary, noise, write_tree
 from tests.runs import make_run
+from xeval.cli.completion import LISTS, REGISTRIES
 from xeval.cli.main import cli
 
 HEAVY = ("torch", "pandas", "matplotlib", "quantus", "seaborn", "captum", "sklearn", "numpy")
@@ -90,6 +92,49 @@ def test_help_loads_nothing_heavy(command, tmp_path):
         assert "Example: xeval" in shown.stdout
 
 
+def test_help_shows_the_values_of_a_choice(capsys):
+    _, shown, _ = here(capsys, "score", "--help")
+    for choice in ("engine [native|quantus]", "weights [best|last]", "target [pred|label]", "compile [on|off]"):
+        assert f"--{choice}" in shown
+    assert "--mask [topk|soft|cutoff]" in shown
+
+
+# ---- completion
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("score --engine n", ["native"]),
+        ("score --metrics drop,infid", ["drop,infidelity"]),
+        ("score --metrics infidelity,infid", []),
+        ("score --explainers random,grad-c", ["random,grad-cam", "random,grad-cam++"]),
+        ("score --protocol clx", ["clxai-2026", "clxai-2026-quantus-0.6"]),
+        ("score --fill bl", ["black", "blur"]),
+        ("score --dataset cifar", ["cifar10", "cifar100"]),
+        ("train digits --method exc", ["excon", "exconb"]),
+        ("sweep run digits --methods ce,exconb,exc", ["ce,exconb,excon"]),
+        ("explain a b --explainer integ", ["integrated-gradients"]),
+        ("verify a --arch resnet50-c", ["resnet50-cifar"]),
+    ],
+)
+def test_names_complete_in_the_shell(words, expected, capsys, monkeypatch):
+    monkeypatch.setenv("_XEVAL_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", f"xeval {words}")
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split())))
+    code, shown, _ = here(capsys)
+    assert code == 0
+    assert shown.split() == [f"plain,{name}" for name in expected]
+
+
+def test_every_registry_of_the_completion_exists():
+    for option, places in REGISTRIES.items():
+        for place in places:
+            module, name = place.split(":")
+            assert len(list(getattr(import_module(module), name))) > 1, option
+    assert set(REGISTRIES) >= LISTS
+
+
 # ---- mistakes
 
 
@@ -110,7 +155,11 @@ def test_help_loads_nothing_heavy(command, tmp_path):
         (["--explainers", "gradcam"], 2, r"did you mean 'grad-cam'\?"),
         (["--layer", "backbone.stagee"], 2, r"did you mean 'backbone\.stage'\?"),
         (["--protocol", "excon"], 2, "unknown protocol 'excon'"),
-        (["--engine", "fast"], 2, "--engine"),
+        (["--engine", "fast"], 2, "--engine.*'native', 'quantus'"),
+        (["--weights", "worst"], 2, "--weights.*'best', 'last'"),
+        (["--target", "other"], 2, "--target.*'pred', 'label'"),
+        (["--mask", "hard"], 2, "--mask.*'topk', 'soft', 'cutoff'"),
+        (["--compile", "yes"], 2, "--compile.*'on', 'off'"),
         (["--limit", "0"], 2, "--limit"),
         (["--batch-size", "many"], 2, "--batch-size"),
         (["--limit", "-3"], 2, "--limit"),
@@ -146,6 +195,7 @@ def test_score_mistakes(run, capsys, tmp_path, options, code, named):
         (["data", "get", "cifar1"], 2, "did you mean 'cifar10'?"),
         (["data", "get", "digits"], 2, "nothing to download"),
         (["list", "metric"], 2, "metric"),
+        (["explain", "ckpt.pt", "a.png", "--weights", "worst"], 2, "'best', 'last'"),
     ],
 )
 def test_other_mistakes(capsys, tmp_path, monkeypatch, arguments, code, message):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
+from xeval.checkpoints.folder import Weights
 from xeval.checkpoints.load import LoadedModel, load_model
 from xeval.data import DatasetInfo, open_dataset
 from xeval.errors import UsageError
@@ -15,14 +17,14 @@ from xeval.models import frozen_eval, last_conv_stage
 
 
 def load(
-    path: Path | str, *, weights: str = "best", arch: str | None = None, dataset: str | None = None
+    path: Path | str, *, weights: Weights = "best", arch: str | None = None, dataset: str | None = None
 ) -> LoadedModel:
     """Load a run directory, an exported file or a plain state dict (which needs ``dataset``).
 
     Raises :class:`~xeval.errors.CheckpointError` for a refused or unfit file, :class:`~xeval.errors.UsageError` for a
     missing description.
     """
-    if weights not in ("best", "last"):
+    if weights not in get_args(Weights):
         raise UsageError(f"unknown weights {weights!r}", "use best or last")
 
     def described() -> DatasetInfo:
@@ -30,7 +32,7 @@ def load(
             raise UsageError(f"{path} carries no description of its data set", "name one with dataset=")
         return open_dataset(dataset).info
 
-    return load_model(Path(path), weights="last" if weights == "last" else "best", arch=arch, describe=described)
+    return load_model(Path(path), weights=weights, arch=arch, describe=described)
 
 
 def explain(

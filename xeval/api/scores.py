@@ -13,13 +13,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from xeval.checkpoints.folder import Weights
 from xeval.errors import DataError, UsageError
+from xeval.perturb.thresholds import Mask
 from xeval.runtime.files import read_json
 from xeval.runtime.progress import Silent
 from xeval.scoring import run as scoring
 from xeval.scoring.answers import Output, as_logits
 from xeval.scoring.module import Normalization, adapt
-from xeval.scoring.options import validated
+from xeval.scoring.options import EngineName, ScoreOptions, Switch, Target, validated
 from xeval.scoring.plan import plan_for
 from xeval.scoring.store import Store
 from xeval.scoring.summary import SCHEMA
@@ -36,7 +38,29 @@ def score(
     classes: Sequence[str] | None = None,
     output: Output = "logits",
     allow_stochastic: bool = False,
-    **options: Any,
+    dataset: str | None = None,
+    split: str = "test",
+    normalize_from_ckpt: bool = False,
+    protocol: str = "xeval",
+    explainers: Sequence[str] | None = None,
+    metrics: Sequence[str] | None = None,
+    thresholds: Sequence[float] | None = None,
+    engine: EngineName = "native",
+    arch: str | None = None,
+    weights: Weights = "best",
+    layer: str | None = None,
+    target: Target | None = None,
+    fill: str | None = None,
+    mask: Mask | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    device: str = "auto",
+    compile: Switch = "off",  # noqa: A002 - named after the option
+    out: Path | str | None = None,
+    save_maps: bool = False,
+    allow_partial: bool = False,
+    recompute: bool = False,
 ) -> pd.DataFrame:
     """Score a checkpoint, or a module with its data; return mean, standard error and n of every explainer and column.
 
@@ -44,17 +68,20 @@ def score(
     scores are stored beside it, or in ``out``, and found again by the next call. A module needs ``data``, a loader of
     (images N×C×H×W, labels N): see :func:`xeval.scoring.module.adapt` for ``normalization``, ``classes`` and
     ``allow_stochastic``; its scores are kept only if ``out`` is given. ``output="probabilities"`` takes the logarithm
-    of what the module answers. ``options`` are those of ``xeval score`` with underscores (``limit=500``,
-    ``thresholds=(0.15, 0.3)``). The ``attrs`` of the frame hold the whole summary with conventions and provenance.
+    of what the module answers. The other keywords are the options of ``xeval score``, whose help and
+    :class:`~xeval.scoring.options.ScoreOptions` say what they mean. The ``attrs`` of the frame hold the whole summary
+    with conventions and provenance.
     """
+    given = locals()
+    options = {name: given[name] for name in ScoreOptions.model_fields}
     folder = data is None or isinstance(data, str | Path)
     if not isinstance(checkpoint, nn.Module):
         if not folder:
             raise UsageError("a checkpoint is scored on its data set", "give data= the folder of the data, or nothing")
-        return _frame(scoring.score(checkpoint, **options, **({} if data is None else {"data": data})))
+        return _frame(scoring.score(checkpoint, **options))
     if folder:
         raise UsageError("a module needs data to be scored on", "give batches of (images, labels)")
-    chosen = validated(**options)
+    chosen = validated(**{**options, "data": None})
     with torch.inference_mode(False), as_logits(checkpoint, output), TemporaryDirectory() as scratch:
         adapted = adapt(
             checkpoint, data, normalization=normalization, classes=classes, allow_stochastic=allow_stochastic

@@ -7,13 +7,15 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, get_args
 
 import click
 
 from xeval._version import __version__
+from xeval.checkpoints.folder import Weights
 from xeval.cli import sweep as cli_sweep
 from xeval.cli import tools as cli_tools
+from xeval.cli.completion import complete
 from xeval.cli.leave import JSON_ERRORS, leave, split_flag
 from xeval.cli.options import options_of
 from xeval.errors import UsageError
@@ -56,7 +58,11 @@ def cli(context: click.Context) -> None:
 
 @cli.command()
 @click.argument("recipe")
-@click.option("--method", help="ce, triplet, simclr, supcon-ori, supcon, excon or exconb [default: the recipe's]")
+@click.option(
+    "--method",
+    help="ce, triplet, simclr, supcon-ori, supcon, excon or exconb [default: the recipe's]",
+    shell_complete=complete,
+)
 @click.option("--seed", default=0, show_default=True, help="seed of everything random")
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="replace a key of the recipe, such as epochs=5"
@@ -138,12 +144,14 @@ def train_digits(method: str, seed: int, out: Path, overrides: Sequence[str], pr
 
 @cli.command()
 @click.argument("encoder", type=click.Path(path_type=Path))
-@click.option("--dataset", required=True, help="data set whose training split the head is fitted on")
+@click.option(
+    "--dataset", required=True, shell_complete=complete, help="data set whose training split the head is fitted on"
+)
 @click.option("--data", "data_root", type=click.Path(path_type=Path), help="folder of the data")
 @click.option("--head", type=click.Choice(["linear", "centroid", "knn"]), default="linear", show_default=True)
 @click.option("--normalize", "normalize_features", is_flag=True, help="the head sees features of unit length")
 @click.option("--weight-decay", default=1e-4, show_default=True, help="of the linear head")
-@click.option("--arch", help="architecture of the encoder [default: the one whose shapes fit]")
+@click.option("--arch", shell_complete=complete, help="architecture of the encoder [default: the one whose shapes fit]")
 @click.option("--size", "image_size", type=int, help="side of the images in pixels [default: the data set's]")
 @click.option("--method", help="name in the tables [default: the file's]")
 @click.option("--seed", default=0, show_default=True, help="seed of the held-out images")
@@ -164,10 +172,15 @@ def probe(encoder: Path, dataset: str, **options: Any) -> None:
 @cli.command(name="import")
 @click.argument("foreign", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="run directory to write")
-@click.option("--dataset", required=True, help="data set of the classifier: its class order and normalisation")
+@click.option(
+    "--dataset",
+    required=True,
+    shell_complete=complete,
+    help="data set of the classifier: its class order and normalisation",
+)
 @click.option("--data", type=click.Path(path_type=Path), help="folder of the data")
 @click.option("--classifier", type=click.Path(path_type=Path), help="file with the linear head, where it is kept apart")
-@click.option("--arch", help="architecture [default: the one whose shapes fit]")
+@click.option("--arch", shell_complete=complete, help="architecture [default: the one whose shapes fit]")
 @click.option("--method", help="name in the tables [default: the file's]")
 def import_(foreign: Path, out: Path, dataset: str, **options: Any) -> None:
     """Turn a checkpoint of SupContrast, ExCon, MoCo, torchvision or timm into a run that can be scored.
@@ -284,13 +297,27 @@ def _compare(runs: Path, out: Path, as_json: bool = False, **options: Any) -> No
     type=click.Path(path_type=Path),
     help="file (.png, .svg, .pdf), or a folder for one file a picture",
 )
-@click.option("--explainer", default="grad-cam", show_default=True, help="attribution method (xeval list explainers)")
+@click.option(
+    "--explainer",
+    default="grad-cam",
+    show_default=True,
+    shell_complete=complete,
+    help="attribution method (xeval list explainers)",
+)
 @click.option("--layer", help="explained layer [default: the last convolutional stage]")
 @click.option("--keep", default=0.45, show_default=True, help="fraction of pixels that the mask keeps")
-@click.option("--dataset", help="data set of a file that does not describe itself")
+@click.option("--dataset", shell_complete=complete, help="data set of a file that does not describe itself")
 @click.option("--data", type=click.Path(path_type=Path), help="folder of the data")
-@click.option("--arch", help="architecture of a bare state dict [default: the one whose shapes fit]")
-@click.option("--weights", default="best", show_default=True, help="which weights of a run directory")
+@click.option(
+    "--arch", shell_complete=complete, help="architecture of a bare state dict [default: the one whose shapes fit]"
+)
+@click.option(
+    "--weights",
+    type=click.Choice(get_args(Weights)),
+    default="best",
+    show_default=True,
+    help="which weights of a run directory",
+)
 @click.option("--device", default="auto", show_default=True, help="torch device")
 def explain(checkpoint: Path, images: Sequence[Path], out: Path, **options: Any) -> None:
     """Explain your own pictures: map, masked picture, and the softmax of the predicted class before and after.

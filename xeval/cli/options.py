@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import click
+
+from xeval.cli.completion import REGISTRIES, complete
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -20,23 +22,35 @@ def options_of(model: str) -> Callable[[F], F]:
     def decorate(function: F) -> F:
         for field, about in reversed(fields.items()):
             flag = f"--{field.replace('_', '-')}"
-            if about.annotation is bool:
-                function = click.option(flag, is_flag=True, help=about.description)(function)
-            else:
-                shown = about.default is not None
-                function = click.option(
-                    flag, default=about.default, show_default=shown, type=_kind(about), help=about.description
-                )(function)
+            kind: dict[str, Any] = {"is_flag": True} if about.annotation is bool else _valued(field, about)
+            function = click.option(flag, help=about.description, **kind)(function)
         return function
 
     return decorate
 
 
+def _valued(field: str, about: Any) -> dict[str, Any]:
+    """Return how click takes the value of a field: its default, type and completion."""
+    return {
+        "default": about.default,
+        "show_default": about.default is not None,
+        "type": _kind(about),
+        "shell_complete": complete if field in REGISTRIES else None,
+    }
+
+
+def _values(annotation: Any) -> tuple[str, ...]:
+    """Return the values of a Literal, alone or in a union; none for every other type."""
+    return next((get_args(part) for part in (annotation, *get_args(annotation)) if get_origin(part) is Literal), ())
+
+
 def _kind(about: Any) -> Any:
-    """Return the click type of a field: paths and integers as such, all else as text that the model validates."""
-    text = str(about.annotation)
+    """Return the click type of a field: choices, paths and integers as such, else text that the model validates."""
+    text, values = str(about.annotation), _values(about.annotation)
+    if values:
+        return click.Choice(values)
     if "Path" in text:
         return click.Path(path_type=Path)
-    if "int" in text and "tuple" not in text and "Literal" not in text:
+    if "int" in text and "tuple" not in text:
         return int
     return str

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from xeval.cli.completion import complete
 from xeval.errors import BusyError, DataError, UsageError
 
 if TYPE_CHECKING:
@@ -38,7 +39,11 @@ def sweep() -> None:
 @sweep.command(name="run")
 @click.argument("recipe")
 @click.option("--seeds", help="such as 0-5 or 0,2,7 [default: the matrix's, else 0-5]")
-@click.option("--methods", help="methods, separated by commas [default: the matrix's, else the recipe's own]")
+@click.option(
+    "--methods",
+    shell_complete=complete,
+    help="methods, separated by commas [default: the matrix's, else the recipe's own]",
+)
 @click.option(
     "--set",
     "overrides",

@@ -8,13 +8,17 @@ from typing import Any
 
 import click
 
+from xeval.cli.completion import complete
+
 
 @click.command()
 @click.argument("checkpoint", metavar="CKPT", type=click.Path(path_type=Path))
 @click.option("--n", default=64, show_default=True, type=click.IntRange(min=1), help="images to compare on")
-@click.option("--dataset", help="data set of a file that does not describe itself")
+@click.option("--dataset", shell_complete=complete, help="data set of a file that does not describe itself")
 @click.option("--data", type=click.Path(path_type=Path), help="folder of the data")
-@click.option("--arch", help="architecture of a bare state dict [default: the one whose shapes fit]")
+@click.option(
+    "--arch", shell_complete=complete, help="architecture of a bare state dict [default: the one whose shapes fit]"
+)
 @click.option("--layer", help="explained layer [default: the last convolutional stage]")
 @click.option("--device", default="auto", show_default=True, help="torch device")
 @click.option("--json", "as_json", is_flag=True, help="print the rows as JSON instead of the table")

@@ -1,10 +1,22 @@
 """Data sets: each has a reader in a file of its own, all use the same two classes; :func:`open_dataset` finds them."""
 
-from xeval.data.base import Dataset, DatasetInfo, Split, normalize
-from xeval.data.sources import open_dataset
+from xeval.data.base import ArraySplit, Dataset, DatasetInfo, Split, moments, normalize
+from xeval.data.sources import READERS, open_dataset, reader
 from xeval.data.subsets import holdout, stratified
 from xeval.registry import import_modules
 
-__all__ = ["Dataset", "DatasetInfo", "Split", "holdout", "normalize", "open_dataset", "stratified"]
+__all__ = [
+    "READERS",
+    "ArraySplit",
+    "Dataset",
+    "DatasetInfo",
+    "Split",
+    "holdout",
+    "moments",
+    "normalize",
+    "open_dataset",
+    "reader",
+    "stratified",
+]
 
 import_modules(__name__)

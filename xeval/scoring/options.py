@@ -44,7 +44,7 @@ class ScoreOptions(BaseModel):
     fill: str | None = Field(
         None, description="what removed pixels become: mean, black, blur, noise or road [default: mean]"
     )
-    mask: Mask | None = Field(None, description="what drop/increase keep: topk, soft or cutoff [default: topk]")
+    mask: Mask | None = Field(None, description="what drop/increase keep [default: topk]")
     limit: int | None = Field(None, ge=1, description="score a seeded stratified sample of so many images")
     seed: int = Field(0, description="seed of the sample and of every draw")
     batch_size: int | None = Field(None, ge=1, description="images a forward pass [default: found by probing]")
