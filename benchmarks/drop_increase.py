@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.pairs import agree, alternate
-from benchmarks.rows import Options, Row, Target, main
+from benchmarks.rows import Claim, Options, Target, main
 from benchmarks.subjects import device_of, engine_of, network, pictures, scene_of, sized
 from xeval.explainers import EXPLAINERS
 from xeval.explainers.cam import activations_and_gradient, upsample
@@ -101,7 +101,7 @@ def packed(model: nn.Module, layer: str, images: Tensor, options: Options) -> Te
     return torch.stack([scores[f"drop.mag@{q:g}"].value for q in SETTINGS.thresholds], 1)
 
 
-def measure(options: Options) -> Iterator[Row]:
+def measure(options: Options) -> Iterator[Claim]:
     """Check that all three agree in float64, then time each loop against xeval in float32."""
     device = device_of(options)
     for arch in options.networks(("cnn-tiny", "resnet18-cifar")):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.pairs import counted, seconds, watching
-from benchmarks.rows import Options, Row, Target, main, row_of
+from benchmarks.rows import Claim, Options, Target, main, row_of
 from benchmarks.subjects import device_of, network, pictures
 from xeval.engine import Engine, deterministic
 from xeval.models import frozen_eval
@@ -121,7 +121,7 @@ def profile(scorer: Scorer, each: float) -> dict[str, dict[str, float]]:
     return found
 
 
-def measure(options: Options) -> Iterator[Row]:
+def measure(options: Options) -> Iterator[Claim]:
     """Yield one row for each architecture."""
     for arch in options.networks(("resnet18-cifar",)):
         scorer = scorer_of(arch, options)

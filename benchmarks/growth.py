@@ -14,7 +14,7 @@ from functools import partial
 import torch
 
 from benchmarks.pairs import seconds
-from benchmarks.rows import Options, Row, main
+from benchmarks.rows import Claim, Options, main
 from benchmarks.subjects import CLASSES, SIDE, device_of, engine_of, network, pictures, scene_of, sized
 from xeval.explainers import CONTROLS, EXPLAINERS
 from xeval.metrics import METRICS, Explained, Scene
@@ -108,13 +108,13 @@ def _base(axis: str, options: Options) -> Size:
     return Size(images=options.pick("images", 32 if axis == "side" else 256, 4))
 
 
-def row(axis: str, arch: str, options: Options) -> Row:
+def row(axis: str, arch: str, options: Options) -> Claim:
     """Return the exponent of one axis with its standard error as spread."""
     found, left_out = points(axis, arch, options)
     exponent, error = fit(list(found), list(found.values()))
     missing = f"; left out, longer than {SECONDS:g} s: {', '.join(map(str, left_out))}" if left_out else ""
     shown = ", ".join(f"{size}: {spent:.3g} s" for size, spent in found.items())
-    return Row(
+    return Claim(
         f"growth with {axis}, {arch}",
         "exponent",
         exponent,
@@ -124,7 +124,7 @@ def row(axis: str, arch: str, options: Options) -> Row:
     )
 
 
-def measure(options: Options) -> Iterator[Row]:
+def measure(options: Options) -> Iterator[Claim]:
     """Yield one row for each axis."""
     for arch in options.networks(("cnn-tiny",)):
         yield from map(partial(row, arch=arch, options=options), AXES)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.pairs import agree, alternate
-from benchmarks.rows import Options, Row, Target, main
+from benchmarks.rows import Claim, Options, Target, main
 from benchmarks.subjects import device_of, engine_of, network, pictures, scene_of, sized
 from xeval.explainers import EXPLAINERS
 from xeval.metrics import METRICS, Explained, Scene
@@ -103,7 +103,7 @@ def captum(subject: Subject, batch_size: int | None, *, scaled: bool = False) ->
     return value
 
 
-def measure(options: Options) -> Iterator[Row]:
+def measure(options: Options) -> Iterator[Claim]:
     """Compare both columns in float64, then time captum's raw value against all of xeval's, in two batch sizes."""
     device = device_of(options)
     for arch in options.networks(("cnn-tiny", "resnet18-cifar")):

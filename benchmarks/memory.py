@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from benchmarks.rows import Options, Row, Target, main, row_of
+from benchmarks.rows import Claim, Options, Target, main, row_of
 from benchmarks.subjects import device_of, network
 
 GROWTH, LIMIT, UNIT = 10, 1.10, 2**20
@@ -59,7 +59,7 @@ def child(given: dict[str, Any]) -> int:
     return largest if sys.platform == "darwin" else largest * 1024  # macOS counts bytes, Linux kibibytes
 
 
-def measure(options: Options) -> Iterator[Row]:
+def measure(options: Options) -> Iterator[Claim]:
     """Yield one row for each architecture: the larger size over the smaller one, measured in turn."""
     device = device_of(options)
     images = options.pick("images", 64, 8)

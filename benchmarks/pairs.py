@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
-from benchmarks.rows import DisagreementError, Row, Target, row_of
+from benchmarks.rows import Claim, DisagreementError, Target, row_of
 from xeval.engine.folding import Network
 from xeval.models import Classifier
 
@@ -36,7 +36,7 @@ class Pair:
         """How many times faster xeval was, round by round."""
         return [peer / own for peer, own in zip(self.peer_seconds, self.own_seconds, strict=True)]
 
-    def row(self, claim: str, target: Target | None, checked: str, note: str = "") -> Row:
+    def row(self, claim: str, target: Target | None, checked: str, note: str = "") -> Claim:
         """Return the median of the rounds' ratios as a row, with everything it was computed from."""
         passes = {"peer": self.peer_passes, "own": self.own_passes} if self.peer_passes or self.own_passes else {}
         told = [f"the counted passes alone give {self.peer_passes / self.own_passes:.2f}×"] if self.own_passes else []

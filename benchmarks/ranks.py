@@ -17,7 +17,7 @@ import numpy as np
 from safetensors.torch import save_file
 
 from benchmarks.pairs import seconds
-from benchmarks.rows import DisagreementError, Options, Row, Target, main, row_of
+from benchmarks.rows import Claim, DisagreementError, Options, Target, main, row_of
 from benchmarks.subjects import device_of
 from xeval.models import ModelSpec, build
 from xeval.scoring.store import Series, Store
@@ -50,7 +50,7 @@ def largest(one: Rows, two: Rows) -> float:
     return max(float(np.abs(np.nan_to_num(series.values - two[key].values)).max()) for key, series in one.items())
 
 
-def measure(options: Options) -> Iterator[Row]:
+def measure(options: Options) -> Iterator[Claim]:
     """Yield one row for the difference and one for the time."""
     with tempfile.TemporaryDirectory() as scratch:
         weights = Path(scratch) / "network.safetensors"

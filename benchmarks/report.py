@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.rows import Options, Row, Target, main, row_of
+from benchmarks.rows import Claim, Options, Target, main, row_of
 from tests.reports.synthetic import scores, write_run
 from xeval.reports.compare import compare
 from xeval.scoring.store import Block, Cell, Store
@@ -54,7 +54,7 @@ def write_study(root: Path, images: int) -> None:
             write_store(write_run(root, found), found, values)
 
 
-def measure(options: Options) -> Iterator[Row]:
+def measure(options: Options) -> Iterator[Claim]:
     """Write the runs, compare them, and measure how long that takes and how large the page is."""
     images = options.pick("images", 10_000, 200)
     times: list[float] = []

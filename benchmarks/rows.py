@@ -40,7 +40,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Row:
+class Claim:
     """One measured claim: ``value`` is a median and ``spread`` the smallest and the largest of the measurements.
 
     ``passes`` are forward passes of single images; ``checked`` says what was compared before anything was timed;
@@ -63,10 +63,10 @@ class Row:
         return {**asdict(self), "target": None if self.target is None else str(self.target), "met": met}
 
 
-def row_of(claim: str, unit: str, values: Iterable[float], target: Target | None = None, **about: Any) -> Row:
+def row_of(claim: str, unit: str, values: Iterable[float], target: Target | None = None, **about: Any) -> Claim:
     """Make a row from repeated measurements of one number."""
     found = list(values)
-    return Row(claim, unit, median(found), (min(found), max(found)), target, **about)
+    return Claim(claim, unit, median(found), (min(found), max(found)), target, **about)
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Options:
         return self.arch or tuple(quick if self.quick else usual)
 
 
-Measure = Callable[[Options], Iterable[Row]]
+Measure = Callable[[Options], Iterable[Claim]]
 
 
 def parse(about: str, arguments: list[str]) -> Options:
@@ -136,7 +136,7 @@ def _processor() -> str:
     return names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
 
 
-def result(name: str, rows: Iterable[Row], arguments: Iterable[str] = ()) -> dict[str, Any]:
+def result(name: str, rows: Iterable[Claim], arguments: Iterable[str] = ()) -> dict[str, Any]:
     """Return the result of one run of a benchmark."""
     found = [row.as_dict() for row in rows]
     return {"benchmark": name, "arguments": list(arguments), "machine": machine(), "rows": found}

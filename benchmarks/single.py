@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.pairs import agree, alternate, counted
-from benchmarks.rows import Options, Row, Target, main
+from benchmarks.rows import Claim, Options, Target, main
 from benchmarks.subjects import device_of, engine_of, network, pictures, scene_of, sized
 from xeval.explainers import EXPLAINERS
 from xeval.verify.check import Check, Side, Subject
@@ -38,7 +38,7 @@ def peers() -> list[Check]:
     return [check for check in checks() if check.package and find_spec(check.package)]
 
 
-def row(check: Check, subject: Subject, arch: str, rounds: int) -> Row:
+def row(check: Check, subject: Subject, arch: str, rounds: int) -> Claim:
     """Compare and time one metric; xeval comes first, because it makes the draws that the peer is given."""
     subject.exact.model  # noqa: B018 - makes the copy before anything is counted
     (own, own_passes), (peer, peer_passes) = (_counted(side, subject) for side in (check.native, check.other))
@@ -60,7 +60,7 @@ def _counted(side: Side, subject: Subject) -> tuple[Tensor, int]:
     return found, single.images + double.images
 
 
-def measure(options: Options) -> Iterator[Row]:
+def measure(options: Options) -> Iterator[Claim]:
     """Yield one row for each comparison and architecture."""
     for arch in options.networks(("cnn-tiny", "resnet-small")):
         subject = subject_of(arch, options)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import click
 
 from benchmarks.pairs import seconds
-from benchmarks.rows import DisagreementError, Options, Row, Target, main, row_of
+from benchmarks.rows import Claim, DisagreementError, Options, Target, main, row_of
 from xeval.cli.main import cli
 
 HEAVY = ("torch", "pandas", "matplotlib", "quantus")
@@ -34,7 +34,7 @@ def help_of(words: tuple[str, ...]) -> None:
         raise DisagreementError(f"xeval {' '.join(words)} --help imports {found.stderr.strip()}")
 
 
-def measure(options: Options) -> Iterator[Row]:
+def measure(options: Options) -> Iterator[Claim]:
     """Yield the slowest command by its median; the note compares it with an interpreter that does nothing."""
     rounds = options.pick("rounds", 5, 1)
     words = list(commands())[: 2 if options.quick else None]

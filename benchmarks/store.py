@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.pairs import seconds
-from benchmarks.rows import DisagreementError, Options, Row, Target, main, row_of
+from benchmarks.rows import Claim, DisagreementError, Options, Target, main, row_of
 from xeval.scoring.store import Block, Cell, Store
 
 EXPLAINERS, COLUMNS, BLOCK = 9, 44, 64  # scoring writes blocks of 64 images
@@ -54,7 +54,7 @@ def read(path: Path, cell: int) -> None:
         raise DisagreementError(f"column {cell} is not what was written")
 
 
-def measure(options: Options) -> Iterator[Row]:
+def measure(options: Options) -> Iterator[Claim]:
     """Yield the file's size, and the median and spread of the time to read one of its columns."""
     images = options.pick("images", 10_000, 200)
     with tempfile.TemporaryDirectory() as scratch:

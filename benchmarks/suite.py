@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from benchmarks.drop_increase import packed, published
 from benchmarks.pairs import Pair, agree, alternate, counted, seconds
-from benchmarks.rows import DisagreementError, Options, Row, Target, main, row_of
+from benchmarks.rows import Claim, DisagreementError, Options, Target, main, row_of
 from benchmarks.stock import BATCH, DRAWN, EXPLAINERS, Draws, Subject, black, drawn, stock
 from benchmarks.subjects import SIDE, device_of, engine_of, network, pictures, scene_of, sized
 from xeval.engine import Engine
@@ -237,7 +237,7 @@ def subject_of(arch: str, images: int, options: Options) -> Subject:
     return Subject(model, layer, x, scene.targets, scene.keys)
 
 
-def measure(options: Options) -> Iterator[Row]:
+def measure(options: Options) -> Iterator[Claim]:
     """Yield one row for each architecture, for one explainer or for six."""
     names = EXPLAINERS[: options.explainers]
     for arch in options.networks(("cnn-tiny", "resnet18-cifar")):
@@ -273,7 +273,7 @@ def _prepared(options: Options, subject: Subject) -> tuple[Options, float]:
     return found[0], spent
 
 
-def _compiled_row(pair: Pair, arch: str, subject: Subject, prepared: float, checked: str) -> Row:
+def _compiled_row(pair: Pair, arch: str, subject: Subject, prepared: float, checked: str) -> Claim:
     """Return the ratio at :data:`MANY` images, each at the time measured here, with the compilation counted once."""
     times = MANY / len(subject.images)
     both = zip(pair.peer_seconds, pair.own_seconds, strict=True)

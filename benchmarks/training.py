@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.pairs import seconds, synchronize, trunk
-from benchmarks.rows import Options, Row, Target, main, row_of
+from benchmarks.rows import Claim, Options, Target, main, row_of
 from benchmarks.subjects import device_of, pictures
 from xeval.data import DatasetInfo
 from xeval.data.base import ArraySplit
@@ -107,7 +107,7 @@ def units(run: Run) -> int:
     return tally.units
 
 
-def against_supcon(method: str, arch: str, options: Options, images: int) -> Row:
+def against_supcon(method: str, arch: str, options: Options, images: int) -> Claim:
     """Measure how many times longer an epoch takes than SupCon's, and what the counted passes give."""
     device = device_of(options)
     run, supcon = (run_of(name, arch, images, device) for name in (method, "supcon"))
@@ -160,7 +160,7 @@ def watched_images(run: Run) -> Iterator[Clock]:
             delattr(owner, name)
 
 
-def in_the_model(arch: str, options: Options, images: int) -> Row:
+def in_the_model(arch: str, options: Options, images: int) -> Claim:
     """Measure the share of SupCon's encoder epoch that is not spent on reading images and making views."""
     run = run_of("supcon", arch, images, device_of(options))
     method, shares, times = METHODS["supcon"], [], []
@@ -183,7 +183,7 @@ def in_the_model(arch: str, options: Options, images: int) -> Row:
     )
 
 
-def measure(options: Options) -> Iterator[Row]:
+def measure(options: Options) -> Iterator[Claim]:
     """Yield rows for ExCon and ExConB on the larger network, every method on the smaller, and the input on both."""
     large, small = (*options.networks(("resnet18-cifar", "resnet-small"), ("cnn-tiny", "cnn-tiny")),)[:2]
     images = options.pick("images", 128, 16)

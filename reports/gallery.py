@@ -50,7 +50,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class GalleryRow:
     """One image under all methods, in colours that all of them share."""
 
     id: str
@@ -67,7 +67,7 @@ class Gallery:
 
     slug: str
     methods: tuple[tuple[str, str], ...]  # name, and what stands below it
-    rows: tuple[Row, ...]
+    rows: tuple[GalleryRow, ...]
     asked: int
     selection: str
     caption: str
@@ -191,10 +191,10 @@ def gallery_of(group: Group, pools: Pools, reference: str, choice: Choice) -> Ga
     )
 
 
-def _row(name: str, label: str, found: list[Strip], signed: bool) -> Row:
+def _row(name: str, label: str, found: list[Strip], signed: bool) -> GalleryRow:
     scale = scale_of([strip.heat for strip in found], signed=signed)
     cells = tuple(Cell(strip, picture(scale.over(strip.pixels, strip.heat)), picture(strip.masked)) for strip in found)
-    return Row(name, label, picture(found[0].pixels), scale, picture(scale.bar), cells)
+    return GalleryRow(name, label, picture(found[0].pixels), scale, picture(scale.bar), cells)
 
 
 def _below(run: Run, pool: Pictures) -> str:
