@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from xeval.checkpoints.folder import Weights
+from xeval.checkpoints.load import LoadedModel
+from xeval.data import DatasetInfo, Split
 from xeval.errors import DataError, UsageError
 from xeval.perturb.thresholds import Mask
 from xeval.runtime.files import read_json
@@ -82,15 +84,22 @@ def score(
     if folder:
         raise UsageError("a module needs data to be scored on", "give batches of (images, labels)")
     chosen = validated(**{**options, "data": None})
-    with torch.inference_mode(False), as_logits(checkpoint, output), TemporaryDirectory() as scratch:
-        adapted = adapt(
-            checkpoint, data, normalization=normalization, classes=classes, allow_stochastic=allow_stochastic
+    with torch.inference_mode(False), as_logits(checkpoint, output):
+        return _of_module(
+            chosen,
+            *adapt(checkpoint, data, normalization=normalization, classes=classes, allow_stochastic=allow_stochastic),
         )
-        plan = plan_for(*adapted, chosen)
-        for note in plan.loaded.notes:
-            if note.startswith("warning: "):
-                warnings.warn(note.removeprefix("warning: "), stacklevel=2)
-        return _frame(scoring.execute(scoring.Session(plan, chosen, chosen.out or Path(scratch), Silent())).accepted())
+
+
+def _of_module(options: ScoreOptions, loaded: LoadedModel, info: DatasetInfo, split: Split) -> pd.DataFrame:
+    """Score a module that is in memory; warn of what was accepted with a doubt."""
+    plan = plan_for(loaded, info, split, options)
+    for note in plan.loaded.notes:
+        if note.startswith("warning: "):
+            warnings.warn(note.removeprefix("warning: "), stacklevel=3)
+    with TemporaryDirectory() as scratch:
+        session = scoring.Session(plan, options, options.out or Path(scratch), Silent())
+        return _frame(scoring.execute(session).accepted())
 
 
 def _types(model: dict[str, NDArray[np.float64]]) -> dict[str, str]:
