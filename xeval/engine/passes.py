@@ -148,9 +148,10 @@ def _one_by_one(maps: Callable[[int, int], Tensor], start: int, stop: int) -> Te
     """
     try:
         return maps(start, stop)
-    except ARITHMETIC:
+    except ARITHMETIC as error:
         if stop - start == 1:
             raise
+        whole = error
     found: list[Tensor | None] = []
     for number in range(start, stop):
         try:
@@ -159,7 +160,7 @@ def _one_by_one(maps: Callable[[int, int], Tensor], start: int, stop: int) -> Te
             found.append(None)
     sound = next((part for part in found if part is not None), None)
     if sound is None:
-        return maps(start, start + 1)
+        raise whole
     return torch.cat([torch.full_like(sound, torch.nan) if part is None else part for part in found])
 
 
