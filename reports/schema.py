@@ -183,8 +183,19 @@ class Card(Part):
     name: str
     recipe: dict[str, Any] = {}
     train_manifest: str | None = None
+    explained_from: int | None = None
     selection: dict[str, Any] = {}
     provenance: dict[str, Any] = {}
+
+    @property
+    def unexplained(self) -> bool:
+        """Whether explanations were to begin after the last epoch; said of methods that explain."""
+        epochs, first = self.recipe.get("epochs"), self.explained_from
+        if first is None:  # stored when the key meant the epochs without explanations
+            table = self.recipe.get("excon")
+            before = table.get("explain_from_epoch") if isinstance(table, dict) else None
+            first = before + 1 if isinstance(before, int) else None
+        return isinstance(epochs, int) and first is not None and first > epochs
 
 
 class Artifacts(Part):

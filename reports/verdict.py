@@ -362,6 +362,11 @@ def _threats_of_training(group: Group) -> Iterator[str]:
             f"{_listed(masked)} trained on images masked with the fill that drop and increase are scored with "
             "(data-set mean colour): part of a gain may be practice with the test perturbation."
         )
+    if never := [method for method in masked if any(r.card and r.card.unexplained for r in group.methods[method])]:
+        yield (
+            f"{_listed(never)} never explained while training (explanations were to begin after the last epoch): those "
+            "runs are supcon under another name."
+        )
     tuned = sorted({run.method for run in group.runs if run.card and run.card.selection.get("select_on") == "test"})
     if tuned:
         yield f"The best epoch was chosen on the test split: {_listed([clean(method) for method in tuned])}."

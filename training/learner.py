@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from xeval.data import DatasetInfo, normalize
 from xeval.models import Classifier, ModelSpec, build
+from xeval.models.layers import EXCON_LAYER, excon_layer
 from xeval.runtime.distributed import ALONE, Processes
 from xeval.training.batches import Batch
 from xeval.training.settings import Recipe, Views
@@ -53,6 +54,12 @@ class Learner(nn.Module):
         super().__init__()
         self.recipe, self.info, self.seed, self.processes = recipe, info, seed, processes
         self.model, self.projection = model, projection
+
+    @property
+    def explained_layer(self) -> str:
+        """Name of the layer whose explanation becomes a view."""
+        named = self.recipe.excon.layer or self.model.pooled_layer
+        return excon_layer(self.model, self.info.size) if named == EXCON_LAYER else named
 
     def standard(self, batch: Batch) -> Tensor:
         """Return the view without randomness: normalised images."""

@@ -12,7 +12,7 @@ from xeval.errors import DataError
 from xeval.runtime.distributed import ALONE, Processes
 from xeval.runtime.files import digest, writable_directory
 from xeval.runtime.progress import Progress, Silent
-from xeval.training.recipe import Recipe, result_settings
+from xeval.training.recipe import Recipe, identity
 from xeval.training.state import clear_state, require_same
 from xeval.training.trainer import Trainer, make_trainer
 
@@ -77,9 +77,8 @@ def _require_one_start(trainer: Trainer) -> None:
 
 def _require_same_run(directory: Path, recipe: Recipe, seed: int, limit: int | None) -> None:
     card = read_card(directory)
-    found = {"recipe": result_settings(card.recipe), "seed": card.seed, "limit": card.provenance.get("limit")}
-    wanted = {"recipe": result_settings(recipe.model_dump(mode="json")), "seed": seed, "limit": limit}
-    require_same(directory, found, wanted)
+    found = {"recipe": card.recipe, "seed": card.seed, "limit": card.provenance.get("limit")}
+    require_same(directory, {**found, "explained_from": card.explained_from}, identity(recipe, seed, limit))
 
 
 def _to_the_end(trainer: Trainer, reporter: Progress) -> None:

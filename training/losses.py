@@ -6,6 +6,7 @@ All take M rows; the contrastive ones expect rows of unit length.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -76,18 +77,43 @@ def semi_hard_negatives(distances: Tensor, negative: Tensor, margin: float) -> T
     return torch.where(semi_hard, farther, ordered[:, :1])
 
 
-def triplet(features: Tensor, labels: Tensor, *, margin: float = 0.3) -> Tensor:
+def triplet(
+    features: Tensor, labels: Tensor, *, margin: float = 0.3, miner: Literal["closest", "all"] = "closest"
+) -> Tensor:
     """Return the semi-hard triplet loss max(0, d_ap − d_an + margin), Euclidean, on un-normalised features M×K.
 
-    There is one triplet for every ordered (anchor, positive) pair whose anchor has a negative. The loss is the average
-    over these triplets (those with loss 0 included), or 0 where the batch has none.
+    ``miner = "closest"``: one triplet for every ordered (anchor, positive) pair whose anchor has a negative, see
+    :func:`semi_hard_negatives`. ``miner = "all"``: see :func:`all_semi_hard`. The loss is the average over these
+    triplets (those with loss 0 included), or 0 where the batch has none.
 
     Source: F. Schroff et al., "FaceNet: A unified embedding for face recognition and clustering", CVPR 2015.
     """
     distances = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
     same = labels[:, None] == labels
-    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-    valid = same & ~itself & (~same).any(1, keepdim=True)
-    nearest = semi_hard_negatives(distances, ~same, margin)
-    violation = (distances - nearest + margin).clamp_min(0).masked_fill(~valid, 0)
-    return violation.sum() / valid.sum().clamp_min(1)
+    positive = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    if miner == "all":
+        return all_semi_hard(distances, positive, ~same, margin)
+    valid = positive & (~same).any(1, keepdim=True)
+    return _mean(distances - semi_hard_negatives(distances, ~same, margin) + margin, valid)
+
+
+def all_semi_hard(distances: Tensor, positive: Tensor, negative: Tensor, margin: float) -> Tensor:
+    """Return the mean loss of all triplets of the batch with 0 < d_an − d_ap ≤ margin; ``distances`` etc. are M×M.
+
+    Where the whole batch has none, it is the mean over anchors of the batch-hard triplets (farthest positive, closest
+    negative), those with loss 0 included. Memory grows with M³.
+
+    Sources: the semi-hard miner of pytorch-metric-learning; A. Hermans et al., "In defense of the triplet loss for
+    person re-identification", 2017 (batch-hard).
+    """
+    gap = distances[:, None, :] - distances[:, :, None]
+    mined = positive[:, :, None] & negative[:, None, :] & (gap > 0) & (gap <= margin)
+    farthest = distances.masked_fill(~positive, -math.inf).amax(1)
+    closest = distances.masked_fill(~negative, math.inf).amin(1)
+    batch_hard = _mean(farthest - closest + margin, positive.any(1) & negative.any(1))
+    return torch.where(mined.any(), _mean(margin - gap, mined), batch_hard)
+
+
+def _mean(violation: Tensor, chosen: Tensor) -> Tensor:
+    """Return the mean of max(0, violation) over the chosen triplets; 0 without any."""
+    return violation.clamp_min(0).masked_fill(~chosen, 0).sum() / chosen.sum().clamp_min(1)

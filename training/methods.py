@@ -123,7 +123,8 @@ def ce(learner: Learner, batch: Batch, epoch: int) -> Step:
 def triplets(learner: Learner, batch: Batch, epoch: int) -> Step:
     """One random view; no projection."""
     features = learner.everyone(learner.model.features(_random(learner, batch, epoch, 0)), batch)
-    return Step(triplet(features, batch.whole, margin=learner.recipe.loss.margin))
+    loss = learner.recipe.loss
+    return Step(triplet(features, batch.whole, margin=loss.margin, miner=loss.miner))
 
 
 @method("simclr", "NT-Xent on two random views, labels unused, classifier afterwards", head="after")
@@ -151,7 +152,7 @@ def supervised(learner: Learner, batch: Batch, epoch: int) -> Step:
 )
 def excon(learner: Learner, batch: Batch, epoch: int) -> Step:
     """A masked image that is classified correctly replaces the first random view."""
-    if epoch <= learner.recipe.excon.explain_from_epoch:
+    if epoch < learner.recipe.explained_from:
         return supervised(learner, batch, epoch)
     masked, accepted = explained_views(learner, batch)
     step = _contrast(learner, _pair(learner, batch, epoch, masked, accepted), batch)
@@ -165,8 +166,8 @@ def excon(learner: Learner, batch: Batch, epoch: int) -> Step:
     explains=True,
 )
 def exconb(learner: Learner, batch: Batch, epoch: int) -> Step:
-    """As excon; the other masked images join the denominators, twice each."""
-    if epoch <= learner.recipe.excon.explain_from_epoch:
+    """As excon; the other masked images join the denominators, counted twice."""
+    if epoch < learner.recipe.explained_from:
         return supervised(learner, batch, epoch)
     masked, accepted = explained_views(learner, batch)
     copies = learner.recipe.excon.background_copies
@@ -202,7 +203,7 @@ def _maps(learner: Learner, standard: Tensor, labels: Tensor) -> Tensor:
     Where the closed form holds, one forward pass gives both the prediction and the map.
     """
     settings, model = learner.recipe.excon, learner.model
-    layer = settings.layer or model.pooled_layer
+    layer = learner.explained_layer
     if settings.explainer == "grad-cam" and closed_form_applies(model, layer) and settings.explain_bn == "eval":
         with torch.no_grad():
             activations = model.stages(standard)

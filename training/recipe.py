@@ -54,7 +54,9 @@ def load_recipe(name_or_path: str | Path, method: str | None = None, overrides: 
         content = _merge(content, _parse(override))
     if content.get("method") != chosen:
         raise UsageError("the method cannot be an override", "choose it with --method, so that its own keys apply")
-    return _validate({"name": path.stem, **content})
+    recipe = _validate({"name": path.stem, **content})
+    _require_explained(recipe)
+    return recipe
 
 
 def recipe_hash(recipe: Recipe) -> str:
@@ -69,12 +71,51 @@ def result_settings(recipe: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in recipe.items() if key not in ("name", "description")}
 
 
+def explained_from(recipe: Recipe) -> int | None:
+    """Return the first epoch, counted from 1, with explanations; None where the method uses none."""
+    return recipe.explained_from if _explains(recipe.method) else None
+
+
+def identity(recipe: Recipe, seed: int, limit: int | None) -> dict[str, Any]:
+    """Return what a run must have been started with to be continued by this recipe."""
+    settings = result_settings(recipe.model_dump(mode="json"))
+    return {"recipe": settings, "seed": seed, "limit": limit, "explained_from": explained_from(recipe)}
+
+
+def decisive(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an :func:`identity`, also one of an earlier version, as far as it decides the result.
+
+    Settings that it lacks have their defaults, which are what the version that stored it did; those that its method
+    does not use are left out. ``explained_from`` was not stored while explanations began an epoch later, so such a run
+    of a method that explains is like no new one.
+    """
+    recipe = _complete(result_settings(identity["recipe"]))
+    if not _explains(recipe.get("method")):
+        recipe.pop("excon", None)
+    return {"explained_from": None, **identity, "recipe": recipe}
+
+
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of a recipe file."""
     schema = Recipe.model_json_schema()
     schema["properties"] = {**schema["properties"], **FILE_KEYS}
     schema.pop("required", None)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _explains(method: object) -> bool:
+    from xeval.training.methods import METHODS
+
+    return isinstance(method, str) and method in METHODS and METHODS[method].explains
+
+
+def _complete(stored: dict[str, Any]) -> dict[str, Any]:
+    """Return a stored recipe with all settings; one with settings of another version stays as it is."""
+    try:
+        recipe = Recipe.model_validate_json(json.dumps({"name": "stored", **stored}))
+    except ValidationError:
+        return stored
+    return result_settings(recipe.model_dump(mode="json"))
 
 
 def _find(name_or_path: str | Path) -> Path:
@@ -140,6 +181,16 @@ def _require_method(recipe: str, method: object, serves: list[str] | None) -> No
     if serves is not None and method not in serves:
         raise UsageError(
             f"the recipe {recipe!r} is not meant for the method {method!r}", f"it serves {', '.join(serves)}"
+        )
+
+
+def _require_explained(recipe: Recipe) -> None:
+    """Raise UsageError where the method explains, but only after the last epoch."""
+    first = explained_from(recipe)
+    if first is not None and first > recipe.epochs and not recipe.excon.allow_unexplained:
+        raise UsageError(
+            f"{recipe.method} would explain from epoch {first} on and trains for {recipe.epochs}: a run of supcon",
+            "set excon.explain_from_epoch lower, or allow it: --set excon.allow_unexplained=true",
         )
 
 

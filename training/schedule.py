@@ -28,7 +28,8 @@ def learning_rate(settings: Optimizer, epoch: int, epochs: int, step: int, steps
     """Return the rate of step ``step`` (from 0) of ``steps`` in epoch ``epoch`` (from 1) of ``epochs``.
 
     It changes once per epoch. During the warm-up it changes at every step, linearly from ``warmup_from`` to the
-    schedule's value at the warm-up's last epoch (the convention of SupContrast).
+    schedule's value at the warm-up's last epoch (the convention of SupContrast). A cosine ``from`` the warm-up falls
+    from ``lr`` in the first epoch after it (the convention of torch's CosineAnnealingLR).
     """
     warm = min(settings.warmup_epochs, epochs)
     if epoch > warm:
@@ -40,10 +41,18 @@ def learning_rate(settings: Optimizer, epoch: int, epochs: int, step: int, steps
 def _scheduled(settings: Optimizer, epoch: int, epochs: int) -> float:
     if settings.schedule == "cosine":
         low = settings.lr * settings.final_factor
-        return low + (settings.lr - low) * (1 + math.cos(math.pi * epoch / epochs)) / 2
+        return low + (settings.lr - low) * (1 + math.cos(math.pi * _done(settings, epoch, epochs))) / 2
     if settings.schedule == "step":
         return float(settings.lr * settings.gamma ** sum(epoch > milestone for milestone in settings.milestones))
     return settings.lr
+
+
+def _done(settings: Optimizer, epoch: int, epochs: int) -> float:
+    """Return how much of the cosine's half period has passed in an epoch."""
+    if settings.cosine_from == "start":
+        return epoch / epochs
+    warm = min(settings.warmup_epochs, epochs - 1)
+    return max(epoch - 1 - warm, 0) / (epochs - warm)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

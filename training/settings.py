@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -68,6 +69,11 @@ class Optimizer(Settings):
     weight_decay: Rate = Field(default=1e-4, ge=0)
     schedule: Literal["cosine", "step", "constant"] = "cosine"
     final_factor: Share = Field(default=1e-3, description="the cosine ends at lr × this")
+    cosine_from: Literal["start", "warm-up"] = Field(
+        default="start",
+        description="the cosine falls over all epochs (as SupContrast), or from lr over those after the warm-up "
+        "(as LinearLR followed by CosineAnnealingLR of torch)",
+    )
     milestones: tuple[int, ...] = Field(
         default=(), description="epochs after which the step schedule multiplies by gamma"
     )
@@ -109,22 +115,42 @@ class Loss(Settings):
         default=None, gt=0, description="scales the loss by temperature / this; default: no scaling"
     )
     margin: float = Field(default=0.3, gt=0, description="of the triplet loss")
+    miner: Literal["closest", "all"] = Field(
+        default="closest",
+        description="of the triplet loss: the closest semi-hard negative of every pair (or the closest of all), or all "
+        "semi-hard triplets of the batch (batch-hard ones only where the batch has none)",
+    )
 
 
 class ExCon(Settings):
     """The settings by which the explanation becomes a view (methods excon and exconb)."""
 
     explainer: str = Field(default="grad-cam", description="any registered explainer")
-    layer: str | None = Field(default=None, description="explained layer; default: the last convolutional stage")
+    layer: str | None = Field(
+        default=None,
+        description="explained layer by its name, or excon-2022: the one that the protocol of that name explains; "
+        "default: the last convolutional stage",
+    )
     cutoff: Share = Field(default=0.5, description="pixels whose min-max scaled map value is at most this are masked")
     target: Literal["label", "predicted"] = Field(default="label", description="the explained class")
-    explain_from_epoch: int = Field(default=0, ge=0, description="epochs trained as supcon before explanations join")
+    explain_from_epoch: int | None = Field(
+        default=None,
+        ge=0,
+        description="first epoch with explanations, counted from 1 (0 is the same as 1); default: by supcon_share",
+    )
+    supcon_share: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0, description="share of the epochs, rounded, that are trained as supcon before explanations join"
+    )
+    allow_unexplained: bool = Field(
+        default=False, description="accept a first epoch with explanations after the last epoch: a run of supcon"
+    )
     explain_bn: Literal["eval", "train"] = Field(
         default="eval", description="train: as published, BatchNorm uses and updates its statistics while explaining"
     )
     background_copies: Literal[1, 2] = Field(
-        default=1,
-        description="exconb: a background image is forwarded once with weight 2 (BatchNorm sees it once) or twice",
+        default=2,
+        description="exconb: a background image is forwarded twice, as published, or once with weight 2 (BatchNorm "
+        "sees it once)",
     )
 
 
@@ -152,6 +178,13 @@ class Recipe(Settings):
     loss: Loss = Loss()
     views: Views = Views()
     excon: ExCon = ExCon()
+
+    @property
+    def explained_from(self) -> int:
+        """First epoch, counted from 1, with explanations in the methods that explain."""
+        if self.excon.explain_from_epoch is not None:
+            return max(self.excon.explain_from_epoch, 1)
+        return min(math.floor(self.excon.supcon_share * self.epochs + 0.5), self.epochs - 1) + 1
 
     @model_validator(mode="after")
     def _selectable(self) -> Recipe:

@@ -19,6 +19,7 @@ from torch import Tensor
 from xeval.checkpoints.weightfiles import read_tensors, write_tensors
 from xeval.errors import CheckpointError, ResourceError, UsageError, XevalError
 from xeval.runtime.files import digest, file_hash, read_json, sync_directory, write_json
+from xeval.training.recipe import decisive
 
 SCHEMA = "xeval.state/1"
 TENSORS, CONTENT = "state.safetensors", "state.json"
@@ -151,7 +152,7 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, name: str, tensors: dict[
 
 def require_same(run: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Raise :class:`UsageError` with the differences where a run was started with other settings."""
-    before, now = _flat(found), _flat(wanted)
+    before, now = _flat(decisive(found)), _flat(decisive(wanted))
     changed = [
         f"{key} was {before.get(key)!r}, now {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())

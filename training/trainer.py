@@ -20,6 +20,7 @@ from xeval.data import Dataset, Split, holdout, stratified
 from xeval.errors import CheckpointError, UsageError
 from xeval.explainers import EXPLAINERS
 from xeval.models import find_layer
+from xeval.models.layers import EXCON_LAYER
 from xeval.runtime.distributed import ALONE, Processes
 from xeval.runtime.files import atomic_write
 from xeval.runtime.progress import Progress
@@ -30,7 +31,7 @@ from xeval.training.epochs import encoder_epoch, evaluate, head_epoch, require_f
 from xeval.training.history import COLUMNS, EpochRow, history, merit, summary
 from xeval.training.learner import Learner, make_learner, model_spec
 from xeval.training.methods import METHODS, Method, head_epochs
-from xeval.training.recipe import Recipe, recipe_hash, result_settings
+from xeval.training.recipe import Recipe, explained_from, identity, recipe_hash
 from xeval.training.schedule import make_optimizer
 from xeval.training.state import (
     State,
@@ -82,8 +83,7 @@ class Trainer:
     @property
     def identity(self) -> dict[str, Any]:
         """The settings that must be equal for a run to be continued."""
-        recipe = result_settings(self.recipe.model_dump(mode="json"))
-        return {"recipe": recipe, "seed": self.seed, "limit": self.limit, "train_manifest": self.train_split.manifest()}
+        return {**identity(self.recipe, self.seed, self.limit), "train_manifest": self.train_split.manifest()}
 
     def advance(self, progress: Progress) -> str:
         """Train the next epoch, judge it and save the state; return the line about it."""
@@ -236,7 +236,8 @@ class Trainer:
             dataset=self.dataset.info,
             train_manifest=self.train_split.manifest(),
             model=model_spec(self.recipe, self.dataset.info),
-            layer=self.recipe.excon.layer or self.learner.model.pooled_layer,
+            layer=self.learner.explained_layer if self.method.explains else self.learner.model.pooled_layer,
+            explained_from=explained_from(self.recipe),
             selection=selection,
             provenance={
                 **provenance(),
@@ -296,8 +297,8 @@ def _require_possible(recipe: Recipe, learner: Learner) -> None:
             "set head.fit to lbfgs or full-batch",
         )
     EXPLAINERS[recipe.excon.explainer]
-    if recipe.excon.layer is not None:
-        find_layer(learner.model, recipe.excon.layer)
+    if METHODS[recipe.method].explains or recipe.excon.layer not in (None, EXCON_LAYER):
+        find_layer(learner.model, learner.explained_layer)
 
 
 Part = tuple[Split, NDArray[np.int64]]

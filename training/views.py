@@ -51,10 +51,11 @@ class Draws:
 
 def random_view(images: Tensor, draws: Draws, views: Views) -> Tensor:
     """Return one random view of each image: geometry, flip, colour jitter, grey, blur."""
+    if views.crop is not None:
+        images = resized_crop(images, *crop_boxes(draws, views.crop, views.ratio, images.shape[-1]))
     placement = _placement(draws, views, images.shape[-1])
     if placement is not None:
-        grid = F.affine_grid(placement[:, :2].to(images.device), list(images.shape), align_corners=False)
-        images = F.grid_sample(images, grid, align_corners=False)
+        images = F.grid_sample(images, _grid(placement, images), align_corners=False)
     if views.flip:
         images = torch.where(_column(draws.happens("flip", views.flip), images), images.flip(-1), images)
     if any(views.jitter):
@@ -96,8 +97,6 @@ def _blurred(images: Tensor, draws: Draws, side: int) -> Tensor:
 def _placement(draws: Draws, views: Views, side: int) -> Tensor | None:
     """Return N×3×3 maps from output to input coordinates in [−1, 1]; None where nothing moves."""
     maps = []
-    if views.crop is not None:
-        maps.append(crop_boxes(draws, views.crop, views.ratio, side))
     if views.pad:
         offset = torch.floor(draws.unit("pad", 2) * (2 * views.pad + 1)) - views.pad
         maps.append(_affine(shift=2 * offset / side))
@@ -133,8 +132,26 @@ def _small_affine(draws: Draws, views: Views) -> Tensor:
     return _affine(scale=(1 / magnify)[:, None].expand(-1, 2), shift=shift, angle=angle)
 
 
-def crop_boxes(draws: Draws, area: tuple[float, float], ratio: tuple[float, float], side: int) -> Tensor:
-    """Draw random resized crops with whole-pixel boxes, as N×3×3 maps.
+def _grid(placement: Tensor, images: Tensor) -> Tensor:
+    """Return the input coordinates N×H×W×2 (x, y in [−1, 1]) of every output pixel."""
+    return F.affine_grid(placement[:, :2].to(images.device), list(images.shape), align_corners=False)
+
+
+def resized_crop(images: Tensor, corner: Tensor, size: Tensor) -> Tensor:
+    """Return the boxes of whole pixels, ``corner`` and ``size`` N×2 (x, y), enlarged bilinearly to the images' side.
+
+    Between the outermost pixel centres of the box and its edge the edge pixels are repeated, as torchvision does: what
+    lies outside the box never shows.
+    """
+    side = images.shape[-1]
+    grid = _grid(_affine(scale=size / side, shift=(2 * corner + size) / side - 1), images)
+    first, last = (2 * corner + 1) / side - 1, (2 * (corner + size) - 1) / side - 1
+    limits = [limit.to(images.device)[:, None, None, :] for limit in (first, last)]
+    return F.grid_sample(images, grid.clamp(*limits), padding_mode="border", align_corners=False)
+
+
+def crop_boxes(draws: Draws, area: tuple[float, float], ratio: tuple[float, float], side: int) -> tuple[Tensor, Tensor]:
+    """Draw the boxes of random resized crops in whole pixels: their corners and their sizes, each N×2 (x, y).
 
     The crop is the first of ten proposals (area uniform, log aspect ratio uniform) that fits into the image. Where none
     fits, it is the largest central box of an allowed ratio, which for a square image is the image. The distribution is
@@ -147,7 +164,7 @@ def crop_boxes(draws: Draws, area: tuple[float, float], ratio: tuple[float, floa
     first = fits.int().argmax(1)
     size = torch.where(fits.any(1, keepdim=True), sizes[torch.arange(len(sizes)), first], float(side))
     corner = torch.floor(draws.unit("crop-corner", 2) * (side - size + 1))
-    return _affine(scale=size / side, shift=(2 * corner + size) / side - 1)
+    return corner, size
 
 
 def grey(images: Tensor) -> Tensor:

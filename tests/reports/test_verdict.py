@@ -111,6 +111,28 @@ def test_another_fill_than_in_training_is_no_threat(runs: Path) -> None:
     assert "perturbation" not in " ".join(verdict(collect(runs).groups[0], "supcon", PRIMARY).threats)
 
 
+@pytest.mark.parametrize(
+    ("told", "never"),
+    [
+        ({"explained_from": 4, "recipe": {"epochs": 3}}, True),
+        ({"explained_from": 3, "recipe": {"epochs": 3}}, False),
+        ({"recipe": {"epochs": 3, "excon": {"explain_from_epoch": 3}}}, True),  # of before: explained after epoch 3
+        ({"recipe": {"epochs": 3, "excon": {"explain_from_epoch": 2}}}, False),
+        ({"recipe": {}}, False),
+    ],
+)
+def test_a_run_that_never_explained_is_told(told: dict[str, Any], never: bool, runs: Path) -> None:
+    write_study(runs, {"supcon": (0.4, 0.3), "excon": (0.3, 0.3), "exconb": (0.2, 0.3)}, artifacts=False)
+    for name in ("digits-supcon-s0", "digits-excon-s1"):
+        card = runs / name / "run.json"
+        card.write_text(json.dumps({**json.loads(card.read_text()), **told}))
+    threats = " ".join(verdict(collect(runs).groups[0], "supcon", PRIMARY).threats)
+    said = "excon never explained while training (explanations were to begin after the last epoch)"
+    assert (said in threats) == never
+    assert "exconb never" not in threats
+    assert "supcon never" not in threats
+
+
 def test_a_subset_and_a_choice_on_test_are_told(runs: Path) -> None:
     write_study(runs, {"ce": (0.3,)}, artifacts=False)
     change(runs, "digits-ce-s0", dataset={"of": 10000, "selection": "stratified, seed 0"})

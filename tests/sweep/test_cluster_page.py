@@ -69,5 +69,5 @@ def passes(recipe: dict) -> float:
         return {"supcon-ori": 6, "triplet": 3}[method]
     if method in PASSES:
         return PASSES[method] + looked_at
-    explained = 1 - recipe["excon"]["explain_from_epoch"] / recipe["epochs"]
+    explained = (recipe["epochs"] - max(recipe["excon"]["explain_from_epoch"], 1) + 1) / recipe["epochs"]
     return 7 + looked_at + explained * {"excon": 2, "exconb": 5}[method]

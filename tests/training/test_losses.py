@@ -167,6 +167,62 @@ def test_triplet_equals_pytorch_metric_learning() -> None:
     assert float(triplet(x, labels, margin=0.3)) == pytest.approx(float(oracle(x, labels, triplets)), abs=1e-5)
 
 
+def all_triplets(x: Tensor, labels: list[int], margin: float) -> list[float]:
+    """Losses of all semi-hard triplets; of the batch-hard ones where there are none."""
+    rows = range(len(x))
+    d = [[float((x[a] - x[b]).norm()) for b in rows] for a in rows]
+    positives = {a: [p for p in rows if p != a and labels[p] == labels[a]] for a in rows}
+    negatives = {a: [n for n in rows if labels[n] != labels[a]] for a in rows}
+    semi = [
+        d[a][p] - d[a][n] + margin
+        for a in rows
+        for p in positives[a]
+        for n in negatives[a]
+        if 0 < d[a][n] - d[a][p] <= margin
+    ]
+    hard = [
+        max(0.0, max(d[a][p] for p in positives[a]) - min(d[a][n] for n in negatives[a]) + margin)
+        for a in rows
+        if positives[a] and negatives[a]
+    ]
+    return semi or hard
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.lists(st.integers(0, 2), min_size=3, max_size=9), st.sampled_from([0.01, 0.3, 2.0]))
+def test_all_semi_hard_triplets_equal_loops(seed: int, labels: list[int], margin: float) -> None:
+    x = torch.randn(len(labels), 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    terms = all_triplets(x, labels, margin)
+    expected = sum(terms) / len(terms) if terms else 0.0
+    x.requires_grad_()
+    loss = triplet(x, torch.tensor(labels), margin=margin, miner="all")
+    loss.backward()
+    assert loss.item() == pytest.approx(expected, abs=1e-9)
+    assert torch.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_all_semi_hard_triplets_equal_pytorch_metric_learning(found: bool) -> None:
+    losses = pytest.importorskip("pytorch_metric_learning.losses")
+    from pytorch_metric_learning.distances import LpDistance
+    from pytorch_metric_learning.miners import BatchHardMiner, TripletMarginMiner
+    from pytorch_metric_learning.reducers import MeanReducer
+
+    distance = LpDistance(normalize_embeddings=False)
+    x, labels = torch.randn(20, 5, generator=torch.Generator().manual_seed(3)), torch.arange(4).repeat(5)
+    if not found:  # on a line with ever larger gaps no two distances lie within the margin
+        x = (torch.arange(20.0) ** 3 * 7)[:, None]
+    mined = TripletMarginMiner(0.3, type_of_triplets="semihard", distance=distance)(x, labels)
+    assert bool(len(mined[0])) == found
+    if not found:
+        mined = BatchHardMiner(distance=distance)(x, labels)
+    oracle = losses.TripletMarginLoss(0.3, distance=distance, reducer=MeanReducer())
+    ours = float(triplet(x, labels, margin=0.3, miner="all"))
+    assert ours == pytest.approx(float(oracle(x, labels, mined)), rel=1e-5, abs=1e-6)
+    if found:
+        assert ours != pytest.approx(float(triplet(x, labels, margin=0.3)), rel=1e-3)
+
+
 def test_semi_hard_choice_by_hand() -> None:
     """On a line: anchor 0, positive at 1; negatives at 0.5, 1.2, 1.25, 3."""
     distances = torch.tensor([0, 1, 0.5, 1.2, 1.25, 3]).repeat(6, 1)

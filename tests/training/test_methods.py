@@ -128,8 +128,28 @@ def test_accepted_masked_images_replace_the_first_view(
     assert step.accepted.item() == pytest.approx(1 / 3)
     expected = supcon(model.embed(real), labels, background=model.embed(masked[~accepted].repeat(2, 1, 1, 1)))
     torch.testing.assert_close(METHODS["exconb"].step(model, batch, 2).loss, expected)
-    twice = learner("excon.background_copies=2").eval()
-    torch.testing.assert_close(METHODS["exconb"].step(twice, batch, 2).loss, expected)
+    once = learner("excon.background_copies=1").eval()
+    torch.testing.assert_close(METHODS["exconb"].step(once, batch, 2).loss, expected)
+
+
+def test_two_background_copies_give_batchnorm_the_statistics_of_two(
+    learner: Make, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In training mode the loss is that of 2n + 2b images in one pass, written out; one copy gives another value."""
+    accepted = torch.arange(24) % 2 == 0
+    masked = torch.randn(24, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(methods, "explained_views", lambda *_: (masked, accepted))
+    loss = {}
+    for copies in (None, 2, 1):
+        model = learner(*([] if copies is None else [f"excon.background_copies={copies}"])).train()
+        loss[copies] = METHODS["exconb"].step(model, batch, 2).loss.item()
+    model = learner().train()
+    first, second = (model.view(batch, f"encoder:2:{number}", model.recipe.views) for number in (0, 1))
+    views = torch.where(accepted[:, None, None, None], masked, first)
+    embedded = model.embed(torch.cat([views, second, masked[~accepted], masked[~accepted]]))
+    expected = supcon(embedded[:48], batch.labels.repeat(2), background=embedded[48:]).item()
+    assert loss[None] == loss[2] == pytest.approx(expected, abs=1e-6)
+    assert abs(loss[1] - expected) > 1e-4
 
 
 @pytest.mark.fault("T6")
@@ -152,10 +172,15 @@ def test_all_or_none_of_the_masked_images_accepted(
 @pytest.mark.parametrize("name", ["excon", "exconb"])
 def test_before_explanations_start_it_is_supcon(name: str, learner: Make, batch: Batch) -> None:
     model = learner("excon.explain_from_epoch=2").eval()
-    step = METHODS[name].step(model, batch, 2)
-    torch.testing.assert_close(step.loss, METHODS["supcon"].step(model, batch, 2).loss)
+    step = METHODS[name].step(model, batch, 1)
+    torch.testing.assert_close(step.loss, METHODS["supcon"].step(model, batch, 1).loss)
     assert step.accepted is None
-    assert METHODS[name].step(model, batch, 3).accepted is not None
+    assert METHODS[name].step(model, batch, 2).accepted is not None
+
+
+@pytest.mark.parametrize("start", [0, 1])
+def test_epochs_count_from_one(start: int, learner: Make, batch: Batch) -> None:
+    assert METHODS["excon"].step(learner(f"excon.explain_from_epoch={start}").eval(), batch, 1).accepted is not None
 
 
 def test_the_same_seed_gives_the_same_weights_whatever_the_global_generator(learner: Make) -> None:

@@ -10,7 +10,8 @@ import torch
 from xeval.data import DatasetInfo
 from xeval.errors import UsageError
 from xeval.models import build, find_layer
-from xeval.training.learner import model_spec
+from xeval.models.layers import excon_layer
+from xeval.training.learner import fresh_learner, model_spec
 from xeval.training.methods import METHODS
 from xeval.training.recipe import json_schema, load_recipe, recipe_hash, recipe_names
 
@@ -34,8 +35,52 @@ def test_every_packaged_recipe_validates_and_builds_its_model(name: str) -> None
         model = build(model_spec(recipe, info))
         logits = model(torch.zeros(2, channels, info.size, info.size))
     assert logits.shape == (2, len(classes))
-    if recipe.excon.layer is not None:
-        find_layer(model, recipe.excon.layer)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_recipe_of_the_excon_paper_trains_on_the_layer_that_its_protocol_scores(name: str) -> None:
+    recipe = load_recipe(name)
+    channels, size = (1 if recipe.dataset == "digits" else 3), recipe.image_size or 32
+    classes = tuple(str(number) for number in range(CLASSES[recipe.dataset]))
+    info = DatasetInfo(recipe.dataset, classes, (0.5,) * channels, (0.2,) * channels, channels, size)
+    with torch.device("meta"):
+        learner = fresh_learner(recipe, info, 0)
+    if not name.startswith("excon-"):
+        assert learner.explained_layer == learner.model.pooled_layer
+        return
+    assert learner.explained_layer == excon_layer(learner.model, size)
+    assert learner.explained_layer == {32: "backbone.layer2.3.conv3", 64: "backbone.layer4.2.conv3"}[size]
+    maps: list[torch.Tensor] = []
+    find_layer(learner.model, learner.explained_layer).register_forward_hook(lambda _m, _i, out: maps.append(out))
+    learner.model(torch.zeros(1, 3, size, size, device="meta"))
+    assert maps[0].shape[-2:] == {32: (16, 16), 64: (8, 8)}[size]
+
+
+@pytest.mark.parametrize("method", ["excon", "exconb"])
+def test_small_recipes_begin_to_explain_after_a_share_of_their_epochs(method: str) -> None:
+    starts = {
+        epochs: load_recipe("photos", method, [f"epochs={epochs}"]).explained_from for epochs in (1, 2, 3, 6, 15, 100)
+    }
+    assert starts == {1: 1, 2: 1, 3: 2, 6: 2, 15: 4, 100: 21}  # 20 % of the epochs before, rounded
+    almost = load_recipe("photos", method, ["epochs=3", "excon.supcon_share=0.99"])
+    assert almost.explained_from == 3  # some epoch always explains
+    assert load_recipe("photos", method, ["excon.explain_from_epoch=0"]).explained_from == 1
+
+
+@pytest.mark.parametrize("method", ["excon", "exconb"])
+def test_a_run_that_would_never_explain_is_refused(method: str) -> None:
+    late = ["epochs=3", "excon.explain_from_epoch=4"]
+    with pytest.raises(UsageError, match="would explain from epoch 4 on and trains for 3: a run of supcon"):
+        load_recipe("photos", method, late)
+    assert load_recipe("photos", method, [*late, "excon.allow_unexplained=true"]).explained_from == 4
+    assert load_recipe("photos", "supcon", late).epochs == 3
+    assert load_recipe("photos", method, ["epochs=4", late[1]]).explained_from == 4
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_background_images_are_forwarded_twice_unless_asked_otherwise(name: str) -> None:
+    assert load_recipe(name).excon.background_copies == 2
+    assert load_recipe(name, overrides=["excon.background_copies=1"]).excon.background_copies == 1
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from xeval.training.recipe import load_recipe
 from xeval.training.schedule import learning_rate, make_optimizer, set_rate
 from xeval.training.settings import Optimizer
 
@@ -42,6 +43,27 @@ def test_warm_up_to_the_cosine_value_of_its_last_epoch() -> None:
     plain = learning_rate(Optimizer(lr=0.5), 10, 1000, 0, 1)
     halfway = learning_rate(settings, 6, 1000, 0, 100)
     assert halfway == pytest.approx((0.01 + plain) / 2)
+
+
+@pytest.mark.parametrize("recipe", ["clxai-cifar10-ce", "clxai-cifar10-supcon", "clxai-cifar10-triplet"])
+def test_the_clxai_schedules_are_torchs_warm_up_and_cosine_to_zero(recipe: str) -> None:
+    """Read at the start of every epoch, where torch's change; ours also rises within the epochs of the warm-up."""
+    settings, epochs = load_recipe(recipe).optimizer, load_recipe(recipe).epochs
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], settings.lr)
+    warm = settings.warmup_epochs
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs - warm)
+    if warm:
+        rising = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.1, total_iters=warm)
+        schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [rising, schedule], [warm])
+    theirs = []
+    for _ in range(epochs):
+        theirs.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    ours = [learning_rate(settings, epoch, epochs, 0, 10) for epoch in range(1, epochs + 1)]
+    assert warm == (0 if recipe.endswith("ce") else 10)
+    assert ours == pytest.approx(theirs, rel=1e-9, abs=1e-12)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("sgd", "SGD"), ("adamw", "AdamW"), ("radam", "RAdam")])

@@ -55,6 +55,7 @@ class RunCard(BaseModel):
     train_manifest: str
     model: ModelSpec
     layer: str | None = None
+    explained_from: int | None = None  # first epoch, from 1, with explanations; None: none are used, or a run of before
     selection: Selection
     provenance: dict[str, Any]
     files: dict[str, FileEntry] = {}

@@ -65,7 +65,7 @@ def train_and_score(out: Path, train: Train, progress: Progress, *, quick: bool 
     """
     runs = writable_directory(out / "runs")
     workers = min(os.cpu_count() or 1, 12)
-    overrides = ("epochs=6", "excon.explain_from_epoch=1") if quick else ()
+    overrides = ("epochs=6",) if quick else ()
     jobs = [
         Job(method, seed, runs, overrides, 100 if quick else None, 1)
         for seed in range(1 if quick else 3)

@@ -76,7 +76,20 @@ def cli(context: click.Context) -> None:
 @click.option("--limit", type=int, help="train on a seeded stratified sample of so many images")
 @click.option("--export", type=click.Path(path_type=Path), help="also write the best weights as one file")
 @click.option("--device", default="auto", show_default=True, help="torch device")
-def train(recipe: str, out: Path, export: Path | None, device: str, **options: Any) -> None:
+@click.option(
+    "--allow-unexplained",
+    is_flag=True,
+    help="train excon and exconb even where explanations would begin after the last epoch; the run and reports say so",
+)
+def train(
+    recipe: str,
+    out: Path,
+    export: Path | None,
+    device: str,
+    overrides: tuple[str, ...],
+    allow_unexplained: bool,
+    **options: Any,
+) -> None:
     """Train a checkpoint from RECIPE, a name (xeval list recipes) or a TOML file.
 
     An interrupted run goes on where its last epoch ended: type the same command again.
@@ -85,9 +98,19 @@ def train(recipe: str, out: Path, export: Path | None, device: str, **options: A
     """
     from xeval.runtime.progress import for_terminal
 
+    if allow_unexplained:
+        overrides = (*overrides, "excon.allow_unexplained=true")
     with joined(device) as processes:
         progress = processes.progress(for_terminal())
-        run = train_recipe(recipe, out=out, device=processes.device, progress=progress, processes=processes, **options)
+        run = train_recipe(
+            recipe,
+            overrides=overrides,
+            out=out,
+            device=processes.device,
+            progress=progress,
+            processes=processes,
+            **options,
+        )
         with processes.together():
             if processes.main:
                 _show_run(run, export)

@@ -54,6 +54,9 @@ def channels_first(output: Tensor) -> Tensor:
     return output.permute(0, 3, 1, 2) if first == second != third else output
 
 
+EXCON_LAYER = "excon-2022"  # in recipes and protocols: the layer that excon_layer names
+
+
 def excon_layer(model: nn.Module, size: int) -> str:
     """Return the name of the convolution that the ExCon paper explains, before BatchNorm and the residual sum.
 

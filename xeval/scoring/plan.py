@@ -19,7 +19,7 @@ from xeval.errors import DataError, UsageError
 from xeval.explainers import CONTROLS
 from xeval.metrics import Column, Metric
 from xeval.models import find_layer, last_conv_stage
-from xeval.models.layers import excon_layer
+from xeval.models.layers import EXCON_LAYER, excon_layer
 from xeval.perturb.masks import kept
 from xeval.runtime.files import digest
 from xeval.scoring.options import ScoreOptions
@@ -238,7 +238,7 @@ def _default_layer(model: nn.Module, info: DatasetInfo, protocol: Protocol) -> s
 
     Explainers that use no layer ignore the name.
     """
-    if protocol.layer_rule == "excon-2022":
+    if protocol.layer_rule == EXCON_LAYER:
         return excon_layer(model, info.size)
     parameter = next(model.parameters())
     example = torch.zeros(1, info.channels, info.size, info.size, device=parameter.device)
