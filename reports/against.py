@@ -34,6 +34,7 @@ class _Method(_Part):
 class _Section(_Part):
     dataset: str
     recipe: str
+    arch: str | None = None  # unknown in a file of before, where a section held all
     methods: dict[str, _Method]
 
 
@@ -55,12 +56,14 @@ def rounded(value: Any) -> Any:
 class Earlier:
     """The means of an earlier ``results.json``; empty where there is none to compare with."""
 
-    means: Mapping[tuple[str, str, str, str, str], float | None] = field(default_factory=dict)
+    means: Mapping[tuple[str | None, ...], float | None] = field(default_factory=dict)
 
     def of(self, group: Group, run: Run, measure: Measure, explainer: str) -> float | None:
         """Return the earlier mean of a cell, None where it was not there or undefined."""
         source = "" if measure.family == "model" else explainer
-        return self.means.get((group.dataset, group.recipe, run.method, source, measure.key))
+        cell = (run.method, source, measure.key)
+        found = self.means.get((*run.kind, *cell))
+        return self.means.get((group.dataset, group.recipe, None, *cell)) if found is None else found
 
 
 def read_earlier(path: Path | None) -> Earlier:
@@ -68,12 +71,12 @@ def read_earlier(path: Path | None) -> Earlier:
     if path is None:
         return Earlier()
     found = _parse(path)
-    means: dict[tuple[str, str, str, str, str], float | None] = {}
+    means: dict[tuple[str | None, ...], float | None] = {}
     for section in found.sections:
         for method, values in section.methods.items():
             for source, cells in (("", values.model), *values.explainers.items()):
                 for key, cell in cells.items():
-                    means[section.dataset, section.recipe, method, source, key] = cell.mean
+                    means[section.dataset, section.recipe, section.arch, method, source, key] = cell.mean
     return Earlier(means)
 
 

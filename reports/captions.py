@@ -16,15 +16,14 @@ from xeval.statistics.intervals import SEEDS_FOR_P
 
 def table_slug(group: Group, name: str) -> str:
     """Return a stable name, ``digits-headline``, with the recipe where it is not the data set's own."""
-    return slug(group.dataset, "" if group.recipe == group.dataset else group.recipe, name)
+    return slug(*group.names, name)
 
 
 def place(group: Group) -> str:
-    """Say the data set, the split, the number of images and the recipe."""
+    """Say the data set, the split, the number of images, and recipe and architecture where they tell groups apart."""
     data = group.first.scores.dataset
     of = f"{data.n:,} of {data.of:,}" if data.n < data.of else f"{data.n:,}"
-    recipe = f", recipe {group.recipe}" if group.recipe and group.recipe != group.dataset else ""
-    return f"{data.name} ({data.split}, {of} images{_counted(group)}{recipe})"
+    return f"{data.name} ({', '.join([data.split, f'{of} images{_counted(group)}', *group.told])})"
 
 
 def _counted(group: Group) -> str:

@@ -62,6 +62,16 @@ class Run:
         """Return the recipe's name, empty for a foreign weight file."""
         return self.scores.checkpoint.recipe or ""
 
+    @property
+    def arch(self) -> str:
+        """Return the architecture's name, empty where it is unknown."""
+        return self.scores.checkpoint.arch or ""
+
+    @property
+    def kind(self) -> tuple[str, str, str]:
+        """Return data set, recipe and architecture: only runs that share them are compared."""
+        return self.scores.dataset.name, self.recipe, self.arch
+
 
 @dataclass(frozen=True)
 class Excluded:
@@ -74,13 +84,27 @@ class Excluded:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that may be compared: one data set, one recipe; methods in table order, runs by seed."""
+    """Runs that may be compared: one data set, recipe and architecture; methods in table order, runs by seed."""
 
     dataset: str
     recipe: str
+    arch: str
     methods: dict[str, tuple[Run, ...]]
+    only_arch: bool = True  # False where another group differs in the architecture alone
     known: dict[tuple[str, str, str], Any] = field(default_factory=dict, repr=False, compare=False)
     """What :mod:`xeval.reports.standing` has worked out, as several tables ask for it."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return what tells the group from others: the data set, the recipe of another name, the architecture."""
+        recipe = () if self.recipe in ("", self.dataset) else (self.recipe,)
+        return (self.dataset, *recipe, *(() if self.only_arch else (self.arch,)))
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """Return recipe and architecture in words, as far as they tell the group from others."""
+        recipe = () if self.recipe in ("", self.dataset) else (f"recipe {self.recipe}",)
+        return (*recipe, *(() if self.only_arch else (self.arch,)))
 
     @property
     def runs(self) -> list[Run]:
@@ -277,30 +301,26 @@ def _require_one_kind(
 def _require_distinct(runs: list[Run]) -> None:
     """Refuse to count one checkpoint, or one seed of one method, twice."""
     weights: dict[tuple[str, str], Run] = {}
-    seeds: dict[tuple[str, str, str, int | None], Run] = {}
+    seeds: dict[tuple[object, ...], Run] = {}
     for run in runs:
-        data = run.scores.dataset.name
-        twin = weights.setdefault((data, run.scores.checkpoint.sha256), run)
+        twin = weights.setdefault((run.scores.dataset.name, run.scores.checkpoint.sha256), run)
         if twin is not run:
             raise DataError(f"{clean(twin.path)} and {clean(run.path)} are the same checkpoint", "keep one of the two")
-        twin = seeds.setdefault((data, run.recipe, run.method, run.seed), run)
+        twin = seeds.setdefault((*run.kind, run.method, run.seed), run)
         if twin is not run:
             pair = f"{clean(twin.path)} and {clean(run.path)}"
             raise DataError(f"{pair} are both {clean(run.method)}, seed {run.seed}", "keep one of the two")
 
 
 def _groups(runs: list[Run]) -> Iterator[Group]:
-    for dataset, recipe in sorted({(run.scores.dataset.name, run.recipe) for run in runs}):
-        members = [run for run in runs if (run.scores.dataset.name, run.recipe) == (dataset, recipe)]
-        methods = sorted({run.method for run in members}, key=_method_rank)
-        yield Group(
-            dataset,
-            recipe,
-            {
-                name: tuple(sorted((r for r in members if r.method == name), key=lambda r: r.seed or 0))
-                for name in methods
-            },
-        )
+    kinds = sorted({run.kind for run in runs})
+    for kind in kinds:
+        members = [run for run in runs if run.kind == kind]
+        methods = {
+            name: tuple(sorted((run for run in members if run.method == name), key=lambda run: run.seed or 0))
+            for name in sorted({run.method for run in members}, key=_method_rank)
+        }
+        yield Group(*kind, methods, only_arch=[other[:2] for other in kinds].count(kind[:2]) == 1)
 
 
 def _method_rank(name: str) -> tuple[int, str]:

@@ -42,13 +42,12 @@ class Section:
     @property
     def slug(self) -> str:
         """Return the anchor of the section."""
-        return slug(self.group.dataset, "" if self.group.recipe == self.group.dataset else self.group.recipe)
+        return slug(*self.group.names)
 
     @property
     def title(self) -> str:
-        """Return the data set, and the recipe where it has another name."""
-        recipe = self.group.recipe
-        return self.group.dataset + (f" · recipe {recipe}" if recipe and recipe != self.group.dataset else "")
+        """Return the data set, and what else tells the section from others."""
+        return " · ".join([self.group.dataset, *self.group.told])
 
 
 def render(

@@ -37,6 +37,7 @@ def _section_results(section: Section) -> dict[str, Any]:
     return {
         "dataset": group.dataset,
         "recipe": group.recipe,
+        "arch": group.arch,
         "place": place(group),
         "reference": section.reference,
         "n": data.n,

@@ -333,7 +333,6 @@ def _threats_of_design(group: Group) -> Iterator[str]:
 
 
 _MUST_AGREE: dict[str, Callable[[Run], object]] = {
-    "architecture": lambda run: run.scores.checkpoint.arch,
     "the weights that were scored": lambda run: run.scores.checkpoint.weights,
     "the explained layer": lambda run: run.scores.explained.layer,
     "the size of the maps": lambda run: run.scores.explained.cam_size,

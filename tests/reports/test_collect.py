@@ -9,6 +9,7 @@ import pytest
 
 from tests.reports.synthetic import scores, write_run, write_study
 from xeval.errors import DataError
+from xeval.reports.captions import place
 from xeval.reports.collect import collect
 
 
@@ -168,3 +169,22 @@ def test_messages_are_safe_to_print(runs: Path) -> None:
     with pytest.raises(DataError, match="the runs on digits were scored on different images") as caught:
         collect(runs)
     assert "\x1b" not in str(caught.value)
+
+
+def test_architectures_are_told_apart_and_named_only_where_they_have_to_be(runs: Path) -> None:
+    for arch, drop in (("resnet18", 0.3), ("vit", 0.2)):
+        for method in ("ce", "supcon"):
+            for seed in (0, 1):
+                found = scores(method, seed, drop)
+                found["checkpoint"] |= {"arch": arch, "sha256": f"{arch}-{method}-{seed}"}
+                write_run(runs, found, folder=f"{arch}-{method}-{seed}")
+    write_run(runs, scores("ce", 0, 0.3, dataset="shapes", recipe="shapes"))
+    found = collect(runs).groups
+    assert [(group.names, list(group.methods)) for group in found] == [
+        (("digits", "resnet18"), ["ce", "supcon"]),
+        (("digits", "vit"), ["ce", "supcon"]),
+        (("shapes",), ["ce"]),
+    ]
+    assert [len(group.runs) for group in found] == [4, 4, 1]
+    assert place(found[1]) == "digits (test, 360 images, vit)"
+    assert place(found[2]) == "shapes (test, 360 images)"
