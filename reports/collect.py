@@ -49,8 +49,7 @@ class Run:
     @property
     def method(self) -> str:
         """Return the training method; a weight file of unknown origin stands for itself."""
-        checkpoint = self.scores.checkpoint
-        return checkpoint.name if checkpoint.seed is None else checkpoint.method
+        return self.scores.checkpoint.method
 
     @property
     def seed(self) -> int | None:
@@ -309,7 +308,11 @@ def _require_distinct(runs: list[Run]) -> None:
         twin = seeds.setdefault((*run.kind, run.method, run.seed), run)
         if twin is not run:
             pair = f"{clean(twin.path)} and {clean(run.path)}"
-            raise DataError(f"{pair} are both {clean(run.method)}, seed {run.seed}", "keep one of the two")
+            seed = "of unknown seed" if run.seed is None else f"seed {run.seed}"
+            raise DataError(
+                f"{pair} are both {clean(run.method)}, {seed}",
+                "keep one of the two, or score one again under another --name, or --method and --training-seed",
+            )
 
 
 def _groups(runs: list[Run]) -> Iterator[Group]:

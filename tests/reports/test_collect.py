@@ -31,7 +31,7 @@ def test_known_methods_come_in_the_order_of_the_papers_and_others_by_name(runs: 
 def test_foreign_weight_files_are_methods_of_their_own(runs: Path) -> None:
     for name in ("first", "second"):
         found = scores("ckpt", None, 0.3)
-        found["checkpoint"] |= {"name": name, "sha256": name, "recipe": None}
+        found["checkpoint"] |= {"name": name, "method": name, "sha256": name, "recipe": None}
         write_run(runs, found, folder=f"{name}.xeval")
     assert list(collect(runs).groups[0].methods) == ["first", "second"]
 

@@ -43,6 +43,9 @@ def score(
     dataset: str | None = None,
     split: str = "test",
     normalize_from_ckpt: bool = False,
+    name: str | None = None,
+    method: str | None = None,
+    training_seed: int | None = None,
     protocol: str = "xeval",
     explainers: Sequence[str] | None = None,
     metrics: Sequence[str] | None = None,
@@ -69,13 +72,14 @@ def score(
     A checkpoint (run directory, exported file, state dict) is scored on its data set, whose folder ``data`` may name;
     scores are stored beside it, or in ``out``, and found again by the next call. A module needs ``data``, a loader of
     (images N×C×H×W, labels N): see :func:`xeval.scoring.module.adapt` for ``normalization``, ``classes`` and
-    ``allow_stochastic``; its scores are kept only if ``out`` is given. ``output="probabilities"`` takes the logarithm
-    of what the module answers. The other keywords are the options of ``xeval score``, whose help and
+    ``allow_stochastic``; its scores are kept only if ``out`` is given, and :func:`xeval.compare` takes that folder as a
+    run of ``method`` with ``training_seed`` on the data set called ``dataset``. ``output="probabilities"`` takes the
+    logarithm of what the module answers. The other keywords are the options of ``xeval score``, whose help and
     :class:`~xeval.scoring.options.ScoreOptions` say what they mean. The ``attrs`` of the frame hold the whole summary
     with conventions and provenance.
     """
     given = locals()
-    options = {name: given[name] for name in ScoreOptions.model_fields}
+    options = {field: given[field] for field in ScoreOptions.model_fields}
     folder = data is None or isinstance(data, str | Path)
     if not isinstance(checkpoint, nn.Module):
         if not folder:
@@ -87,7 +91,14 @@ def score(
     with torch.inference_mode(False), as_logits(checkpoint, output):
         return _of_module(
             chosen,
-            *adapt(checkpoint, data, normalization=normalization, classes=classes, allow_stochastic=allow_stochastic),
+            *adapt(
+                checkpoint,
+                data,
+                normalization=normalization,
+                classes=classes,
+                allow_stochastic=allow_stochastic,
+                name=dataset or "model",
+            ),
         )
 
 

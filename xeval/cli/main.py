@@ -248,6 +248,8 @@ def score(checkpoints: Sequence[Path], as_json: bool, markdown: bool, spread: st
     options = validated(**given)
     if options.out is not None and len(checkpoints) > 1:
         raise UsageError("--out holds the scores of one checkpoint", "leave it out: scores go beside each checkpoint")
+    if options.name is not None and len(checkpoints) > 1:
+        raise UsageError("--name is the name of one checkpoint", "leave it out: each has its own")
     from xeval.runtime.progress import for_terminal
     from xeval.scoring.run import SCORES, run
 

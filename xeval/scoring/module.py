@@ -15,6 +15,7 @@ from xeval.checkpoints.load import LoadedModel, tensors_sha256
 from xeval.data import DatasetInfo, Split
 from xeval.data.base import Ints, Pixels
 from xeval.errors import DataError, UsageError
+from xeval.runtime.files import digest
 from xeval.scoring.answers import classes_of
 from xeval.scoring.loader import class_numbers, collect
 
@@ -87,9 +88,15 @@ def adapt(
         raise DataError(f"the model has {outputs} outputs for {len(names)} classes", "check classes")
     info = DatasetInfo(name, names, constants.mean, constants.std, channels, pixels.shape[-1])
     notes = (*notes, *_remarks(given, is_bytes=is_bytes, normalized=normalization is not None))
-    state = {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
-    loaded = LoadedModel(model, None, None, "memory", tensors_sha256(state), Path(name), notes)
+    loaded = LoadedModel(model, None, None, "memory", network_sha256(model), Path(name), notes)
     return loaded, info, TensorSplit(info, pixels, class_numbers(labels, outputs))
+
+
+def network_sha256(model: nn.Module) -> str:
+    """Return the hash of a module's tensors, class and parts: the same weights may stand in another network."""
+    state = {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
+    kind = type(model)
+    return digest([tensors_sha256(state), kind.__module__, kind.__qualname__, repr(model)])
 
 
 def _require_float32(model: nn.Module) -> None:

@@ -28,6 +28,14 @@ class ScoreOptions(BaseModel):
     normalize_from_ckpt: bool = Field(
         False, description="normalise with the constants of training where the data set has others"
     )
+    name: str | None = Field(None, description="what tables call the checkpoint [default: its own name]")
+    method: str | None = Field(
+        None,
+        description="row of the tables that it belongs to, such as its training method [default: its own]",
+    )
+    training_seed: int | None = Field(
+        None, ge=0, lt=2**63, description="seed of its training: the seeds of a method are its repetitions"
+    )
     protocol: str = Field("xeval", description="named set of definitions (xeval list protocols)")
     explainers: tuple[str, ...] | None = Field(
         None, description="explainers and controls, separated by commas [default: grad-cam and all controls]"

@@ -49,6 +49,15 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Label:
+    """What tables call a checkpoint: its name, the method that it is a repetition of, and the seed of its training."""
+
+    name: str
+    method: str
+    seed: int | None
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything about a scoring run that is known before the first pass; made by :func:`make_plan`."""
 
@@ -61,6 +70,7 @@ class Plan:
     protocol: Protocol
     tasks: tuple[Task, ...]
     data_key: str
+    label: Label
     notes: tuple[str, ...] = ()
     unreadable: tuple[str, ...] = ()
 
@@ -112,8 +122,19 @@ def plan_for(loaded: LoadedModel, info: DatasetInfo, split: Split, options: Scor
         protocol,
         tasks,
         data_key,
+        _label(loaded, options),
         notes=(*loaded.notes, *left_out),
         unreadable=tuple(damaged.values()),
+    )
+
+
+def _label(loaded: LoadedModel, options: ScoreOptions) -> Label:
+    """Return what the options call the checkpoint, else what its card says, else the file's name."""
+    card = loaded.card
+    name = options.name or (card.name if card else loaded.path.stem)
+    method = options.method or (card.method if card else name)
+    return Label(
+        name, method, options.training_seed if options.training_seed is not None or card is None else card.seed
     )
 
 

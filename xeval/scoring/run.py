@@ -29,7 +29,7 @@ from xeval.scoring.completeness import shortfall
 from xeval.scoring.embedding import write_artifacts
 from xeval.scoring.exchange import Work, collected, shared_work
 from xeval.scoring.options import ScoreOptions, validated
-from xeval.scoring.plan import Plan, Task, make_plan
+from xeval.scoring.plan import Label, Plan, Task, make_plan
 from xeval.scoring.prefetch import prefetched
 from xeval.scoring.scorer import Blocks, Chunk, Failure, Scorer, chunks, make_scorer
 from xeval.scoring.store import Cell, Store, start_afresh
@@ -206,11 +206,16 @@ def _finished(path: Path, plan: Plan) -> Any:
             found["dataset"]["key"],
             found["protocol"]["hash"],
             found["explained"]["layer"],
+            Label(*(found["checkpoint"][key] for key in ("name", "method", "seed"))),
             found["status"] == ("partial" if found["problems"] else "complete"),
         )
     except (DataError, KeyError, TypeError):  # it is derived from the store and can be written again
         return None
-    return found if keys == (plan.loaded.sha256, plan.data_key, plan.protocol.hash(), plan.layer, True) else None
+    return (
+        found
+        if keys == (plan.loaded.sha256, plan.data_key, plan.protocol.hash(), plan.layer, plan.label, True)
+        else None
+    )
 
 
 def compute(session: Session, scorer: Scorer, store: Store | None, todo: Work) -> None:
@@ -269,13 +274,12 @@ def _rehearse(session: Session, scorer: Scorer, store: Store | None, todo: Work)
 
 def _announcement(session: Session, scorer: Scorer, images: int, passes: float) -> str:
     """Say how much work there is and about how long it takes; ``passes`` is the number per image."""
-    loaded, world = session.plan.loaded, session.processes.world
+    world = session.processes.world
     left = images * passes / scorer.rate / world
     duration = f"{left / 60:.0f} min" if left >= 90 else f"{max(1, left):.0f} s"
-    name = loaded.card.name if loaded.card else loaded.path.name
     return (
-        f"{name}: {images} images × {passes:.0f} passes, about {duration}, batches of {scorer.engine.batch_size} "
-        f"on {scorer.device.type}{f', {world} ranks' if world > 1 else ''}"
+        f"{session.plan.label.name}: {images} images × {passes:.0f} passes, about {duration}, "
+        f"batches of {scorer.engine.batch_size} on {scorer.device.type}{f', {world} ranks' if world > 1 else ''}"
     )
 
 

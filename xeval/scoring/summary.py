@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -141,9 +142,7 @@ def expected_calibration_error(
 def _checkpoint(plan: Plan) -> dict[str, Any]:
     loaded, card = plan.loaded, plan.loaded.card
     return {
-        "name": card.name if card else loaded.path.stem,
-        "method": card.method if card else loaded.path.stem,
-        "seed": card.seed if card else None,
+        **asdict(plan.label),
         "recipe": card.recipe_name if card else None,
         "recipe_hash": card.recipe_hash if card else None,
         "arch": loaded.spec.arch if loaded.spec else type(loaded.model).__name__,
