@@ -194,8 +194,9 @@ def test_check_reports(server: type[Server], tmp_path: Path) -> None:
                 "images": 8,
                 "manifest": open_dataset("cifar100", tmp_path).split("train").manifest(),
                 "damaged": [],
+                "notes": [],
             },
-            "test": {"images": 4, "manifest": split.manifest(), "damaged": []},
+            "test": {"images": 4, "manifest": split.manifest(), "damaged": [], "notes": []},
         },
     }
 

@@ -112,7 +112,7 @@ def plan_for(loaded: LoadedModel, info: DatasetInfo, split: Split, options: Scor
         protocol,
         tasks,
         data_key,
-        notes=(*loaded.notes, *left_out),
+        notes=(*loaded.notes, *split.notes, *left_out),
         unreadable=tuple(damaged.values()),
     )
 
