@@ -33,7 +33,7 @@ THUMBNAIL = 64  # pixels a side; up to this size, decoding is mostly Python code
 
 
 class FileSplit(Split):
-    """A split of image files, which are decoded when read; the ids are the names in the tree.
+    """A split of image files, which are decoded when read; the ids are their names, unless ``files`` holds these.
 
     With ``native``, every file must be a square of that side, so that boxes given in its pixels stay valid.
     """
@@ -48,9 +48,11 @@ class FileSplit(Split):
         notes: tuple[str, ...] = (),
         *,
         native: int | None = None,
+        files: Sequence[str] | None = None,
     ) -> None:
         super().__init__(info, name, labels, ids)
         self.notes = notes
+        self._files = self.ids if files is None else tuple(files)
         self._tree = tree
         self._native = native
 
@@ -66,7 +68,7 @@ class FileSplit(Split):
         return images
 
     def _image(self, position: int) -> Pixels:
-        name = self.ids[position]
+        name = self._files[position]
         image = decode(self._tree.read(name), self._tree.describe(name))
         if self._native and image.size != (self._native, self._native):
             width, height = image.size
