@@ -57,6 +57,8 @@ def train(
             trainer = make_trainer(
                 recipe, dataset, directory, seed=seed, limit=limit, device=where, processes=processes
             )
+            for note in trainer.train_split.notes:
+                reporter.say(f"note: {note}")
             trainer.resume(reporter.say)
         _require_one_start(trainer)
         _to_the_end(trainer, reporter)

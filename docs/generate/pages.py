@@ -12,6 +12,7 @@ from typing import get_args
 
 import click
 
+from docs.generate.checked import checks_page
 from docs.generate.explainers import controls_page, explainer_page, explainers
 from docs.generate.metrics import BETTER, metric_page, native, ours
 from docs.generate.text import described, page, section, shown, summary, table, words
@@ -37,6 +38,7 @@ WRITTEN = {
     "cluster": "many runs, here or on a cluster; one run on several GPUs; tuning; what the papers' matrices cost",
     "statistics": "what a comparison may claim: intervals, tests, limits",
     "reliability": "what happens when something goes wrong, and the tests that prove it",
+    "what-is-checked": "what xeval looks at by itself in models, data and recipes, what it then says, and the proof",
     "parity": "the same numbers from Quantus, captum, pytorch-grad-cam and torch-cam",
     "quantus": "what every metric of Quantus does as installed and through the bridge",
     "localisation": "what localisation measures on photographs: read it before using those columns",
@@ -51,7 +53,7 @@ def pages(docs: Path) -> dict[str, str]:
     found["metrics/quantus.md"] = quantus_page()
     found |= {f"explainers/{name}.md": explainer_page(one) for name, one in explainers().items()}
     found["explainers/controls.md"] = controls_page()
-    found |= {"protocols.md": protocols_page(), "cli.md": commands_page()}
+    found |= {"protocols.md": protocols_page(), "cli.md": commands_page(), "what-is-checked.md": checks_page()}
     return {**found, "README.md": index_page(docs, set(found))}
 
 

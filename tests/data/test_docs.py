@@ -13,7 +13,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "data.md"
 def facts() -> dict[str, str]:
     """What stands in the page in the place of each name in braces."""
     return {
-        "suffixes": ", ".join(images.SUFFIXES),
+        "formats": ", ".join(images.FORMATS),
         "pixels": f"{images.MAX_PIXELS:,}",
         "marker": archive.MARKER,
         "members": f"{archive.MAX_MEMBERS:,}",
@@ -36,7 +36,7 @@ def test_figures_are_those_of_the_code() -> None:
         "read": r"^\| bytes of a zip file's directory \| (.*) \|$",
         "file": r"^\| bytes of one image or list \| (.*) \|$",
         "pixels": r"^\| beyond (.*) pixels",
-        "suffixes": r"files ending in (.*) \|$",
+        "formats": r"^decoders of (.*): ",
         "marker": r"with the marker `(.*)` in$",
         "globals": r"^`(.*)`\. Anything else",
     }

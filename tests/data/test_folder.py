@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.data import makers
+from tests.faults.foreign import Told
 from xeval.data import open_dataset
-from xeval.errors import DataError, UsageError
+from xeval.data.damaged import without_damaged
+from xeval.data.manage import check
+from xeval.errors import CheckpointError, DataError, UsageError
+from xeval.scoring.run import score
+from xeval.training.loop import train
+from xeval.training.recipe import load_recipe
 
 IMAGES = makers.noise(5, 48, seed=2)
 FILES = makers.image_folder(IMAGES)
@@ -90,7 +100,8 @@ def test_images_of_many_sizes_are_read_at_224(tmp_path: Path) -> None:
     [
         ({"val/bee/4.png": None}, "class folders differ; only in train: bee; only in test: none"),
         ({"val/cow/5.png": makers.png(IMAGES[0])}, "only in train: none; only in test: cow"),
-        ({"train/bee/x/2.png": None, "train/bee/a.txt": b"x"}, "bee holds no images"),
+        ({"train/bee/x/2.png": None, "train/bee/a.txt": b"x"}, "bee holds no images, but 1 .txt — fill or remove it"),
+        ({"train/bee/x/2.png": None, "train/bee/x/y/A": b"x"}, "bee holds no images, but 1 without a suffix"),
         (
             {f"train/{name}.png": b"" for name in ("ant/0", "ant/1", "bee/x/2")},
             "none of the images can be read; .*0.png is a 0-byte file",
@@ -133,3 +144,122 @@ def test_odd_paths_and_class_names(name: str, tmp_path: Path) -> None:
     dataset = open_dataset(f"folder:{makers.write_tree(tmp_path / name, files)}")
     assert name in dataset.info.classes
     assert len(dataset.split("train").read([0, 1, 2])) == 3
+
+
+# ---- what is passed over ---------------------------------------------------------------------------------------------
+
+LEFT = {
+    "train/ant/IMG_1.HEIC": b"\0\0\0\x18ftypheic" + bytes(40),
+    "train/ant/IMG_2.heic": b"\0\0\0\x18ftypheic" + bytes(40),
+    "train/bee/x/scan": makers.png(IMAGES[0]),
+    "train/bee/.DS_Store": b"x",
+    "train/bee/page.eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+    "train/bee/odd.<b>": b"x",
+    "train/loose.png": makers.png(IMAGES[0]),
+    "train/.cache/thumb.png": b"x",
+}
+TOLD = "files passed over: 2 .heic, 1 .eps, 1 hidden, 1 of another suffix, 1 outside the class folders, 1 others"
+
+
+def place(packed: bool, tmp_path: Path, files: dict[str, bytes]) -> Path:
+    """The files as a folder or as a zip file."""
+    return makers.zip_of(tmp_path / "my.zip", files) if packed else makers.write_tree(tmp_path / "my", files)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_files_passed_over_are_counted_by_suffix(packed: bool, tmp_path: Path) -> None:
+    dataset = open_dataset(f"folder:{place(packed, tmp_path, {**FILES, **LEFT})}")
+    train, test = dataset.split("train"), dataset.split("test")
+    assert train.notes == (TOLD,)
+    assert test.notes == ()
+    assert train.ids == ("train/ant/0.png", "train/ant/1.png", "train/bee/x/2.png")
+    few = makers.write_tree(tmp_path / "few", {**FILES, "val/ant/x": b"x", "val/ant/y": b"x", "val/bee/z.Json": b"{}"})
+    found = open_dataset(f"folder:{few}").split("test")
+    assert found.notes == ("files passed over: 2 without a suffix, 1 .json",)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_pillow_reads_is_read(packed: bool, tmp_path: Path) -> None:
+    kinds = {"a.jfif": "JPEG", "b.JPE": "JPEG", "c.avif": "AVIF", "d.jp2": "JPEG2000", "e.pbm": "PPM"}
+    data = {name: makers.png(IMAGES[0], format=kind) for name, kind in kinds.items()}
+    data["f.mpo"] = makers.png(IMAGES[1], format="MPO", save_all=True, append_images=[Image.new("RGB", (48, 48))])
+    root = place(packed, tmp_path, {f"ant/{name}": content for name, content in data.items()})
+    split = open_dataset(f"folder:{root}").split("test")
+    assert split.ids == tuple(f"ant/{name}" for name in sorted(data, key=lambda name: f"ant/{name}"))
+    assert split.notes == ()
+    for row, name in enumerate(split.ids):
+        with Image.open(io.BytesIO(data[name.removeprefix("ant/")])) as image:
+            wanted = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+        assert np.array_equal(split.read([row])[0].numpy(), wanted), name
+        assert wanted.std() > 30, name
+
+
+def test_ordinary_folders_keep_ids_and_manifest(tmp_path: Path) -> None:
+    """Written out: shape, labels and pixels of the files with the suffixes that were read from the beginning."""
+    names = [f"{label}/{n}{suffix}" for label in ("ant", "bee") for n, suffix in enumerate((".JPG", ".png", ".tif"))]
+    kinds = {".JPG": "JPEG", ".png": "PNG", ".tif": "TIFF"}
+    data = {name: makers.png(IMAGES[n % 5], format=kinds[Path(name).suffix]) for n, name in enumerate(names)}
+    others = {"ant/notes.txt": b"x", "bee/.hidden.png": b"x", "bee/Thumbs.db": b"x"}
+    split = open_dataset(f"folder:{makers.write_tree(tmp_path, {**data, **others})}").split("test")
+    digest = hashlib.sha256(b"(6, 3, 48, 48)" + np.array([0, 0, 0, 1, 1, 1], dtype="<i8").tobytes())
+    for name in names:
+        with Image.open(io.BytesIO(data[name])) as image:
+            digest.update(np.asarray(image).transpose(2, 0, 1).tobytes())
+    assert split.ids == tuple(names)
+    assert split.manifest() == digest.hexdigest()
+
+
+def test_notes_survive_leaving_damaged_images_out(tmp_path: Path) -> None:
+    makers.write_tree(tmp_path, {**FILES, "val/bee/5.png": b"", "val/bee/6.heic": b"x"})
+    kept, damaged = without_damaged(open_dataset(f"folder:{tmp_path}").split("test"))
+    assert (len(kept), list(damaged)) == (2, [2])
+    assert kept.notes == ("files passed over: 1 .heic",)
+
+
+def test_passed_over_files_are_said_and_stored(tmp_path: Path) -> None:
+    """Training and scoring say those of their split, once; the stored summary and the check hold them."""
+    makers.write_tree(tmp_path / "my", {**FILES, **LEFT, "val/bee/5.heic": b"x", "val/bee/6.heic": b"x"})
+    name, training, scoring = f"folder:{tmp_path / 'my'}", Told(), Told()
+    settings = (f"dataset={name}", "image_size=32", "epochs=1", "arch=cnn-tiny")
+    run = train(load_recipe("photo10", "ce", settings), seed=0, out=tmp_path, device="cpu", progress=training)
+    assert [text for text in training.lines if "passed over" in text] == [f"note: {TOLD}"]
+    score(run, scoring, metrics=("drop",), explainers=("grad-cam", "random"))
+    assert [text for text in scoring.lines if "passed over" in text] == ["note: files passed over: 2 .heic"]
+    assert json.loads((run / "scores.json").read_text())["dataset"]["notes"] == ["files passed over: 2 .heic"]
+    notes = {split: part["notes"] for split, part in check(name)["splits"].items()}
+    assert notes == {"train": [TOLD], "test": ["files passed over: 2 .heic"]}
+
+
+# ---- zip files -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("top", ["", "photos/", "a/b/"])
+def test_a_zip_file_is_read_like_the_folder_in_it(top: str, tmp_path: Path) -> None:
+    folder = open_dataset(f"folder:{makers.write_tree(tmp_path / 'my', FILES)}")
+    apple = {"__MACOSX/photos/._0.png": b"x"} if top else {}
+    packed = makers.zip_of(tmp_path / "my.zip", {**{top + name: data for name, data in FILES.items()}, **apple})
+    dataset = open_dataset(f"folder:{packed}")
+    assert dataset.info.classes == folder.info.classes
+    assert (dataset.info.mean, dataset.info.std) == (folder.info.mean, folder.info.std)
+    for name in ("train", "test"):
+        assert dataset.split(name).ids == folder.split(name).ids
+        assert dataset.split(name).manifest() == folder.split(name).manifest()
+    alone = {f"{top}{name.removeprefix('train/')}": data for name, data in FILES.items() if name.startswith("train")}
+    only = open_dataset(f"folder:{makers.zip_of(tmp_path / 'only.zip', alone)}")
+    assert (only.info.classes, list(only.splits)) == (("ant", "bee"), ["test"])
+
+
+@pytest.mark.fault("D2")
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [({**FILES, "train/../../evil.png": b"x"}, "a path to a parent"), ({"/etc/x.png": b"x"}, "an absolute path")],
+)
+def test_hostile_names_in_a_zip_file(files: dict[str, bytes], message: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        open_dataset(f"folder:{makers.zip_of(tmp_path / 'my.zip', files)}")
+
+
+def test_no_zip_file(tmp_path: Path) -> None:
+    (tmp_path / "my.zip").write_bytes(b"text")
+    with pytest.raises(CheckpointError, match="no zip file"):
+        open_dataset(f"folder:{tmp_path / 'my.zip'}")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.data.makers import noise, png
-from xeval.data.images import decode, is_image_name, square
+from xeval.data.images import FORMATS, decode, decoders, is_image_name, square, suffixes
 from xeval.errors import DataError
 
 PIXELS = noise(1, 24, seed=3)[0]
@@ -136,6 +136,61 @@ def test_damage_gives_a_picture_or_the_error(position: int, value: int, length: 
             assert decode(candidate, "file").mode == "RGB"
 
 
+def avif_of(width: int, height: int) -> bytes:
+    """An AVIF file whose header claims another size than it has."""
+    data = saved(Image.fromarray(PIXELS.transpose(1, 2, 0)), format="AVIF")
+    assert data.count(b"ispe") == 1
+    place = data.index(b"ispe") + 8
+    return data[:place] + struct.pack(">II", width, height) + data[place + 8 :]
+
+
+@pytest.mark.fault("D9")
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_bomb_in_avif_is_refused_before_a_pixel_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("PIL.AvifImagePlugin.AvifImageFile.load", never)
+    with pytest.raises(DataError, match="DecompressionBomb"):
+        decode(avif_of(12000, 12000), "file")
+
+
+@pytest.mark.fault("D8")
+def test_other_rules_hold_for_avif() -> None:
+    image = Image.fromarray(PIXELS.transpose(1, 2, 0))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright, turned = (saved(image, format="AVIF", quality=100, **more) for more in ({}, {"exif": exif}))
+    assert np.array_equal(array(turned), np.rot90(array(upright), 3))
+    clear = image.copy()
+    clear.putalpha(90)
+    assert array(saved(clear, format="AVIF", quality=100)).shape == (24, 24, 3)
+    with pytest.raises(DataError, match="several frames"):
+        decode(animated("AVIF"), "file")
+    for data in (upright[:200], upright[:-300], b"\0\0\0\x18ftypheic" + bytes(40)):
+        with pytest.raises(DataError):
+            decode(data, "file")
+
+
+def test_suffixes_are_those_that_pillow_registers_for_the_decoders() -> None:
+    Image.init()
+    assert set(decoders()) == set(FORMATS) - {"MPO"}
+    assert {Image.EXTENSION[suffix] for suffix in suffixes()} == set(FORMATS)
+    assert {suffix for suffix, name in Image.EXTENSION.items() if name in FORMATS} == set(suffixes())
+
+
+def test_a_pillow_without_a_decoder_reads_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.init()
+    monkeypatch.delitem(Image.OPEN, "AVIF")
+    decoders.cache_clear()
+    try:
+        assert np.array_equal(array(png(PIXELS)).transpose(2, 0, 1), PIXELS)
+        with pytest.raises(DataError, match="is not an image that can be read"):
+            decode(saved(Image.fromarray(PIXELS.transpose(1, 2, 0)), format="AVIF"), "file")
+    finally:
+        decoders.cache_clear()
+
+
 def test_square_cuts_the_centre() -> None:
     wide = np.zeros((10, 30, 3), np.uint8)
     wide[:, 10:20] = 200
@@ -153,6 +208,17 @@ def test_shrinking_is_antialiased() -> None:
     [
         ("a.JPEG", True),
         ("a/b.png", True),
+        ("a.jfif", True),
+        ("a.AVIF", True),
+        ("a.jp2", True),
+        ("a.heic", False),
+        ("a.eps", False),
+        ("a.ps", False),
+        ("a.pdf", False),
+        ("a.wmf", False),
+        ("a.h5", False),
+        ("a.mpg", False),
+        ("png", False),
         ("a/.b.png", False),
         (".DS_Store", False),
         ("Thumbs.db", False),

@@ -28,37 +28,77 @@ FILE, FOLDER = "cifar-100-binary.tar.gz", "cifar-100-binary"
 
 
 class Server(BaseHTTPRequestHandler):
-    """Serves ``content``; cuts the first ``cuts`` answers at 70 %."""
+    """Serves ``content``; cuts the first ``cuts`` answers at 70 % and misbehaves as ``manner`` says."""
 
     content: ClassVar[bytes] = ARCHIVE
     cuts: ClassVar[int] = 0
     ranges: ClassVar[list[str | None]] = []
+    manner: ClassVar[str] = ""
 
     def do_GET(self) -> None:
         asked = self.headers.get("Range")
         Server.ranges.append(asked)
         start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
         if start and start >= len(self.content):
-            self.send_error(416)
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(self.content)}")
+            self.end_headers()
             return
-        body = self.content[start:]
-        self.send_response(206 if asked else 200)
-        self.send_header("Content-Length", str(len(body)))
+        body, status, span = self.answer(start)
+        self.send_response(status)
+        if span:
+            self.send_header("Content-Range", span)
+        if self.manner != "no length":
+            self.send_header("Content-Length", "many" if self.manner == "odd length" else str(len(body)))
         self.end_headers()
         if Server.cuts:
             Server.cuts -= 1
             body = body[: len(body) * 7 // 10]
         self.wfile.write(body)
 
+    def answer(self, start: int) -> tuple[bytes, int, str]:
+        """Body, status and Content-Range."""
+        data, last, total = self.content, len(self.content) - 1, len(self.content)
+        plain = (data[start:], 206, f"bytes {start}-{last}/{total}") if start else (data, 200, "")
+        resumed = {
+            "ignores ranges": (data, 200, ""),
+            "from the beginning": (data, 206, f"bytes 0-{last}/{total}"),
+            "further on": (data[start + 7 :], 206, f"bytes {start + 7}-{last}/{total}"),
+            "no range said": (data[start + 7 :], 206, ""),
+            "shorter file": (data[start:], 206, f"bytes {start}-{last}/{start - 1}"),
+            "in steps": (data[start : start + 50], 206, f"bytes {start}-{start + 49}/{total}"),
+        }
+        first = {"unasked part": (data[5:], 206, f"bytes 5-{last}/{total}")}
+        return (resumed if start else first).get(self.manner, plain)
+
     def log_message(self, *_: object) -> None:
         """Say nothing."""
 
 
+class InChunks(Server):
+    """Serves the content in chunks, without its length; a cut leaves the last chunk out."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        half = len(self.content) // 2
+        for part in (self.content[:half], self.content[half:]):
+            self.wfile.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
+            if Server.cuts:
+                Server.cuts -= 1
+                return
+        self.wfile.write(b"0\r\n\r\n")
+
+
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Server]]:
+def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Server]]:
     """The official host, played here; CIFAR-100's archive has the checksum of a small one."""
-    Server.content, Server.cuts, Server.ranges = ARCHIVE, 0, []
-    host = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    Server.content, Server.cuts, Server.ranges, Server.manner = ARCHIVE, 0, [], ""
+    host = ThreadingHTTPServer(("127.0.0.1", 0), getattr(request, "param", Server))
     threading.Thread(target=host.serve_forever, daemon=True).start()
     serve_from(monkeypatch, f"http://127.0.0.1:{host.server_port}/{FILE}")
     yield Server
@@ -130,6 +170,76 @@ def test_cut_connection_then_continued(
 def test_complete_part_is_not_fetched_again(server: type[Server], tmp_path: Path) -> None:
     (tmp_path / f"{FILE}.part").write_bytes(ARCHIVE)
     assert get("cifar100", tmp_path).is_dir()
+    assert server.ranges == [f"bytes={len(ARCHIVE)}-"]
+
+
+BEGUN = 100
+"""So many bytes of the archive are there already."""
+
+
+@pytest.mark.fault("D4")
+@pytest.mark.parametrize(
+    "manner", ["ignores ranges", "from the beginning", "further on", "no range said", "shorter file"]
+)
+def test_other_bytes_than_asked_start_the_download_anew(manner: str, server: type[Server], tmp_path: Path) -> None:
+    server.manner = manner
+    (tmp_path / f"{FILE}.part").write_bytes(ARCHIVE[:BEGUN])
+    assert get("cifar100", tmp_path) == tmp_path / FOLDER
+    assert (tmp_path / FILE).read_bytes() == ARCHIVE
+    assert server.ranges == [f"bytes={BEGUN}-", None]
+
+
+@pytest.mark.fault("D4")
+def test_a_part_longer_than_the_file_starts_the_download_anew(server: type[Server], tmp_path: Path) -> None:
+    (tmp_path / f"{FILE}.part").write_bytes(ARCHIVE + b"more")
+    assert get("cifar100", tmp_path).is_dir()
+    assert server.ranges == [f"bytes={len(ARCHIVE) + 4}-", None]
+
+
+@pytest.mark.fault("D4")
+def test_a_server_that_gives_less_than_asked_is_asked_again(server: type[Server], tmp_path: Path) -> None:
+    """The whole is as long as the range says, not as the answer: nothing is mistaken for a wrong checksum."""
+    server.manner = "in steps"
+    (tmp_path / f"{FILE}.part").write_bytes(ARCHIVE[:BEGUN])
+    for step in (1, 2):
+        with pytest.raises(ResourceError, match=f"was cut after {BEGUN + 50 * step} of {len(ARCHIVE):,} bytes"):
+            get("cifar100", tmp_path)
+        assert (tmp_path / f"{FILE}.part").read_bytes() == ARCHIVE[: BEGUN + 50 * step]
+
+
+@pytest.mark.fault("D4")
+@pytest.mark.parametrize("manner", ["no length", "odd length"])
+def test_without_a_length_the_checksum_says_whether_all_is_there(
+    manner: str, server: type[Server], tmp_path: Path
+) -> None:
+    server.manner, server.cuts = manner, 1
+    with pytest.raises(ResourceError, match=f"did not say how long the file is, and {len(ARCHIVE) * 7 // 10:,} bytes"):
+        get("cifar100", tmp_path)
+    assert names(tmp_path) == [f"{FILE}.part"]
+    assert get("cifar100", tmp_path).is_dir()
+    assert (tmp_path / FILE).read_bytes() == ARCHIVE
+    assert server.ranges == [None, f"bytes={len(ARCHIVE) * 7 // 10}-"]
+
+
+@pytest.mark.fault("D4")
+@pytest.mark.parametrize("server", [InChunks], indirect=True)
+def test_chunks_say_where_the_file_ends(server: type[Server], tmp_path: Path) -> None:
+    server.cuts = 1
+    with pytest.raises(ResourceError, match="could not be fetched"):
+        get("cifar100", tmp_path)
+    assert (tmp_path / f"{FILE}.part").is_file()
+    assert get("cifar100", tmp_path).is_dir()
+    server.content = ARCHIVE[:-1]
+    with pytest.raises(CheckpointError, match="wrong checksum"):
+        get("cifar100", tmp_path / "b")
+
+
+@pytest.mark.fault("D4")
+def test_a_part_that_nobody_asked_for_is_no_file(server: type[Server], tmp_path: Path) -> None:
+    server.manner = "unasked part"
+    with pytest.raises(ResourceError, match="a part of the file, although all of it was asked for"):
+        get("cifar100", tmp_path)
+    assert names(tmp_path) == []
 
 
 def test_no_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,8 +304,9 @@ def test_check_reports(server: type[Server], tmp_path: Path) -> None:
                 "images": 8,
                 "manifest": open_dataset("cifar100", tmp_path).split("train").manifest(),
                 "damaged": [],
+                "notes": [],
             },
-            "test": {"images": 4, "manifest": split.manifest(), "damaged": []},
+            "test": {"images": 4, "manifest": split.manifest(), "damaged": [], "notes": []},
         },
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import zipfile
 from pathlib import Path
@@ -30,6 +31,31 @@ def test_twenty_classes_in_the_order_of_their_ids(dataset: Dataset) -> None:
     assert np.bincount(test.labels).tolist() == [50] * 20
     folders = [item.split("/")[1] for item in train.ids]
     assert folders == sorted(folders)
+
+
+def test_ids_of_the_official_layout(dataset: Dataset) -> None:
+    """Written out, and in the order of the annotations: per-image scores and draws are kept under them."""
+    digest = hashlib.sha256("\n".join(dataset.split("test").ids).encode()).hexdigest()
+    assert digest == "9b11bafab4cae0998d910c1768fb6e11ec8b4ea8a630fefb2dd8f8679a4af385"
+
+
+@pytest.mark.parametrize("annotated", [True, False])
+def test_val_in_class_folders_is_one_split(annotated: bool, dataset: Dataset, photos: Path, tmp_path: Path) -> None:
+    """What the usual script leaves; without annotations the numbers of the files give the same order."""
+    with zipfile.ZipFile(photos) as packed:
+        start = next(name for name in packed.namelist() if name.endswith("wnids.txt")).removesuffix("wnids.txt")
+        for name in ("wnids.txt", "words.txt", *(["val/val_annotations.txt"] if annotated else [])):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_bytes(packed.read(start + name))
+        for line in packed.read(f"{start}val/val_annotations.txt").decode().splitlines():
+            file, wnid, *_ = line.split("\t")
+            place = tmp_path / "val" / wnid / "images" / file
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(packed.read(f"{start}val/images/{file}"))
+    official, moved = dataset.split("test"), open_dataset("tiny-imagenet", tmp_path).split("test")
+    assert moved.ids == official.ids
+    assert moved.manifest() == official.manifest()
+    assert (moved.boxes([0]) is not None) == annotated
 
 
 def test_boxes_lie_inside_at_every_size(photos: Path) -> None:

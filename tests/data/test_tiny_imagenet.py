@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,108 @@ def test_grey_files_become_rgb(tmp_path: Path) -> None:
 def test_crlf_and_byte_order_mark_are_accepted(tmp_path: Path) -> None:
     root = tree(tmp_path, **{VAL: b"\xef\xbb\xbf" + FILES[VAL].replace(b"\n", b"\r\n")})
     assert open_dataset("tiny-imagenet", root).split("test").labels.tolist() == [2, 1, 0]
+
+
+# ---- val in class folders --------------------------------------------------------------------------------------------
+
+SORTED = sorted(makers.WNIDS)
+LAYOUTS = ("{wnid}/{file}", "{wnid}/images/{file}")
+
+
+def rearranged(layout: str, prefix: str = "", **changes: bytes | None) -> dict[str, bytes]:
+    """The data set after a script has moved its validation images to class folders."""
+    files = {**makers.tiny_imagenet(IMAGES), **{name: data for name, data in changes.items() if data}}
+    for row, wnid in enumerate(SORTED):
+        file = f"val_{row}.JPEG"
+        files[f"val/{layout.format(wnid=wnid, file=file)}"] = files.pop(f"val/images/{file}")
+    return {prefix + name: data for name, data in files.items() if changes.get(name, b"") is not None}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_val_in_class_folders_is_the_official_val(layout: str, packed: bool, tmp_path: Path) -> None:
+    files = rearranged(layout, "top/")
+    root = makers.zip_of(tmp_path / "a.zip", files) if packed else makers.write_tree(tmp_path, files) / "top"
+    if not packed:
+        (root / "val" / "images").mkdir(exist_ok=True)  # many scripts leave it there, empty
+    official = open_dataset("tiny-imagenet", tree(tmp_path)).split("test")
+    dataset = open_dataset("tiny-imagenet", root)
+    moved = dataset.split("test")
+    assert np.array_equal(moved.read(range(3)).numpy(), IMAGES[[8, 5, 2]])
+    assert moved.ids == official.ids == tuple(f"val/images/val_{row}.JPEG" for row in (2, 1, 0))
+    assert moved.labels.tolist() == official.labels.tolist() == [2, 1, 0]
+    assert torch.equal(moved.boxes(range(3)), official.boxes(range(3)))  # type: ignore[arg-type]
+    content = b"(3, 3, 64, 64)" + np.array([2, 1, 0], dtype="<i8").tobytes() + IMAGES[[8, 5, 2]].tobytes()
+    assert moved.manifest() == official.manifest() == hashlib.sha256(content).hexdigest()
+    assert moved.notes == official.notes == ()
+    assert len(dataset.split("train")) == 6
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_val_in_class_folders_without_annotations(layout: str, packed: bool, tmp_path: Path) -> None:
+    """The folder is the label; 10 comes after 9; no boxes, which is said."""
+    more = {f"val/{layout.format(wnid=SORTED[1], file=f'val_{n}.JPEG')}": makers.png(IMAGES[n - 6]) for n in (9, 10)}
+    files = {**rearranged(layout, **{VAL: None}), **more}
+    root = makers.zip_of(tmp_path / "a.zip", files) if packed else makers.write_tree(tmp_path / "a", files)
+    split = open_dataset("tiny-imagenet", root).split("test")
+    assert split.ids == tuple(f"val/images/val_{n}.JPEG" for n in (0, 1, 2, 9, 10))
+    assert split.labels.tolist() == [0, 1, 2, 1, 1]
+    assert np.array_equal(split.read(range(5)).numpy(), IMAGES[[2, 5, 8, 3, 4]])
+    assert split.boxes([0]) is None
+    assert split.notes == (
+        "val/val_annotations.txt is missing: labels are those of the class folders, and there are no boxes",
+    )
+
+
+@pytest.mark.fault("D10")
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (
+            rearranged(LAYOUTS[0], **{VAL: FILES[VAL].replace(b"val_1.JPEG\tn02000001", b"val_1.JPEG\tn03000003")}),
+            "line 2: val_1.JPEG is of the class n03000003, but it lies in val/n02000001/val_1.JPEG",
+        ),
+        (
+            {**rearranged(LAYOUTS[0]), "val/n01000002/images/val_1.JPEG": makers.png(IMAGES[5])},
+            "holds one image twice, val/n01000002/images/val_1.JPEG and val/n02000001/val_1.JPEG",
+        ),
+        (
+            {**rearranged(LAYOUTS[1]), "val/n01000002/images/val_9.JPEG": makers.png(IMAGES[5])},
+            r"val does not match its lists \(1 not listed: val/images/val_9.JPEG",
+        ),
+        (
+            {name: data for name, data in rearranged(LAYOUTS[1]).items() if "val_2" not in name},
+            r"val does not match its lists \(1 missing: val/images/val_2.JPEG",
+        ),
+        (
+            {**rearranged(LAYOUTS[0], **{VAL: None}), "val/n09000009/val_9.JPEG": makers.png(IMAGES[5])},
+            r"val does not match its lists \(1 not listed: n09000009",
+        ),
+        (
+            {name: data for name, data in rearranged(LAYOUTS[0], **{VAL: None}).items() if "val_2" not in name},
+            r"val does not match its lists \(1 missing: n03000003",
+        ),
+        (
+            {**rearranged(LAYOUTS[0]), "val/images/val_1.JPEG": makers.png(IMAGES[5])},
+            r"val/images does not match its lists \(2 missing: val/images/val_0.JPEG, val/images/val_2.JPEG",
+        ),
+    ],
+)
+def test_folders_and_lists_that_contradict_each_other(
+    files: dict[str, bytes], message: str, packed: bool, tmp_path: Path
+) -> None:
+    root = makers.zip_of(tmp_path / "a.zip", files) if packed else makers.write_tree(tmp_path / "a", files)
+    with pytest.raises(DataError, match=message):
+        open_dataset("tiny-imagenet", root).split("test")
+
+
+def test_a_damaged_image_is_named_where_it_lies(tmp_path: Path) -> None:
+    files = {**rearranged(LAYOUTS[1]), "val/n02000001/images/val_1.JPEG": b""}
+    split = open_dataset("tiny-imagenet", makers.write_tree(tmp_path, files)).split("test")
+    with pytest.raises(DataError, match=r"val/n02000001/images/val_1\.JPEG is a 0-byte file"):
+        split.read(range(3))
 
 
 ROWS = FILES[VAL].splitlines(keepends=True)

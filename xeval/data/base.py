@@ -41,7 +41,12 @@ class DatasetInfo:
 
 
 class Split(ABC):
-    """One split of a data set, read lazily: labels and ids are in memory, :meth:`read` reads the images."""
+    """One split of a data set, read lazily: labels and ids are in memory, :meth:`read` reads the images.
+
+    ``notes`` are sentences on what its reader passed over or did without; who uses the split says them.
+    """
+
+    notes: tuple[str, ...] = ()
 
     def __init__(self, info: DatasetInfo, name: str, labels: np.ndarray, ids: Sequence[str]) -> None:
         self.info = info

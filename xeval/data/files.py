@@ -31,6 +31,10 @@ class Tree(Protocol):
         """Return the sorted names of all files below a folder, at any depth; empty if the folder does not exist."""
         ...
 
+    def files(self, folder: str) -> list[str]:
+        """Return the sorted names of the files directly in a folder; empty if the folder does not exist."""
+        ...
+
     def folders(self, folder: str) -> list[str]:
         """Return the sorted names of the folders directly in a folder, without the path and without hidden ones."""
         ...
@@ -65,6 +69,12 @@ class FolderTree:
         """Return the sorted names of all files below a folder."""
         top = self.root / folder
         found = [Path(parent, file) for parent, _, files in os.walk(top) for file in files]
+        return sorted(path.relative_to(self.root).as_posix() for path in found)
+
+    def files(self, folder: str) -> list[str]:
+        """Return the sorted names of the files directly in a folder."""
+        top = self.root / folder
+        found = [Path(entry) for entry in os.scandir(top) if not entry.is_dir()] if top.is_dir() else []
         return sorted(path.relative_to(self.root).as_posix() for path in found)
 
     def folders(self, folder: str) -> list[str]:
@@ -118,6 +128,10 @@ class ZipTree:
         start = f"{folder}/" if folder else ""
         parents = [parent for parent in self._parents if f"{parent}/".startswith(start)]
         return sorted(name for parent in parents for name in self._parents[parent])
+
+    def files(self, folder: str) -> list[str]:
+        """Return the sorted names of the files directly in a folder."""
+        return sorted(self._parents.get(folder, []))
 
     def folders(self, folder: str) -> list[str]:
         """Return the sorted names of the folders directly in a folder."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -24,23 +25,34 @@ from xeval.errors import DataError
 if TYPE_CHECKING:
     from xeval.data.files import Tree
 
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
-SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
+"""What is decoded; each further decoder is a way in for hostile files, and that of EPS runs another program."""
 MAX_PIXELS = 50_000_000
 THREADS = 4
 THUMBNAIL = 64  # pixels a side; up to this size, decoding is mostly Python code, which threads do not speed up
 
 
 class FileSplit(Split):
-    """A split of image files, which are decoded when read; the ids are the names in the tree.
+    """A split of image files, which are decoded when read; the ids are their names, unless ``files`` holds these.
 
     With ``native``, every file must be a square of that side, so that boxes given in its pixels stay valid.
     """
 
     def __init__(
-        self, info: DatasetInfo, name: str, tree: Tree, ids: Sequence[str], labels: Ints, *, native: int | None = None
+        self,
+        info: DatasetInfo,
+        name: str,
+        tree: Tree,
+        ids: Sequence[str],
+        labels: Ints,
+        notes: tuple[str, ...] = (),
+        *,
+        native: int | None = None,
+        files: Sequence[str] | None = None,
     ) -> None:
         super().__init__(info, name, labels, ids)
+        self.notes = notes
+        self._files = self.ids if files is None else tuple(files)
         self._tree = tree
         self._native = native
 
@@ -56,7 +68,7 @@ class FileSplit(Split):
         return images
 
     def _image(self, position: int) -> Pixels:
-        name = self.ids[position]
+        name = self._files[position]
         image = decode(self._tree.read(name), self._tree.describe(name))
         if self._native and image.size != (self._native, self._native):
             width, height = image.size
@@ -69,7 +81,7 @@ def decode(data: bytes, name: str) -> Image.Image:
     if not data:
         raise _unfit(name, "is a 0-byte file")
     try:
-        with Image.open(BytesIO(data), formats=FORMATS) as image:
+        with Image.open(BytesIO(data), formats=decoders()) as image:
             _require_plain(image, name)
             return _rgb(ImageOps.exif_transpose(image))
     except DataError:
@@ -94,9 +106,22 @@ def square(image: Image.Image, side: int) -> Image.Image:
     return ImageOps.fit(image, (side, side), method=Image.Resampling.BILINEAR)
 
 
+@cache
+def decoders() -> tuple[str, ...]:
+    """Return those of the formats for which the installed Pillow has a decoder."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)  # that of JPEG opens MPO too
+
+
+@cache
+def suffixes() -> tuple[str, ...]:
+    """Return the endings of image files, in lower case and sorted: those that Pillow registers for the formats."""
+    return tuple(sorted(suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS))
+
+
 def is_image_name(name: str) -> bool:
     """Return whether a file counts as an image by its name; hidden files do not."""
-    return name.lower().endswith(SUFFIXES) and not name.rpartition("/")[2].startswith(".")
+    return name.lower().endswith(suffixes()) and not name.rpartition("/")[2].startswith(".")
 
 
 def _require_plain(image: Image.Image, name: str) -> None:

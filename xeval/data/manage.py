@@ -52,7 +52,7 @@ def check(name: str, root: Path | None = None) -> dict[str, Any]:
 
     Returns:
         A report with name, place, checksum ("official", "none to compare"), classes, and for every split its number of
-        images, its manifest and the images that cannot be read.
+        images, its manifest, the images that cannot be read and its notes.
 
     Raises:
         CheckpointError: an archive under an official name has another checksum.
@@ -86,7 +86,12 @@ def require_sound(report: dict[str, Any]) -> None:
 def _audit(split: Split) -> dict[str, Any]:
     damaged = unreadable(split, range(len(split)))
     problems = [damaged[position] for position in sorted(damaged)]
-    return {"images": len(split), "manifest": None if damaged else split.manifest(), "damaged": problems}
+    return {
+        "images": len(split),
+        "manifest": None if damaged else split.manifest(),
+        "damaged": problems,
+        "notes": list(split.notes),
+    }
 
 
 def _state(name: str, root: Path) -> str:

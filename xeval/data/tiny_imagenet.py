@@ -3,10 +3,16 @@
 The training images are train/<wnid>/images/*.JPEG, with boxes in train/<wnid>/<wnid>_boxes.txt; the validation images
 are val/images/*.JPEG, with labels and boxes in val/val_annotations.txt. The official test images have no labels, so the
 split ``test`` is the official val.
+
+Many scripts move the validation images to val/<wnid>/*.JPEG or val/<wnid>/images/*.JPEG. They are read from there under
+their official ids val/images/<file>, in the order of the annotations, and must lie where the annotations put them, so
+that ids, labels, boxes and manifest are those of the official layout. Without the annotations, the class folder is the
+label, the order is that of the numbers in the file names, as in the official list, and there are no boxes.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -29,16 +35,25 @@ STD = (0.2302, 0.2265, 0.2262)  # as published: the mean of the images' own devi
 OFFICIAL = Archive(
     "tiny-imagenet-200.zip", "https://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"
 )
-ANNOTATIONS = "val/val_annotations.txt"
+VAL, ANNOTATIONS = "val/images", "val/val_annotations.txt"
 
 
 class BoxedSplit(FileSplit):
     """A split of image files with one box each, given in pixels of the file, returned in those of the image as read."""
 
     def __init__(
-        self, info: DatasetInfo, name: str, tree: Tree, ids: list[str], labels: Ints, *, boxes: Ints, native: int
+        self,
+        info: DatasetInfo,
+        name: str,
+        tree: Tree,
+        ids: list[str],
+        labels: Ints,
+        *,
+        boxes: Ints,
+        native: int,
+        files: list[str] | None = None,
     ) -> None:
-        super().__init__(info, name, tree, ids, labels, native=native)
+        super().__init__(info, name, tree, ids, labels, native=native, files=files)
         self._boxes = scale_boxes(boxes, native, info.size)
 
     def boxes(self, index: Index) -> torch.Tensor | None:
@@ -119,7 +134,11 @@ def _boxes_of(tree: Tree, name: str, native: int) -> dict[str, list[int]]:
     return {row[0]: _box(tree, name, number, row[1:], native) for number, row in enumerate(rows, start=1)}
 
 
-def _test(info: DatasetInfo, tree: Tree, wnids: list[str], native: int) -> BoxedSplit:
+def _test(info: DatasetInfo, tree: Tree, wnids: list[str], native: int) -> FileSplit:
+    places = _val_images(tree)
+    moved = any(_folder(place) != "images" for place in places.values())
+    if moved and ANNOTATIONS not in tree.files("val"):
+        return _by_folder(info, tree, wnids, native, places)
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
     ids: list[str] = []
     labels: list[int] = []
@@ -128,12 +147,51 @@ def _test(info: DatasetInfo, tree: Tree, wnids: list[str], native: int) -> Boxed
         file, wnid, *corners = _fields(tree, ANNOTATIONS, number, line, 6)
         if wnid not in label_of:
             raise _bad_row(tree, ANNOTATIONS, number, f"the class {wnid!r} is not in wnids.txt")
-        ids.append(f"val/images/{file}")
+        ids.append(f"{VAL}/{file}")
+        place = places.get(ids[-1], ids[-1])
+        if _folder(place) not in ("images", wnid):
+            raise _bad_row(tree, ANNOTATIONS, number, f"{file} is of the class {wnid}, but it lies in {place}")
         labels.append(label_of[wnid])
         boxes.append(_box(tree, ANNOTATIONS, number, corners, native))
-    present = {name for name in tree.below("val/images") if is_image_name(name)}
-    _same_names(tree.describe("val/images"), set(ids), present)
-    return BoxedSplit(info, "test", tree, ids, np.array(labels), boxes=np.array(boxes), native=native)
+    _same_names(tree.describe("val" if moved else VAL), set(ids), set(places))
+    files = [places[name] for name in ids]
+    return BoxedSplit(info, "test", tree, ids, np.array(labels), boxes=np.array(boxes), native=native, files=files)
+
+
+def _by_folder(info: DatasetInfo, tree: Tree, wnids: list[str], native: int, places: dict[str, str]) -> FileSplit:
+    """Return the validation images with the labels of their class folders, in the order of their numbers."""
+    _same_names(tree.describe("val"), set(wnids), {_folder(place) for place in places.values()})
+    ids = sorted(places, key=_numbered)
+    labels = np.array([wnids.index(_folder(places[name])) for name in ids])
+    note = f"{ANNOTATIONS} is missing: labels are those of the class folders, and there are no boxes"
+    return FileSplit(info, "test", tree, ids, labels, (note,), native=native, files=[places[name] for name in ids])
+
+
+def _val_images(tree: Tree) -> dict[str, str]:
+    """Return official name → place of the validation images; those of val/images, else those of the class folders."""
+    official = {name: name for name in tree.below(VAL) if is_image_name(name)}
+    if official:
+        return official
+    places: dict[str, str] = {}
+    files = (name for folder in tree.folders("val") for name in tree.below(f"val/{folder}"))
+    for place in filter(is_image_name, files):
+        name = f"{VAL}/{place.rpartition('/')[2]}"
+        if name in places:
+            raise DataError(
+                f"{tree.describe('val')} holds one image twice, {places[name]} and {place}", "remove one of them"
+            )
+        places[name] = place
+    return places
+
+
+def _folder(place: str) -> str:
+    """Return the folder in val that an image lies in."""
+    return place.split("/")[1]
+
+
+def _numbered(name: str) -> list[int | str]:
+    """Return a key that sorts val_10.JPEG behind val_9.JPEG."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def _fields(tree: Tree, name: str, number: int, line: str, count: int) -> list[str]:
@@ -169,7 +227,7 @@ def _same_names(where: str, expected: set[str], found: set[str]) -> None:
 
 def _native_side(tree: Tree) -> int:
     """Return the side of the images, from the first of val, else of train."""
-    names = tree.below("val/images") or tree.below("train")
+    names = (name for folder in (VAL, "train", "val") for name in tree.below(folder))
     first = next((name for name in names if is_image_name(name)), None)
     if first is None:
         raise DataError(f"{tree.describe('')} holds no images", "give Tiny ImageNet or a subset in its layout")

@@ -123,7 +123,7 @@ def plan_for(loaded: LoadedModel, info: DatasetInfo, split: Split, options: Scor
         tasks,
         data_key,
         _label(loaded, options),
-        notes=(*loaded.notes, *left_out),
+        notes=(*loaded.notes, *split.notes, *left_out),
         unreadable=tuple(damaged.values()),
     )
 
