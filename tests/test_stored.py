@@ -3,7 +3,8 @@
 ``tests/stored`` was written before the modules moved into their rooms: two scored runs of a tiny network with the
 ``comparison.toml`` beside them, an exported file, training runs that stopped after their first epoch, every value of
 the stores as it was read then (hexadecimal, so to the last bit), the ``results.json`` of their comparison, and the
-hashes of all definitions.
+hashes of all definitions. The scores in ``clxai-version-1`` are those of the first of the two networks under version 1
+of ``clxai-2026``, whose definitions are here beside those of version 2.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from tests.commands import ROOT, here
 from xeval.checkpoints.card import read_card
 from xeval.checkpoints.load import load_model
 from xeval.errors import UsageError
+from xeval.metrics import METRICS
 from xeval.runtime.files import digest
 from xeval.runtime.progress import Silent
-from xeval.scoring.protocols import PROTOCOLS
+from xeval.scoring.plan import _task
+from xeval.scoring.protocols import PROTOCOLS, Protocol
 from xeval.scoring.store import Store
 from xeval.training.loop import train
 from xeval.training.recipe import load_recipe
@@ -34,6 +37,9 @@ from xeval.training.recipe import load_recipe
 STORED = ROOT / "tests" / "stored"
 NAMES = ("digits-ce-s0", "digits-supcon-s0")
 OPTIONS = ("--limit", "16", "--metrics", "drop,insertion", "--explainers", "grad-cam,random")
+FIRST = "clxai-version-1"
+PUBLISHED = ("--limit", "16", "--protocol", "clxai-2026", "--metrics", "complexity,contrast")
+PUBLISHED += ("--explainers", "grad-cam,eigen-cam,inverse")
 HALF = ("arch=cnn-tiny", "epochs=2", "excon.explain_from_epoch=1")
 
 
@@ -148,9 +154,61 @@ def tables(path: Path) -> list[tuple[str, str]]:
 def test_definitions_hash_as_they_did(name: str) -> None:
     """The hash of a protocol and of every metric's default definition stands in every stored row."""
     wanted = json.loads((STORED / "definitions.json").read_text())[name]
-    protocol = PROTOCOLS[name]
+    protocol = version(name)
     assert protocol.hash() == wanted["hash"]
     assert {metric: digest(protocol.metric_definition(metric)) for metric in protocol.metrics} == wanted["metrics"]
+
+
+def version(name: str) -> Protocol:
+    """The protocol; version 1 of those of 2026 is what they are with the four switches off that made version 2."""
+    name, _, first = name.partition(", version ")
+    now = PROTOCOLS[name]
+    if not first:
+        return now
+    settings = {metric: chosen for metric, chosen in now.settings.items() if metric != "contrast"}
+    return now.model_copy(update={"map": "relu-minmax", "svd": "torch", "inverse": "negated", "settings": settings})
+
+
+def test_rows_of_an_earlier_version_of_a_protocol_stay_beside_those_of_this_one(
+    stored: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are read to the last bit, never mixed with new rows, and tell which definitions they are of."""
+    run = stored / "runs" / NAMES[0]
+    for name in ("scores.sqlite", "scores.json"):
+        shutil.copy(stored / FIRST / name, run / name)
+    wanted = expected(FIRST)
+    then = version("clxai-2026, version 1")
+    tasks = [
+        _task(then, METRICS[name], then.metric_settings(name), "backbone.stage") for name in ("complexity", "contrast")
+    ]
+    assert {cell[5] for cell in wanted if cell[3] != "model"} == {task.definition for task in tasks}
+    before = xeval.results(run)
+    assert same_bits(
+        list(before[before["explainer"] == "grad-cam"]["complexity.entropy"]),
+        next(
+            values for cell, values in wanted.items() if cell[2:5] == ("grad-cam", "complexity", "complexity.entropy")
+        ),
+    )
+    assert here(capsys, "score", str(run), *PUBLISHED)[0] == 0
+    found = rows(run)
+    assert all(same_bits(found[cell], wanted[cell]) for cell in wanted)
+    fresh = found.keys() - wanted.keys()
+    assert {cell[:5] for cell in fresh} == {cell[:5] for cell in wanted if cell[3] != "model"}
+    assert {cell[5] for cell in fresh}.isdisjoint({cell[5] for cell in wanted})
+    inverse = [cell for cell in fresh if cell[2:5] == ("inverse", "complexity", "complexity.entropy")]
+    assert all(math.isfinite(value) for value in found[inverse[0]])
+    assert json.loads((run / "scores.json").read_text())["protocol"]["version"] == 2
+    assert json.loads((stored / FIRST / "scores.json").read_text())["protocol"]["version"] == 1
+
+
+def test_versions_of_a_protocol_are_not_compared(stored: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = (stored / "runs" / name for name in NAMES)
+    for name in ("scores.sqlite", "scores.json"):
+        shutil.copy(stored / FIRST / name, first / name)
+    assert here(capsys, "score", str(second), *PUBLISHED)[0] == 0
+    left, _, last = here(capsys, "compare", str(stored / "runs"))
+    assert left == 3
+    assert "different definitions" in last
 
 
 def test_stored_weights_have_the_hash_that_the_scores_name(stored: Path) -> None:

@@ -7,8 +7,10 @@ SSIM: Z. Wang et al., "Image quality assessment: from error visibility to struct
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from xeval.metrics.continuity import ssim
@@ -19,7 +21,14 @@ from xeval.perturb.masks import minmax
 
 
 class ContrastSettings(Settings):
-    """The contrastivity metric has no parameters."""
+    """The parameter that says what an empty map of the other class is worth."""
+
+    legacy_empty_other: bool = Field(
+        default=False,
+        description="as published in 2026: an empty map of the other class is compared like any other map; the SSIM of "
+        "a map with an empty one is close to 0, which is the best value",
+    )
+    later: ClassVar[frozenset[str]] = frozenset({"legacy_empty_other"})
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,12 @@ def _prepare(scene: Scene, _settings: ContrastSettings) -> Classes:
     )
 
 
+def _about_empty_maps(settings: ContrastSettings) -> str:
+    if settings.legacy_empty_other:
+        return "an empty map of the other class counts like any other, an empty map of the explained class is undefined"
+    return "pairs with an empty map are undefined"
+
+
 @metric(
     "contrast",
     family="contrastivity",
@@ -58,14 +73,14 @@ def _prepare(scene: Scene, _settings: ContrastSettings) -> Classes:
         Column("contrast.least", "SSIM with the map of the least likely class", "lower", -1, 1),
     ),
     prepare=_prepare,
-    convention=lambda _s: (
+    convention=lambda s: (
         "contrastivity: SSIM (7×7 window) between the maps of the explained class and of another one, each ReLU "
-        "and min-max; the random other class is uniform over all others; pairs with an empty map are undefined; a "
+        f"and min-max; the random other class is uniform over all others; {_about_empty_maps(s)}; a "
         "map that does not know the class has 1"
     ),
     citation="Pope et al., CVPR 2019; Wang et al., IEEE TIP 2004",
 )
-def score(explained: Explained, _settings: ContrastSettings, shared: Classes) -> Scores:
+def score(explained: Explained, settings: ContrastSettings, shared: Classes) -> Scores:
     """Does the map of another class look different? A map that shows where the object is, whatever is asked, does not
     explain a decision between classes.
 
@@ -75,13 +90,13 @@ def score(explained: Explained, _settings: ContrastSettings, shared: Classes) ->
 
     SSIM as in ``ssim``, 7×7 windows. The random class is uniform over all others and belongs to the image, so every
     explainer and checkpoint meets the same one. A map that does not depend on the class has 1. Pairs in which one map
-    is empty are undefined.
+    is empty are undefined; with ``legacy_empty_other`` only those in which the map of c is.
     """
     own, scores = minmax(explained.positive), {}
     for name, targets in (("other", shared.other), ("runnerup", shared.runnerup), ("least", shared.least)):
         maps = explained.version(explained.scene.images, 0, targets=targets).clamp_min(0)
-        empty = maps.flatten(1).amax(1) <= 0
-        scores[f"contrast.{name}"] = Values(
-            ssim(own, minmax(maps))[:, 0], {EMPTY_MAP: explained.empty, EMPTY_OTHER: empty & ~explained.empty}
-        )
+        undefined = {EMPTY_MAP: explained.empty}
+        if not settings.legacy_empty_other:
+            undefined[EMPTY_OTHER] = (maps.flatten(1).amax(1) <= 0) & ~explained.empty
+        scores[f"contrast.{name}"] = Values(ssim(own, minmax(maps))[:, 0], undefined)
     return scores

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
@@ -31,9 +31,20 @@ EXPECTED_REASONS = frozenset({EMPTY_MAP, CONSTANT_MAP, NO_CHANGE, EMPTY_OTHER, N
 
 
 class Settings(BaseModel):
-    """The parameters of a metric. They are immutable and are hashed into every row of scores."""
+    """The parameters of a metric. They are immutable and are hashed into every row of scores.
+
+    ``later`` names parameters that came after rows had been stored: they are hashed only where they differ from their
+    default, so that older rows keep their definition.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    later: ClassVar[frozenset[str]] = frozenset()
+
+    def definition(self) -> dict[str, Any]:
+        """Return the parameters that are hashed."""
+        fields = type(self).model_fields
+        unchanged = {name for name in self.later if getattr(self, name) == fields[name].default}
+        return self.model_dump(mode="json", exclude=unchanged)
 
 
 @dataclass(frozen=True)

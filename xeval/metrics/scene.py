@@ -14,7 +14,7 @@ from xeval.engine import Engine, softmax64
 from xeval.explainers.base import Units
 from xeval.explainers.cam import upsample
 from xeval.perturb.fills import Compose, replaced
-from xeval.perturb.masks import legacy_ranking, ranking, tie_break
+from xeval.perturb.masks import cam_minmax, legacy_ranking, ranking, tie_break
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Scene:
     puts it in the place of removed pixels. ``keys``, ``targets`` (explained classes), ``labels`` (true classes) and
     ``p0`` (clean probabilities of the explained classes) are (N,). ``pixel`` C×1×1 is one unit of pixel value [0, 1] in
     normalised units (1/std), and ``mean`` is C×1×1. ``masks`` of the objects, bool N×1×H×W (boxes are drawn as masks),
-    exist where the data set has them. ``legacy_order`` ranks by numpy's unstable argsort, as published code does.
+    exist where the data set has them. ``legacy_order`` ranks by numpy's unstable argsort, as published code does, and
+    ``rescaled`` scales maps to [0, 1] once more after they have been enlarged, as pytorch-grad-cam does.
     """
 
     engine: Engine
@@ -41,6 +42,7 @@ class Scene:
     masks: Tensor | None = None
     seed: int = 0
     legacy_order: bool = False
+    rescaled: bool = False
     compose: Compose = replaced
 
     @classmethod
@@ -102,6 +104,11 @@ class Scene:
         images, fill = self.images[rows], self.fill[:1] if self._one_fill else self.fill[rows]
         return torch.lerp(fill, images, keep) if keep.is_floating_point() else self.compose(images, fill, keep)
 
+    def enlarged(self, native: Tensor) -> Tensor:
+        """Return maps N×1×h×w at the images' size, N×1×H×W; maps of that size stay as they are."""
+        maps = upsample(native, self.size)
+        return cam_minmax(maps) if self.rescaled and maps is not native else maps
+
     @property
     def _one_fill(self) -> bool:
         """Whether the fill is a single image expanded to the batch."""
@@ -116,6 +123,10 @@ class Scene:
 
 Explain = Callable[[Tensor, Tensor, nn.Module | None], Tensor]
 """``(images, classes, model) -> maps``, N×1×h×w; the scene's own network is used where ``model`` is None."""
+
+
+Turn = Callable[[Tensor], Tensor]
+"""A function that reverses the order of the values of each map (…, H, W)."""
 
 
 class Again(Protocol):
@@ -169,7 +180,7 @@ class Explained:
     @cached_property
     def maps(self) -> Tensor:
         """The signed maps at the images' size, N×1×H×W."""
-        return upsample(self.native, self.scene.size)
+        return self.scene.enlarged(self.native)
 
     @cached_property
     def positive(self) -> Tensor:
@@ -242,24 +253,32 @@ class Explained:
         self, images: Tensor, number: int, *, targets: Tensor | None = None, model: nn.Module | None = None
     ) -> Tensor:
         """Return signed maps N×1×H×W of images N×C×H×W, for other classes or of another network; see :class:`Again`."""
-        return upsample(self._again(images, number, targets=targets, model=model), self.scene.size)
+        return self.scene.enlarged(self._again(images, number, targets=targets, model=model))
 
-    def inverted(self) -> Explained:
-        """Return the maps with their sign turned. Their keep curve is this deletion curve: no pass is repeated."""
-        return _Inverted(self)
+    def inverted(self, turn: Turn = torch.neg) -> Explained:
+        """Return the maps in reverse order, turned by ``turn``: with their sign turned unless another one is given.
+
+        Their keep curve is this deletion curve: no pass is repeated.
+        """
+        return _Inverted(self, turn)
 
 
 class _Inverted(Explained):
-    """The maps of another :class:`Explained` with their sign turned; it uses the passes of the original."""
+    """The maps of another :class:`Explained` in reverse order; it uses the passes of the original."""
 
-    def __init__(self, original: Explained) -> None:
+    def __init__(self, original: Explained, turn: Turn) -> None:
         def again(
             images: Tensor, number: int, *, targets: Tensor | None = None, model: nn.Module | None = None
         ) -> Tensor:
-            return -original._again(images, number, targets=targets, model=model)
+            return turn(original.version(images, number, targets=targets, model=model))
 
-        super().__init__(original.scene, -original.native, again, units=original.units)
+        super().__init__(original.scene, turn(original.native), again, units=original.units)
         self._original = original
+        self._turn = turn
+
+    @cached_property
+    def maps(self) -> Tensor:
+        return self._turn(self._original.maps)
 
     @cached_property
     def ranking(self) -> Tensor:
@@ -269,4 +288,4 @@ class _Inverted(Explained):
         return self._original.keeping(counts, lowest=not lowest)
 
     def again(self, name: str, images: Tensor) -> Tensor:
-        return -self._original.again(name, images)
+        return self._turn(self._original.again(name, images))

@@ -62,6 +62,20 @@ def minmax(maps: Tensor) -> Tensor:
     return torch.where(span > 0, (maps - low) / span.clamp_min(torch.finfo(maps.dtype).tiny), torch.zeros_like(maps))
 
 
+def cam_minmax(maps: Tensor) -> Tensor:
+    """Scale each map as pytorch-grad-cam does: (A − min A) / (1e-7 + max(A − min A)).
+
+    A constant map becomes 0, and a map whose range is not far above 1e-7 ends well below 1.
+    """
+    above = maps - maps.amin((-2, -1), keepdim=True)
+    return above / (1e-7 + above.amax((-2, -1), keepdim=True))
+
+
+def complement(maps: Tensor) -> Tensor:
+    """Turn each map over: (max A − A) / (1e-7 + max A − min A), in [0, 1]; a constant map becomes 0."""
+    return cam_minmax(-maps)
+
+
 def cutoff_mask(maps: Tensor, cutoff: float) -> Tensor:
     """Return a boolean mask of the pixels whose min-max scaled value exceeds ``cutoff`` (ExCon's training mask)."""
     return minmax(maps) > cutoff

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from xeval.checkpoints.weightfiles import write_tensors
-from xeval.explainers import EXPLAINERS
 from xeval.models import Classifier
 from xeval.perturb.masks import kept
 from xeval.runtime.files import write_json
@@ -90,7 +89,7 @@ def _features(scorer: Scorer, positions: list[int]) -> tuple[Tensor, Tensor]:
     encode, plain, hidden = encoder(scorer.plan.loaded.model), [], []
     for start in range(0, len(positions), 64):
         scene, _ = scorer.scene(positions[start : start + 64])
-        explained = scorer.maps.explain(scene, EXPLAINERS[scorer.plan.protocol.explainers[0]])
+        explained = scorer.maps.explain(scene, scorer.plan.protocol.explainers[0])
         keep = explained.ranking < kept(KEEP, scene.pixels)
         masked = torch.where(keep.unsqueeze(1), scene.images, scene.fill)
         with torch.no_grad():

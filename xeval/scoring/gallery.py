@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xeval.errors import DataError
-from xeval.explainers import EXPLAINERS
 from xeval.metrics import Explained, Scene
 from xeval.metrics.drop import DropSettings
 from xeval.perturb.draws import word
@@ -117,7 +116,7 @@ def _drop(protocol: Protocol) -> DropSettings:
 
 def _explained(scorer: Scorer, positions: list[int], drop: DropSettings, shown: int) -> dict[str, Tensor]:
     scene, blocks = scorer.scene(positions)
-    explained = scorer.maps.explain(scene, EXPLAINERS[scorer.plan.protocol.explainers[0]])
+    explained = scorer.maps.explain(scene, scorer.plan.protocol.explainers[0])
     keep = _kept(explained, drop)
     rows = torch.arange(len(positions), device=keep.device)
     return {

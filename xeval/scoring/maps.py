@@ -5,18 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 
+import torch
 from torch import Tensor, nn
 
 from xeval.data import normalize
 from xeval.engine import Engine
 from xeval.errors import UsageError
-from xeval.explainers import CONTROLS, EXPLAINERS
+from xeval.explainers import CONTROLS
 from xeval.explainers.base import Control, Draw, Explainer
 from xeval.metrics import Explained, Scene
+from xeval.metrics.scene import Turn
 from xeval.models.frozen import reinitialized
 from xeval.perturb.draws import word
-from xeval.perturb.masks import minmax
+from xeval.perturb.masks import cam_minmax, complement, minmax
 from xeval.scoring.plan import Plan
+
+SHOWN: dict[str, Callable[[Tensor], Tensor]] = {
+    "signed": lambda maps: maps,
+    "relu-minmax": lambda maps: minmax(maps.clamp_min(0)),
+    "pytorch-grad-cam": lambda maps: cam_minmax(maps.clamp_min(0)),
+}
+"""What a protocol makes of an explainer's map on its own grid; the scene scales enlarged maps (``Scene.rescaled``)."""
+
+TURNED: dict[str, Turn] = {"negated": torch.neg, "complement": complement}
+"""What a protocol calls the inverse of a map."""
 
 
 class Maps:
@@ -31,13 +43,13 @@ class Maps:
         protocol = self.plan.protocol
         reference: Explained | None = None
         for name in protocol.explainers:
-            one = self.explain(scene, EXPLAINERS[name])
+            one = self.explain(scene, name)
             reference = reference or one
             yield name, [one]
         if reference is None:
             raise UsageError("no explainer was named", "name one with --explainers")
         derived: dict[str, Callable[[], Explained]] = {
-            "inverse": reference.inverted,
+            "inverse": lambda: reference.inverted(TURNED[protocol.inverse]),
             "shuffled": lambda: self._shuffled(scene, positions),
             "untrained": lambda: self._untrained(scene),
         }
@@ -48,9 +60,9 @@ class Maps:
             else:
                 yield name, [_drawn(scene, control, control.draw, reference, number) for number in range(control.draws)]
 
-    def explain(self, scene: Scene, explainer: Explainer) -> Explained:
-        """Return one explainer's maps of the scene."""
-        layer = self.plan.layer
+    def explain(self, scene: Scene, name: str) -> Explained:
+        """Return the maps of one of the protocol's explainers of the scene."""
+        explainer, layer = self.plan.protocol.explainer(name), self.plan.layer
         return Explained.by(
             scene,
             lambda images, classes, model: self._shown(self.engine.explain(explainer, layer, images, classes, model)),
@@ -58,12 +70,12 @@ class Maps:
         )
 
     def _shown(self, maps: Tensor) -> Tensor:
-        """Return the map as the protocol scores it: signed as it is, or the min-max of its ReLU."""
-        return maps if self.plan.protocol.map == "signed" else minmax(maps.clamp_min(0))
+        """Return native maps as the protocol scores them."""
+        return SHOWN[self.plan.protocol.map](maps)
 
     @property
     def _reference(self) -> Explainer:
-        return EXPLAINERS[self.plan.protocol.explainers[0]]
+        return self.plan.protocol.explainer(self.plan.protocol.explainers[0])
 
     def _shuffled(self, scene: Scene, positions: Sequence[int]) -> Explained:
         """Return the reference's map of another image, chosen by the image's id; perturbations do not change it."""

@@ -23,7 +23,7 @@ from xeval.models.layers import EXCON_LAYER, excon_layer
 from xeval.perturb.masks import kept
 from xeval.runtime.files import digest
 from xeval.scoring.options import ScoreOptions
-from xeval.scoring.protocols import GENERAL, Protocol, metric_list, resolve
+from xeval.scoring.protocols import Protocol, metric_list, resolve
 from xeval.scoring.store import Cell
 
 MODEL_COLUMNS = ("label", "predicted", "correct", "p0", "confidence")
@@ -282,6 +282,6 @@ def _task(protocol: Protocol, metric: Metric, settings: Any, layer: str) -> Task
         "metric": protocol.metric_definition(metric.name),
         "layer": layer,
         "reference": protocol.explainers[0],
-        **{key: getattr(protocol, key) for key in GENERAL if key not in ("layer", "layer_rule")},
+        **{key: value for key, value in protocol.general().items() if key not in ("layer", "layer_rule")},
     }
     return Task(metric, settings, columns, digest(definition), gains)

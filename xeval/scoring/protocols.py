@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from xeval.errors import UsageError, unknown
 from xeval.explainers import CONTROLS, EXPLAINERS
+from xeval.explainers.base import Explainer
 from xeval.metrics import METRICS, Metric
 from xeval.metrics.metric import Family
 from xeval.perturb.fills import FILLS
@@ -22,6 +23,20 @@ from xeval.runtime.validation import first_mistake
 from xeval.scoring.options import Target
 
 GENERAL = ("target", "fill", "layer", "layer_rule", "map", "softmax", "order", "seed")
+LATER = ("svd", "inverse")
+"""Fields that came after rows had been stored: they enter a definition only where they differ from their default."""
+
+SWITCHED = {
+    ("map", "pytorch-grad-cam"): "maps as pytorch-grad-cam returns them: ReLU and (A − min)/(1e-7 + max(A − min)) on "
+    "the layer's grid, enlarged bilinearly, and scaled in this way once more; drawn controls only where they are "
+    "enlarged",
+    ("svd", "numpy"): "eigen-cam takes numpy's singular value decomposition; the sign of its maps, and so what the "
+    "ReLU leaves of them, depends on the linear algebra library behind it",
+    ("inverse", "complement"): "the control inverse is (max A − A)/(1e-7 + max A − min A) of the map A as it is scored",
+}
+"""What is printed for a switch of a protocol, (field, value) → sentence."""
+
+OF_NUMPY = {"eigen-cam": "eigen-cam-numpy"}
 PRIMARY = ("drop.mag@0.45", "infidelity.skill", "deletion.gain")
 
 
@@ -49,8 +64,20 @@ class Protocol(BaseModel):
         default="last-stage",
         description="last-stage: the last convolutional stage; excon-2022: the convolution the ExCon paper explains",
     )
-    map: Literal["signed", "relu-minmax"] = Field(
-        default="signed", description="maps are scored as they are, or as the min-max of their ReLU"
+    map: Literal["signed", "relu-minmax", "pytorch-grad-cam"] = Field(
+        default="signed",
+        description="maps are scored as they are, as the min-max of their ReLU, or as pytorch-grad-cam returns them: "
+        "ReLU, (A − min)/(1e-7 + max(A − min)) on their own grid, enlarged, and scaled in this way once more",
+    )
+    svd: Literal["torch", "numpy"] = Field(
+        default="torch",
+        description="decomposition that the explainer eigen-cam takes; its sign, and so what a ReLU leaves of the map, "
+        "depends on it; numpy: as pytorch-grad-cam, computed by eigen-cam-numpy",
+    )
+    inverse: Literal["negated", "complement"] = Field(
+        default="negated",
+        description="the map of the control inverse; negated: −A, of which a ReLU leaves nothing where maps lie in "
+        "[0, 1]; complement: (max A − A)/(1e-7 + max A − min A), undefined where A is empty",
     )
     softmax: Literal["float64", "float32"] = Field(
         default="float64", description="float32, as published code, lets the probabilities of saturated networks tie"
@@ -80,18 +107,29 @@ class Protocol(BaseModel):
             key = ".".join([name, *found.path])
             raise UsageError(f"{key}: {found.message}", "see: xeval list metrics") from None
 
+    def explainer(self, name: str) -> Explainer:
+        """Return the explainer that computes the row ``name``."""
+        return EXPLAINERS[OF_NUMPY.get(name, name) if self.svd == "numpy" else name]
+
+    def general(self) -> dict[str, Any]:
+        """Return the fields that change numbers of every metric."""
+        fields = type(self).model_fields
+        switched = [name for name in LATER if getattr(self, name) != fields[name].default]
+        return {name: getattr(self, name) for name in (*GENERAL, *switched)}
+
     def definition(self) -> dict[str, Any]:
         """Return everything that changes a number, with all defaults spelled out."""
         return {
             "explainers": list(self.explainers),
             "controls": list(self.controls),
             "metrics": {name: self.metric_definition(name) for name in self.metrics},
-            **{field: getattr(self, field) for field in (*GENERAL, "subset")},
+            **self.general(),
+            "subset": self.subset,
         }
 
     def metric_definition(self, name: str) -> dict[str, Any]:
         """Return the version and settings of one metric."""
-        return {"version": METRICS[name].version, **self.metric_settings(name).model_dump(mode="json")}
+        return {"version": METRICS[name].version, **self.metric_settings(name).definition()}
 
     def hash(self) -> str:
         """Return the SHA-256 of the definition."""
@@ -106,6 +144,7 @@ class Protocol(BaseModel):
         ]
         if self.subset == "correct-under-all":
             lines.append("comparisons count the images that every compared checkpoint classifies correctly")
+        lines += [sentence for (field, value), sentence in SWITCHED.items() if getattr(self, field) == value]
         return lines + [METRICS[name].convention(self.metric_settings(name)) for name in self.metrics]
 
 
@@ -153,16 +192,20 @@ def excon_2022() -> Protocol:
 def _clxai(name: str, semantics: str) -> Protocol:
     return Protocol(
         name=name,
+        version=2,
         about="what the 2026 paper on contrastive learning and explanations reports, computed as its code does, "
         f"with pixel flipping as Quantus {semantics} defines it",
         explainers=("grad-cam", "eigen-cam"),
         metrics=("pixelflip", "complexity", "ssim", "contrast", "pointing", "relevance"),
-        map="relu-minmax",
+        map="pytorch-grad-cam",
+        svd="numpy",
+        inverse="complement",
         subset="correct-under-all",
         primary=("pixelflip.auc", "complexity.gini", "ssim.value", "contrast.other"),
         settings={
             "pixelflip": {"semantics": semantics, "step": 32, "legacy_order": True},
             "ssim": {"legacy_clip_normalised": True},
+            "contrast": {"legacy_empty_other": True},
         },
     )
 

@@ -18,7 +18,6 @@ from xeval.engine import Engine, pick_device, softmax64
 from xeval.engine.batch_size import copies, probe_batch_size
 from xeval.engine.folding import compiled, network_of
 from xeval.errors import XevalError
-from xeval.explainers import EXPLAINERS
 from xeval.metrics import Explained, Scene, Values
 from xeval.metrics.metric import Scores
 from xeval.models import frozen_eval
@@ -200,6 +199,7 @@ class Scorer:
             masks=self._masks(positions),
             seed=protocol.seed,
             legacy_order=protocol.order == "argsort",
+            rescaled=protocol.map == "pytorch-grad-cam",
             compose=fill.compose,
         )
         return scene, model_blocks(scene)
@@ -221,7 +221,7 @@ class Scorer:
         for chunk in chunks(self.plan):
             scene, _ = self.scene(chunk.positions)
             for name, maps in kept.items():
-                maps.append(self.maps.explain(scene, EXPLAINERS[name]).native)
+                maps.append(self.maps.explain(scene, name).native)
         write_tensors(out / "maps.safetensors", {name: torch.cat(maps) for name, maps in kept.items()})
 
 
