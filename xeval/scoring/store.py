@@ -31,18 +31,20 @@ OK = 0
 VERSION = 2
 COMPANIONS = ("-wal", "-shm", "-journal")
 RECOMPUTE = "score again with --recompute: the old file is kept"
-_SCHEMA = f"""
-PRAGMA user_version = {VERSION};
-CREATE TABLE IF NOT EXISTS cell (
-    id INTEGER PRIMARY KEY, checkpoint TEXT, data TEXT, explainer TEXT, metric TEXT, name TEXT, definition TEXT,
-    UNIQUE (checkpoint, data, explainer, metric, name, definition));
-CREATE TABLE IF NOT EXISTS chunk (
-    cell INTEGER, first INTEGER, n INTEGER, data BLOB, status BLOB, failed INTEGER, checksum INTEGER,
-    PRIMARY KEY (cell, first)) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS finished ON chunk (failed, cell, first);
-CREATE TABLE IF NOT EXISTS image (data TEXT, number INTEGER, id TEXT, PRIMARY KEY (data, number)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS reason (code INTEGER PRIMARY KEY, kind TEXT, text TEXT, UNIQUE (kind, text));
-"""
+_SCHEMA = {
+    "cell": """CREATE TABLE IF NOT EXISTS cell (
+        id INTEGER PRIMARY KEY, checkpoint TEXT, data TEXT, explainer TEXT, metric TEXT, name TEXT, definition TEXT,
+        UNIQUE (checkpoint, data, explainer, metric, name, definition))""",
+    "chunk": """CREATE TABLE IF NOT EXISTS chunk (
+        cell INTEGER, first INTEGER, n INTEGER, data BLOB, status BLOB, failed INTEGER, checksum INTEGER,
+        PRIMARY KEY (cell, first)) WITHOUT ROWID""",
+    "finished": "CREATE INDEX IF NOT EXISTS finished ON chunk (failed, cell, first)",
+    "image": "CREATE TABLE IF NOT EXISTS image (data TEXT, number INTEGER, id TEXT, PRIMARY KEY (data, number)) "
+    "WITHOUT ROWID",
+    "reason": "CREATE TABLE IF NOT EXISTS reason (code INTEGER PRIMARY KEY, kind TEXT, text TEXT, UNIQUE (kind, text))",
+}
+_ORPHANS = """SELECT 1 FROM chunk WHERE cell NOT IN (SELECT id FROM cell)
+    OR NOT EXISTS (SELECT 1 FROM reason) AND replace(hex(status), '0', '') <> '' LIMIT 1"""
 
 
 @dataclass(frozen=True)
@@ -111,16 +113,25 @@ class Store:
         with self._guard():
             found = [row[0] for row in self._db.execute("PRAGMA quick_check(1)")] if check else ["ok"]
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            empty = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+            there = {row[0] for row in self._db.execute("SELECT name FROM sqlite_master")}
         if found != ["ok"]:
             raise self._damaged(str(found[0]).replace("\n", " "))
-        if version != VERSION and not empty:
+        if version != VERSION and there:
             raise DataError(f"{self.path} was written by another version of xeval", RECOMPUTE)
         if not self._read_only:
             with self._guard():
                 self._db.execute("PRAGMA synchronous=FULL")
-                if empty:
-                    self._db.executescript(_SCHEMA)
+            if not there >= set(_SCHEMA):
+                self._complete()
+
+    def _complete(self) -> None:
+        """Create the tables that are missing, all or none; refuse a file with values that need what was missing."""
+        with self._transaction():
+            self._db.execute(f"PRAGMA user_version = {VERSION}")
+            for statement in _SCHEMA.values():
+                self._db.execute(statement)
+            if self._db.execute(_ORPHANS).fetchone():
+                raise self._damaged("a table is missing")
 
     def __enter__(self) -> Store:
         return self
