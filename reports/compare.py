@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +24,7 @@ from xeval.reports.results import results_of
 from xeval.reports.rows import Ground, Rows
 from xeval.reports.tables import Table, to_csv, to_latex, to_markdown, to_terminal
 from xeval.reports.verdict import verdict
+from xeval.runtime.files import folder_beside
 
 REFERENCE = "supcon"
 KEY = (
@@ -184,8 +183,7 @@ def _files(collection: Collection, sections: Sequence[Section], papers: Sequence
 def _replace(out: Path, files: dict[str, bytes]) -> None:
     """Write beside ``out``, then move each file into place: a kill leaves old or new files, never half of one."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
+    with folder_beside(out) as staging:
         for name, data in files.items():
             path = staging / name
             path.parent.mkdir(exist_ok=True)
@@ -199,8 +197,6 @@ def _replace(out: Path, files: dict[str, bytes]) -> None:
             (staging / name).replace(out / name)
         for name in stale:
             (out / name).unlink(missing_ok=True)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _owned(out: Path) -> set[str]:

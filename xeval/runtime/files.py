@@ -7,12 +7,16 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from filelock import lock_descriptor
 
 from xeval.errors import DataError, ResourceError, UsageError, XevalError
 
@@ -23,13 +27,15 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 def atomic_write(path: Path, data: bytes) -> None:
     """Write ``data`` so that ``path`` holds either its old or its new content, whatever happens in between.
 
-    The temporary file is created beside the target, so that the rename never crosses file systems.
+    The temporary file is created beside the target, so that the rename never crosses file systems. Those that killed
+    writers of the same target have left are removed.
 
     Raises:
         ResourceError: the disk is full.
         OSError: anything else fails.
     """
     try:
+        remove_abandoned(path.parent, _prefix(path))
         _replace(path, data)
     except OSError as error:
         if error.errno in FULL:
@@ -47,21 +53,72 @@ def disk_full(path: Path, needed: int) -> ResourceError:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    descriptor, name = tempfile.mkstemp(prefix=f"{TEMPORARY}{path.name}.", suffix=".tmp", dir=path.parent)
+    name, file = _begun(path)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)  # noqa: PTH101 - mkstemp made it readable by its owner alone
-        Path(name).replace(path)
+            name.replace(path)
     except BaseException:
-        with suppress(FileNotFoundError):
-            Path(name).unlink()
+        with suppress(OSError):
+            name.unlink()
         raise
     sync_directory(path.parent)
+
+
+def _begun(path: Path) -> tuple[Path, BinaryIO]:
+    """Create and lock the unfinished file of a target; once more where another took it for abandoned before that."""
+    while True:
+        name = _unfinished(path)
+        file = name.open("xb")
+        if not _lock(file.fileno()) or os.fstat(file.fileno()).st_nlink:
+            return name, file
+        file.close()
+
+
+@contextmanager
+def folder_beside(path: Path) -> Iterator[Path]:
+    """Yield a new folder for what is to be moved to ``path``; it is gone afterwards, or when the next one is made."""
+    remove_abandoned(path.parent, _prefix(path))
+    folder = _unfinished(path)
+    folder.mkdir()
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        _lock(descriptor)
+        yield folder
+    finally:
+        os.close(descriptor)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f"{_prefix(path)}{secrets.token_hex(8)}.tmp")
+
+
+def _prefix(path: Path) -> str:
+    """Return how the names of the unfinished files of a target begin: short, as a name has at most 255 bytes."""
+    return f"{TEMPORARY}{path.name[:40]}."
+
+
+def remove_abandoned(directory: Path, prefix: str) -> None:
+    """Remove the unfinished files and folders whose names begin so, and whose writers no longer hold their locks."""
+    for path in [path for path in directory.iterdir() if path.name.startswith(prefix)]:
+        with suppress(OSError):  # it is gone, or not ours to open
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                if _lock(descriptor):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            finally:
+                os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Try to lock an open file or folder; the lock ends with its process. Where there are no locks, nothing is held."""
+    try:
+        return lock_descriptor(descriptor, blocking=False)
+    except OSError:
+        return False
 
 
 def sync_directory(path: Path) -> None:
