@@ -22,6 +22,7 @@ from xeval.errors import DataError, ResourceError, UsageError, XevalError
 
 TEMPORARY = ".xeval-"  # the names of unfinished files begin with this
 FULL = (errno.ENOSPC, errno.EDQUOT)
+DEEPEST = 64  # levels of JSON; what xeval writes has fewer than ten
 
 
 def atomic_write(path: Path, data: bytes) -> None:
@@ -142,11 +143,12 @@ def read_json(path: Path, schema: str | None = None) -> Any:
     Raises:
         DataError: the file is missing, damaged or has another schema.
     """
+    require_regular(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        content = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise DataError(f"{path} does not exist", "check the path") from None
-    except (ValueError, UnicodeDecodeError, RecursionError) as error:
+    except ValueError as error:
         raise DataError(
             f"{path} is not valid JSON ({error})", "restore it or run the command that writes it again"
         ) from None
@@ -156,8 +158,35 @@ def read_json(path: Path, schema: str | None = None) -> Any:
     return content
 
 
+def parse_json(data: bytes) -> Any:
+    """Parse strict JSON in UTF-8, nested at most ``DEEPEST`` deep; raise ValueError for anything else."""
+    text = data.decode()
+    try:
+        content = json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    if text.count("[") + text.count("{") > DEEPEST and _depth(content) > DEEPEST:
+        raise ValueError("it is nested too deep")
+    return content
+
+
+def _depth(content: Any) -> int:
+    """Return how deep JSON is nested, without a call for each level."""
+    level, depth = [content], 0
+    while level := [one for one in level if isinstance(one, dict | list) and one]:
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+        depth += 1
+    return depth
+
+
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"the literal {name}")
+
+
+def require_regular(path: Path) -> None:
+    """Raise :class:`DataError` for what is there and no regular file: reading a FIFO or a device may never end."""
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is not a regular file", "remove it, or run the command that writes it again")
 
 
 def file_hash(path: Path, algorithm: str = "sha256") -> str:
