@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from xeval.errors import DataError
 from xeval.reports.collect import Group, Run
 from xeval.reports.summary import Measure
+from xeval.runtime.files import parse_json, require_regular
 from xeval.runtime.validation import first_mistake
 
 SCHEMA = "xeval.comparison/1"
@@ -70,6 +70,7 @@ def read_earlier(path: Path | None) -> Earlier:
     """Read the means of the ``results.json`` at ``path``; raises DataError for anything else."""
     if path is None:
         return Earlier()
+    require_regular(path)
     found = _parse(path)
     means: dict[tuple[str | None, ...], float | None] = {}
     for section in found.sections:
@@ -82,12 +83,12 @@ def read_earlier(path: Path | None) -> Earlier:
 
 def _parse(path: Path) -> _Results:
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
         if not isinstance(content, dict) or content.get("schema") != SCHEMA:
             raise DataError(f"{path} is not a results.json of xeval compare", f"give a file with schema {SCHEMA}")
         return _Results.model_validate({**content, "schema_": content["schema"]})
     except ValidationError as error:
         problem = first_mistake(error).key
-    except (ValueError, OSError, RecursionError) as error:
+    except (ValueError, OSError) as error:
         problem = str(error)
     raise DataError(f"{path} cannot be read ({problem})", "give a results.json that xeval compare wrote")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import json
-import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,14 +15,15 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from xeval.errors import DataError
+from xeval.reports.folders import ARTIFACTS, CARD, HISTORY, SCORES, Excluded, search
 from xeval.reports.images import Images, images_of
 from xeval.reports.schema import Artifacts, Card, Part, Scores, Subset
 from xeval.reports.text import clean
+from xeval.runtime.files import parse_json, require_regular
 from xeval.runtime.validation import first_mistake
 
 P = TypeVar("P", bound=Part)
 SCHEMA = "xeval.scores/1"
-SCORES, CARD, HISTORY, ARTIFACTS = "scores.json", "run.json", "history.csv", "artifacts.json"
 #: Order of the known methods in every table: baselines first; others follow by name.
 METHOD_ORDER = ("ce", "triplet", "simclr", "supcon-ori", "supcon", "excon", "exconb")
 
@@ -34,7 +33,7 @@ class Run:
     """A run is one scored checkpoint."""
 
     folder: Path
-    path: str  # relative to the compared folder, for people
+    path: str  # for people
     scores: Scores
     card: Card | None = None
     history: dict[str, tuple[float | None, ...]] = field(default_factory=dict)
@@ -70,15 +69,6 @@ class Run:
     def kind(self) -> tuple[str, str, str]:
         """Return data set, recipe and architecture: only runs that share them are compared."""
         return self.scores.dataset.name, self.recipe, self.arch
-
-
-@dataclass(frozen=True)
-class Excluded:
-    """A folder that looks like a run and takes no part, and why."""
-
-    path: str
-    reason: str
-    remedy: str
 
 
 @dataclass(frozen=True)
@@ -129,7 +119,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Collection:
-    """A collection is everything that was found below a folder."""
+    """A collection is everything that was found below the compared folders."""
 
     groups: tuple[Group, ...]
     excluded: tuple[Excluded, ...]
@@ -140,40 +130,29 @@ class Collection:
         return [run for group in self.groups for run in group.runs]
 
 
-def collect(root: Path) -> Collection:
-    """Read every complete score file below ``root`` and group the runs by data set and recipe.
+def collect(*roots: Path) -> Collection:
+    """Read every complete score file below ``roots`` and group the runs by data set and recipe.
 
     Raises DataError where nothing is scored, a file is damaged, or the runs of one data set differ in their images,
     their protocol or are the same checkpoint twice.
     """
-    if not root.is_dir():
-        raise DataError(f"{root} is not a folder", "name the folder that holds the run directories")
+    searched = search(roots)
     runs: list[Run] = []
-    excluded: list[Excluded] = []
-    for folder in _candidates(root):
-        path = folder.relative_to(root).as_posix() if folder != root else folder.name
-        found = _read_folder(folder, path)
+    excluded = searched.left_out
+    for folder in searched.places:
+        found = _read_folder(folder, searched.name(folder))
         (runs if isinstance(found, Run) else excluded).append(found)  # type: ignore[arg-type]
     if not runs:
-        raise _nothing_scored(root, excluded)
+        raise _nothing_scored(roots, excluded)
     for dataset in sorted({run.scores.dataset.name for run in runs}):
         _require_alike([run for run in runs if run.scores.dataset.name == dataset])
     _require_distinct(runs)
     return Collection(tuple(_groups(runs)), tuple(excluded))
 
 
-def _candidates(root: Path) -> Iterator[Path]:
-    """Yield the folders that hold a run or its scores, without entering the state folders of a run."""
-    marks = {SCORES, CARD, HISTORY, "best.safetensors", "last.safetensors"}
-    for current, folders, files in os.walk(root):
-        if marks & set(files) or "state" in folders:
-            yield Path(current)
-        folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and name not in {"state", "state.prev"}
-        )
-
-
 def _read_folder(folder: Path, path: str) -> Run | Excluded:
+    for name in (SCORES, CARD, HISTORY, ARTIFACTS):
+        require_regular(folder / name)
     if not (folder / SCORES).is_file():
         if (folder / CARD).is_file():
             return Excluded(path, "trained, not scored", f"xeval score {path}")
@@ -200,16 +179,12 @@ def _read_folder(folder: Path, path: str) -> Run | Excluded:
     )
 
 
-def _not_finite(token: str) -> float:
-    raise ValueError(f"{token} is not a number")
-
-
 def _parse(path: Path, schema: type[P]) -> P:
     try:
-        return schema.model_validate(json.loads(path.read_text(encoding="utf-8"), parse_constant=_not_finite))
+        return schema.model_validate(parse_json(path.read_bytes()))
     except ValidationError as error:
         problem = str(first_mistake(error))
-    except (ValueError, OSError, RecursionError) as error:
+    except (ValueError, OSError) as error:
         problem = str(error)
     raise DataError(f"{path} cannot be read ({problem})", "score the checkpoint again or move the folder away")
 
@@ -223,18 +198,19 @@ def _read_history(path: Path) -> dict[str, tuple[float | None, ...]]:
         return {
             name: tuple(float(row[name]) if row[name] else None for row in rows) for name in (rows[0] if rows else ())
         }
-    except (ValueError, TypeError, csv.Error) as error:
+    except (ValueError, TypeError, KeyError, OSError, csv.Error) as error:
         raise DataError(f"{path} cannot be read ({error})", "train the run again or remove the file") from error
 
 
-def _nothing_scored(root: Path, excluded: list[Excluded]) -> DataError:
+def _nothing_scored(roots: Sequence[Path], excluded: list[Excluded]) -> DataError:
+    where = ", ".join(map(str, roots))
     if not excluded:
         return DataError(
-            f"no run was found below {root}", "train and score one: `xeval train digits`, `xeval score RUN`"
+            f"no run was found below {where}", "train and score one: `xeval train digits`, `xeval score RUN`"
         )
     listed = "; ".join(f"{clean(item.path)}: {clean(item.reason)}" for item in excluded[:10])
     more = f" and {len(excluded) - 10} more" if len(excluded) > 10 else ""
-    return DataError(f"no scored run below {root} ({listed}{more})", clean(excluded[0].remedy, 200))
+    return DataError(f"no scored run below {where} ({listed}{more})", clean(excluded[0].remedy, 200))
 
 
 def _require_alike(runs: list[Run]) -> None:

@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from xeval.errors import ResourceError, UsageError, unknown
+from xeval.errors import DataError, ResourceError, UsageError, unknown
 from xeval.reports.against import SCHEMA, Earlier, read_earlier
 from xeval.reports.collect import Collection, Group, collect
 from xeval.reports.contents import analysis_of, tables
 from xeval.reports.declaration import Declaration, declare
 from xeval.reports.figures import figures
+from xeval.reports.folders import Excluded
 from xeval.reports.gallery import Choice, Gallery, Pools, chosen, fitting, gallery_of, read_pools
 from xeval.reports.methods import methods
 from xeval.reports.page import Section, render
@@ -25,7 +24,9 @@ from xeval.reports.paper_tables import paper_tables
 from xeval.reports.results import results_of
 from xeval.reports.rows import Ground, Rows
 from xeval.reports.tables import Table, to_csv, to_latex, to_markdown, to_terminal
+from xeval.reports.text import clean
 from xeval.reports.verdict import verdict
+from xeval.runtime.files import folder_beside, read_json, require_writable
 
 REFERENCE = "supcon"
 KEY = (
@@ -48,6 +49,13 @@ class Comparison:
     sections: tuple[Section, ...]
     layouts: tuple[Table, ...]
     files: tuple[str, ...]
+    excluded: tuple[Excluded, ...]
+
+    @property
+    def left_out(self) -> list[str]:
+        """Return a line for each folder that was left out or could not be read, with what to do."""
+        told = [(clean(one.path, 200), clean(one.reason), clean(one.remedy, 300)) for one in self.excluded]
+        return [f"left out: {path} {reason} ({remedy})" for path, reason, remedy in told]
 
     @property
     def tables(self) -> tuple[Table, ...]:
@@ -67,7 +75,7 @@ class Comparison:
 
 
 def compare(
-    runs: Path,
+    runs: Path | Sequence[Path],
     out: Path,
     *,
     reference: str | None = None,
@@ -77,20 +85,22 @@ def compare(
     gallery: str | None = None,
     gallery_ids: Sequence[str] | None = None,
 ) -> Comparison:
-    """Compare every scored run below ``runs`` and write the report to ``out``.
+    """Compare every scored run below ``runs``, a folder or several, and write the report to ``out``.
 
     Leaves report.html, results.json, methods.tex, references.bib, tables/*.{md,csv,tex} and figures/*.{svg,pdf}, and
-    in ``runs`` comparison.toml where there is none yet. ``against``, an earlier results.json, marks what has changed.
-    ``gallery`` is a rule of :mod:`~reports.gallery` that chooses its images, ``gallery_ids`` names them.
-    Raises DataError (see ``collect``) where runs must not be compared, UsageError for a reference or primary column
-    that nobody has, ResourceError where the report cannot be written.
+    comparison.toml where there is none yet: in ``runs``, or in ``out`` where these are several folders. ``against``, an
+    earlier results.json, marks what has changed. ``gallery`` is a rule of :mod:`~reports.gallery` that chooses its
+    images, ``gallery_ids`` names them. Raises DataError (see ``collect``) where runs must not be compared, UsageError
+    for a reference or primary column that nobody has, ResourceError where the report cannot be written.
     """
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file", "name a folder for the report")
+    require_writable(out)
+    roots = [runs] if isinstance(runs, Path) else list(runs)
     choice = chosen(gallery, gallery_ids)
-    collection = collect(runs)
+    collection = collect(*roots)
     pools = read_pools(collection.groups, choice)
-    declaration = _declaration(runs, collection, reference, primary)
+    declaration = _declaration(roots[0] if len(roots) == 1 else out, collection, reference, primary)
     earlier = read_earlier(against)
     sections = tuple(
         _section(group, _in_group(group, declaration), rows, earlier, own, choice)
@@ -111,12 +121,18 @@ def compare(
             "make room or choose another folder with --out; the old report is as it was",
         ) from None
     return Comparison(
-        out, out / "report.html", json.loads(contents["results.json"]), sections, tuple(papers), tuple(sorted(contents))
+        out,
+        out / "report.html",
+        json.loads(contents["results.json"]),
+        sections,
+        tuple(papers),
+        tuple(sorted(contents)),
+        collection.excluded,
     )
 
 
 def _declaration(
-    runs: Path, collection: Collection, reference: str | None, primary: Sequence[str] | None
+    folder: Path, collection: Collection, reference: str | None, primary: Sequence[str] | None
 ) -> Declaration:
     """Declare what is compared; names that nobody has are refused before anything is written down."""
     methods = list(dict.fromkeys(method for group in collection.groups for method in group.methods))
@@ -129,7 +145,7 @@ def _declaration(
     first = collection.groups[0].first.scores
     usual = REFERENCE if REFERENCE in methods else methods[0]
     known = tuple(key for key in first.protocol.primary if key in first.columns)
-    return declare(runs, usual, known, reference, primary)
+    return declare(folder, usual, known, reference, primary)
 
 
 def _in_group(group: Group, declaration: Declaration) -> Declaration:
@@ -184,8 +200,7 @@ def _files(collection: Collection, sections: Sequence[Section], papers: Sequence
 def _replace(out: Path, files: dict[str, bytes]) -> None:
     """Write beside ``out``, then move each file into place: a kill leaves old or new files, never half of one."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
+    with folder_beside(out) as staging:
         for name, data in files.items():
             path = staging / name
             path.parent.mkdir(exist_ok=True)
@@ -199,15 +214,13 @@ def _replace(out: Path, files: dict[str, bytes]) -> None:
             (staging / name).replace(out / name)
         for name in stale:
             (out / name).unlink(missing_ok=True)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _owned(out: Path) -> set[str]:
     """Return the tables and figures that an earlier report in this folder says it wrote."""
     try:
-        listed = json.loads((out / "results.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        listed = read_json(out / "results.json", SCHEMA).get("files", [])
+    except (OSError, DataError):
         return set()
-    names = listed.get("files", []) if isinstance(listed, dict) and listed.get("schema") == SCHEMA else []
+    names = listed if isinstance(listed, list) else []
     return {name for name in names if isinstance(name, str) and _OWNED.fullmatch(name)}

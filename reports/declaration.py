@@ -69,6 +69,7 @@ def declare(
         declared=_today(), reference=asked_reference or reference, primary=tuple(asked_primary or primary)
     )
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         atomic_write(path, _toml(chosen).encode())
     except OSError:  # a folder that cannot be written is compared all the same, and the page says what is missing
         return Declaration(chosen.reference, chosen.primary, chosen.alpha)

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from xeval.errors import DataError
-from xeval.reports.collect import ARTIFACTS, Group, Run
+from xeval.reports.collect import Group, Run
+from xeval.reports.folders import ARTIFACTS
+from xeval.runtime.files import require_regular
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ def panels(group: Group) -> list[Panel]:
     shared = set.intersection(*({run.seed for run in runs} for runs in group.methods.values()))
     seed = min(shared, key=lambda s: s if s is not None else -1) if shared else None
     chosen = [next((r for r in runs if r.seed == seed), runs[0]) for runs in group.methods.values()]
-    if any(run.artifacts is None or not (run.folder / "artifacts.safetensors").is_file() for run in chosen):
+    if any(run.artifacts is None or not (run.folder / "artifacts.safetensors").exists() for run in chosen):
         return []
     found = [_panel(run) for run in chosen]
     images = {(run.artifacts.image_ids, run.artifacts.classes) for run in chosen if run.artifacts}
@@ -49,14 +51,16 @@ def _panel(run: Run) -> Panel | None:
     from safetensors.numpy import load_file
 
     path = run.folder / "artifacts.safetensors"
+    require_regular(path)
     try:
         arrays = load_file(path)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, TypeError, ValueError) as error:
         raise DataError(f"{path} cannot be read ({error})", "score the checkpoint again") from error
     if run.artifacts is None or "tsne.points" not in arrays:
         return None
-    points, labels, masked = (arrays[f"tsne.{name}"] for name in ("points", "labels", "masked"))
-    fits = points.shape == (len(labels), 2) and len(masked) == len(labels) and np.isfinite(points).all()
+    points, labels, masked = (arrays.get(f"tsne.{name}", np.empty(())) for name in ("points", "labels", "masked"))
+    whole = labels.ndim == masked.ndim == 1 and {labels.dtype.kind, masked.dtype.kind} <= set("iub")
+    fits = whole and points.shape == (len(labels), 2) and len(masked) == len(labels) and np.isfinite(points).all()
     if not fits or (len(labels) and not 0 <= labels.min() <= labels.max() < len(run.artifacts.classes)):
         raise DataError(f"{path} does not fit its {ARTIFACTS}", "score the checkpoint again")
     return Panel(

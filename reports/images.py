@@ -81,4 +81,4 @@ class Images:
 def images_of(folder: Path, scores: Scores) -> Images | None:
     """Return the per-image values beside ``scores.json``, where they were kept."""
     path = folder / STORE
-    return Images(path, scores) if path.is_file() else None
+    return Images(path, scores) if path.exists() else None

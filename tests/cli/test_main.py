@@ -49,7 +49,7 @@ def test_the_two_commands_as_typed(tmp_path):
     for expected in ("drop.mag@0.15 ↓", "drop.mag@0.45 ↓", "infidelity.skill ↑", "n = 100", "largest signed map value"):
         assert expected in scored.stdout
     assert "100 images ×" in scored.stderr
-    summary = json.loads((folder / "ckpt.xeval" / "scores.json").read_text())
+    summary = json.loads((folder / "ckpt.pt.xeval" / "scores.json").read_text())
     assert summary["protocol"]["name"] == "xeval"  # the thresholds are the protocol's own
     assert summary["dataset"]["classes"][42] == "fine_42"
     compared = xeval("compare", "runs/", cwd=folder)

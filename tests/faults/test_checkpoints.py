@@ -227,6 +227,8 @@ def test_another_hash_than_the_manifests(tmp_path: Path, capsys: pytest.CaptureF
         message = refused(capsys, path)
         assert found in message
         assert wanted in message
+        with pytest.raises(CheckpointError, match=f"{found}.*{wanted}"):
+            checkpoints.load_encoder(path, INFO)
 
 
 def test_a_description_of_another_size_than_the_tensors_is_refused_before_anything_is_built(tmp_path: Path) -> None:

@@ -167,6 +167,9 @@ ENDINGS = [
     (PermissionError(13, "Permission denied", "x"), 2, "E200"),
     (OSError(errno.ENOSPC, "No space left on device"), 5, "E500"),
     (OSError(errno.EMFILE, "Too many open files"), 5, "E500"),
+    (OSError(errno.EIO, "Input/output error", "x"), 5, "E500"),
+    (OSError(errno.EROFS, "Read-only file system", "x"), 2, "E200"),
+    (OSError(errno.ENAMETOOLONG, "File name too long"), 2, "E200"),
     (ZeroDivisionError("bug"), 1, "E100"),
 ]
 

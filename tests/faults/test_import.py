@@ -192,10 +192,24 @@ def test_other_constants_than_the_data_sets_are_refused(tmp_path: Path) -> None:
     brought(tmp_path / "good.pth", excon(mean=close, std=str(INFO.std), note="mean"), tmp_path / "good")
 
 
-def test_a_run_is_never_overwritten_and_heads_are_checked(tmp_path: Path) -> None:
-    brought(tmp_path / "ckpt.pth", excon(), tmp_path / "run")
-    with pytest.raises(UsageError, match="already holds a run"):
-        brought(tmp_path / "ckpt.pth", excon(), tmp_path / "run")
+@pytest.mark.fault("C23")
+def test_a_run_is_never_overwritten_and_the_same_import_has_nothing_to_do(tmp_path: Path) -> None:
+    run, _ = brought(tmp_path / "ckpt.pth", excon(), tmp_path / "run")
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in run.iterdir()}
+    told = Told()
+    assert import_checkpoint(tmp_path / "ckpt.pth", run, "digits", told, arch="resnet-small") == run
+    assert told.lines == [f"{run} holds this checkpoint already: nothing to do"]
+    torch.save({**excon(), "epoch": 7}, tmp_path / "other.pth")
+    for name, method in (("other.pth", None), ("ckpt.pth", "mine")):
+        with pytest.raises(UsageError, match="already holds a run"):
+            import_checkpoint(tmp_path / name, run, "digits", told, method=method)
+    assert before == {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in run.iterdir()}
+    (run / "best.safetensors").write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match=r"best.safetensors is truncated"):
+        import_checkpoint(tmp_path / "ckpt.pth", run, "digits", told)
+
+
+def test_heads_and_values_are_checked(tmp_path: Path) -> None:
     seven = {**excon(), "classifier": {name: tensor[:7] for name, tensor in HEAD.items()}}
     with pytest.raises(DataError, match="head has 7 outputs, digits has 10 classes"):
         brought(tmp_path / "seven.pth", seven, tmp_path / "seven")

@@ -131,7 +131,7 @@ def test_a_checkpoint_that_changes_while_it_is_scored(kind: str, tmp_path: Path)
     whole, options = file.read_bytes(), {"limit": 70, "metrics": ("drop",)}
     with pytest.raises(DataError, match="changed during run: SHA-256 [0-9a-f]{64} at the start, [0-9a-f]{64} at the"):
         score(path, Replacing(file, whole[:-1] + b"?"), **options)
-    out = run if kind == "run" else tmp_path / "ckpt.xeval"
+    out = run if kind == "run" else tmp_path / "ckpt.pt.xeval"
     assert not (out / "scores.json").exists()
     file.write_bytes(whole)
     again = Counting()

@@ -256,8 +256,33 @@ def test_exported_file_scores_the_same(run, tmp_path):
 
     export(run, tmp_path / "ckpt.pt")
     out = score(tmp_path / "ckpt.pt", **FAST)
-    assert out == tmp_path / "ckpt.xeval"
+    assert out == tmp_path / "ckpt.pt.xeval"
     equal(table(out), table(score(run, out=tmp_path / "x", **FAST)))
+
+
+@pytest.mark.fault("S26")
+def test_files_that_differ_in_their_suffix_keep_their_scores_apart(run, tmp_path):
+    from xeval.checkpoints.load import export
+
+    export(run, tmp_path / "m.pt")
+    export(run, tmp_path / "m.pth", weights="last")
+    folders = [score(tmp_path / name, **FAST) for name in ("m.pt", "m.pth")]
+    assert folders == [tmp_path / "m.pt.xeval", tmp_path / "m.pth.xeval"]
+    assert len({read(folder)["checkpoint"]["sha256"] for folder in folders}) == 2
+
+
+def test_a_folder_under_its_earlier_name_goes_on_where_the_weights_are_the_same(run, tmp_path):
+    from xeval.checkpoints.load import export
+
+    export(run, tmp_path / "m.pt")
+    export(run, tmp_path / "m.pth", weights="last")
+    earlier = score(tmp_path / "m.pth", **FAST).rename(tmp_path / "m.xeval")
+    before = (earlier / "scores.sqlite").read_bytes()
+    assert score(tmp_path / "m.pth", **FAST) == earlier
+    assert (earlier / "scores.sqlite").read_bytes() == before  # nothing was to do
+    assert score(tmp_path / "m.pt", **FAST) == tmp_path / "m.pt.xeval"
+    (earlier / "scores.json").write_text("{")
+    assert score(tmp_path / "m.pth", **FAST) == tmp_path / "m.pth.xeval"
 
 
 def test_maps_are_kept_on_request(run, tmp_path):

@@ -1,4 +1,5 @@
 import sqlite3
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -129,3 +130,78 @@ def test_readers_leave_a_store_alone(tmp_path):
     with pytest.raises(DataError, match="--recompute"):
         Store(path, read_only=True)
     assert [each.name for each in tmp_path.iterdir()] == ["s.sqlite"]
+
+
+STATEMENTS = (
+    "PRAGMA user_version = 2",
+    "CREATE TABLE cell (id INTEGER PRIMARY KEY, checkpoint TEXT, data TEXT, explainer TEXT, metric TEXT, name TEXT, "
+    "definition TEXT, UNIQUE (checkpoint, data, explainer, metric, name, definition))",
+    "CREATE TABLE chunk (cell INTEGER, first INTEGER, n INTEGER, data BLOB, status BLOB, failed INTEGER, "
+    "checksum INTEGER, PRIMARY KEY (cell, first)) WITHOUT ROWID",
+    "CREATE INDEX finished ON chunk (failed, cell, first)",
+    "CREATE TABLE image (data TEXT, number INTEGER, id TEXT, PRIMARY KEY (data, number)) WITHOUT ROWID",
+)
+FULL = {"cell", "chunk", "finished", "image", "reason"}
+
+
+def names(path):
+    with sqlite3.connect(path) as db:
+        return {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'")}
+
+
+@pytest.mark.fault("S25")
+@pytest.mark.parametrize("made", range(len(STATEMENTS) + 1))
+def test_a_file_whose_creation_was_cut_short_is_completed(tmp_path, made):
+    """The schema as it was once written, statement by statement, and cut off after each of them."""
+    path = tmp_path / "s.sqlite"
+    with sqlite3.connect(path, isolation_level=None) as db:
+        for statement in STATEMENTS[:made]:
+            db.execute(statement)
+    with Store(path, check=True) as store:
+        cell = store.ids(CELLS)[CELLS[0]]
+        store.name_images("data", ["a", "b"])
+        store.put(0, {cell: block(0.5, np.nan, empty=[False, True])})
+        assert store.read(cell).counts("undefined") == {"empty": 1}
+        assert store.images("data") == ["a", "b"]
+    assert names(path) == FULL
+
+
+def interrupted_after(steps):
+    """``sqlite3.connect`` for a connection that is interrupted after so many steps of SQLite's machine."""
+    left, connect = iter(range(steps)), sqlite3.connect
+
+    def connected(*given, **options):
+        db = connect(*given, **options)
+        db.set_progress_handler(lambda: int(next(left, None) is None), 1)
+        return db
+
+    return connected
+
+
+@pytest.mark.fault("S25")
+def test_a_file_is_created_at_once_or_not_at_all(tmp_path, monkeypatch):
+    found = []
+    for steps in range(1, 400, 3):
+        path = tmp_path / f"{steps}.sqlite"
+        with monkeypatch.context() as patch, suppress(DataError):
+            patch.setattr(sqlite3, "connect", interrupted_after(steps))
+            Store(path).__exit__(None, None, None)
+        found.append(names(path))
+        with Store(path):
+            assert names(path) == FULL
+    assert {frozenset(one) for one in found} == {frozenset(), frozenset(FULL)}
+    assert found == sorted(found, key=len)
+
+
+@pytest.mark.fault("S16")
+def test_a_missing_table_that_values_need_is_damage(tmp_path):
+    for number, table in enumerate(("cell", "reason")):
+        path = tmp_path / f"{number}.sqlite"
+        with Store(path) as store:
+            store.put(0, {store.ids(CELLS)[CELLS[0]]: block(0.5, np.nan, empty=[False, True])})
+        with sqlite3.connect(path) as db:
+            db.execute(f"DROP TABLE {table}")
+        before = path.read_bytes()
+        with pytest.raises(DataError, match="a table is missing"):
+            Store(path)
+        assert path.read_bytes() == before == path.with_name(f"{path.name}.corrupt").read_bytes()

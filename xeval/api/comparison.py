@@ -1,10 +1,12 @@
-"""Compares all scored runs of a folder."""
+"""Compares all scored runs of some folders."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from xeval.errors import UsageError
 
 if TYPE_CHECKING:
     from xeval.reports.compare import Comparison
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def compare(
-    runs: Path | str,
+    runs: Path | str | Sequence[Path | str],
     out: Path | str | None = None,
     *,
     reference: str | None = None,
@@ -23,15 +25,20 @@ def compare(
     gallery: Selection | None = None,
     gallery_ids: Sequence[str] | None = None,
 ) -> Comparison:
-    """Compare all scored runs below ``runs``; the report goes to ``out``, by default ``runs/report``.
+    """Compare all scored runs below ``runs``, a folder or several; the report goes to ``out``.
+
+    By default that is ``report`` in the folder, the first of several.
 
     The keywords are the options of ``xeval compare``; :func:`xeval.reports.compare.compare` says what is written.
     """
     from xeval.reports import compare as reports
 
+    roots = [Path(runs)] if isinstance(runs, Path | str) else [Path(one) for one in runs]
+    if not roots:
+        raise UsageError("no folder was given to compare", "name the folders that hold the run directories")
     return reports.compare(
-        Path(runs),
-        Path(out) if out else Path(runs) / "report",
+        roots,
+        Path(out) if out else roots[0] / "report",
         reference=reference,
         primary=primary,
         rows=rows,

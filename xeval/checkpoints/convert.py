@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
-from xeval.checkpoints.card import RunCard, Selection, write_card
+from xeval.checkpoints.card import RunCard, Selection, read_card, write_card
 from xeval.checkpoints.folder import MANIFEST
 from xeval.checkpoints.layouts import Recognised, classifier_of, recognise
-from xeval.checkpoints.load import encoder_from, require_head, spec_of
+from xeval.checkpoints.load import encoder_from, require_head, run_tensors, spec_of
 from xeval.checkpoints.match import fit
 from xeval.checkpoints.sandbox import Foreign, open_foreign
-from xeval.checkpoints.weightfiles import weakness, write_tensors
+from xeval.checkpoints.weightfiles import regular, weakness, write_tensors
 from xeval.data import DatasetInfo, open_dataset
 from xeval.errors import DataError, UsageError
 from xeval.models import ModelSpec
@@ -49,13 +49,15 @@ def import_checkpoint(
     ``classifier`` is a file with the linear head alone.
 
     Raises:
-        UsageError: ``out`` already holds a run.
+        UsageError: ``out`` already holds another run; the same one is left as it is.
         CheckpointError: the file is refused, or has no known layout or fitting architecture.
         DataError: the normalisation or the number of classes differs from the data set's.
     """
-    if (out / MANIFEST).exists():
-        raise UsageError(f"{out} already holds a run", "choose another folder with --out")
     info = open_dataset(dataset, data).info
+    if (out / MANIFEST).exists():
+        _require_same(out, _sources(path, classifier), info, arch, method)
+        progress.say(f"{out} holds this checkpoint already: nothing to do")
+        return out
     foreign = open_foreign(path)
     if classifier is not None:
         head = classifier_of(classifier, open_foreign(classifier).containers)
@@ -65,7 +67,8 @@ def import_checkpoint(
     for note in _notes(foreign, found, info):
         progress.say(note)
     if found.has_head:
-        return _write_run(path, writable_directory(out), info, foreign, found, arch, method)
+        record = _record(_sources(path, classifier), foreign, found)
+        return _write_run(path, writable_directory(out), info, foreign, found, record, arch, method)
     encoder_from(path, found.tensors, info, arch=arch)
     target = writable_directory(out) / ENCODER
     write_tensors(target, found.tensors)
@@ -79,6 +82,7 @@ def _write_run(
     info: DatasetInfo,
     foreign: Foreign,
     found: Recognised,
+    record: dict[str, Any],
     arch: str | None,
     method: str | None,
 ) -> Path:
@@ -86,7 +90,7 @@ def _write_run(
     spec = spec_of(path, found.tensors, info, arch)
     fit(path, spec, found.tensors)
     write_tensors(out / WEIGHTS, found.tensors)
-    write_card(out, _card(path, out.name, info, foreign, found, spec, method), [WEIGHTS])
+    write_card(out, _card(path, out.name, info, foreign, found, record, spec, method), [WEIGHTS])
     return out
 
 
@@ -96,6 +100,7 @@ def _card(
     info: DatasetInfo,
     foreign: Foreign,
     found: Recognised,
+    record: dict[str, Any],
     spec: ModelSpec,
     method: str | None,
 ) -> RunCard:
@@ -106,7 +111,7 @@ def _card(
         method=slug(method or foreign.fields.get("opt.method") or path.stem),
         seed=_number(foreign.fields, "opt.seed", "opt.trial"),
         recipe_name="import",
-        recipe=_record(path, foreign, found),
+        recipe=record,
         recipe_hash=digest({"layout": found.layout, "fields": shared}),
         dataset=info,
         train_manifest="unknown",
@@ -118,10 +123,32 @@ def _card(
     )
 
 
-def _record(path: Path, foreign: Foreign, found: Recognised) -> dict[str, Any]:
+def _sources(path: Path, classifier: Path | None) -> dict[str, Any]:
+    """Return what identifies the files of an import."""
+    files = {"sha256": path, "classifier": classifier}
+    return {"file": path.name, **{key: None if file is None else _hash(file) for key, file in files.items()}}
+
+
+def _hash(path: Path) -> str:
+    regular(path)
+    return file_hash(path)
+
+
+def _require_same(out: Path, sources: dict[str, Any], info: DatasetInfo, arch: str | None, method: str | None) -> None:
+    """Raise UsageError where the run in ``out`` is not what the same import would write, CheckpointError if damaged."""
+    card = read_card(out)
+    asked = (sources["sha256"], sources["classifier"], info, arch or card.model.arch, slug(method or card.method))
+    there = (card.recipe.get("sha256"), card.recipe.get("classifier"), card.dataset, card.model.arch, card.method)
+    if asked != there:
+        raise UsageError(
+            f"{out} already holds a run, and not of these files and options", "choose another folder with --out"
+        )
+    run_tensors(out, card, "best")
+
+
+def _record(sources: dict[str, Any], foreign: Foreign, found: Recognised) -> dict[str, Any]:
     return {
-        "file": path.name,
-        "sha256": file_hash(path),
+        **sources,
         "layout": found.layout,
         "fields": foreign.fields,
         "dropped": [*foreign.dropped, *found.left],

@@ -64,7 +64,7 @@ def export(run: Path, target: Path, weights: Weights = "best") -> None:
     card = read_card(run)
     buffer = io.BytesIO()
     torch.save(
-        {CARD_KEY: json.dumps(card.to_json()), STATE_KEY: _run_tensors(run, card, weights), "weights": weights}, buffer
+        {CARD_KEY: json.dumps(card.to_json()), STATE_KEY: run_tensors(run, card, weights), "weights": weights}, buffer
     )
     atomic_write(target, buffer.getvalue())
 
@@ -127,8 +127,8 @@ def _json_of(path: Path, text: str) -> dict[str, Any]:
     return content
 
 
-def _run_tensors(run: Path, card: RunCard, weights: Weights) -> dict[str, Tensor]:
-    """Return the tensors of a run's weight file after comparing its size and hash with the card."""
+def run_tensors(run: Path, card: RunCard, weights: Weights) -> dict[str, Tensor]:
+    """Return the tensors of a run's weight file; raise CheckpointError where its size or hash is not the card's."""
     name = f"{weights}.safetensors"
     entry, path = card.files.get(name), run / name
     if entry is None or not path.exists():
@@ -154,7 +154,7 @@ def _from_run(run: Path, weights: Weights) -> LoadedModel:
         )
     card = read_card(run)
     name = f"{weights}.safetensors"
-    loaded = _assemble(run / name, _run_tensors(run, card, weights), card, weights)
+    loaded = _assemble(run / name, run_tensors(run, card, weights), card, weights)
     return replace(loaded, file_sha256=card.files[name].sha256)
 
 
@@ -198,11 +198,18 @@ def load_encoder(
 
     A head in the file is ignored. The errors are those of :func:`load_model`.
     """
-    if path.is_dir():
-        path = path / "best.safetensors"
-    content = read_weights(path).content
-    tensors, _ = canonical(plain_tensors(path, content.get(STATE_KEY, content)))
+    tensors, _ = canonical(_tensors_of(path))
     return encoder_from(path, tensors, dataset, arch=arch, normalize_features=normalize_features, bank=bank)
+
+
+def _tensors_of(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file, or the best ones of a run directory; those of a run as its card says."""
+    if path.is_dir():
+        return run_tensors(path, read_card(path), "best")
+    if (path.parent / MANIFEST).is_file() and path.name in [f"{name}.safetensors" for name in get_args(Weights)]:
+        return run_tensors(path.parent, read_card(path.parent), _weights_name(path))
+    content = read_weights(path).content
+    return plain_tensors(path, content.get(STATE_KEY, content))
 
 
 def encoder_from(

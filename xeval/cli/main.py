@@ -275,7 +275,7 @@ def _score_table(summary: dict[str, Any], out: Path, spread: str | Literal[False
 
 
 @cli.command()
-@click.argument("runs", type=click.Path(path_type=Path))
+@click.argument("runs", metavar="RUNS...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--reference", help="method the others are compared with [default: supcon, else the first]")
 @click.option("--primary", help="columns of the verdict [default: the protocol's]")
 @click.option("--rows", type=click.Choice(["methods", "explainers"]), default="methods", show_default=True)
@@ -289,17 +289,23 @@ def _score_table(summary: dict[str, Any], out: Path, spread: str | Literal[False
     "--gallery-ids", help="ids of the images to show, separated by commas; the page says they are hand-picked"
 )
 @click.option("--against", type=click.Path(path_type=Path), help="an earlier results.json: mark what has changed")
-@click.option("--out", type=click.Path(path_type=Path), help="folder of the report [default: RUNS/report]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="folder of the report [default: report in RUNS, the first of several]",
+)
 @click.option("--json", "as_json", is_flag=True, help="print results.json instead of the table")
-def compare(runs: Path, out: Path | None, as_json: bool, **options: Any) -> None:
-    """Compare all scored runs below RUNS: tables (tex, md, csv), figures and one HTML page.
+def compare(runs: Sequence[Path], out: Path | None, as_json: bool, **options: Any) -> None:
+    """Compare all scored runs below the folders RUNS: tables (tex, md, csv), figures and one HTML page.
+
+    Links are followed. What was left out, and every folder that could not be read, is named.
 
     Example: xeval compare runs/ --reference supcon
     """
-    _compare(runs, out or runs / "report", as_json, **options)
+    _compare(runs, out or runs[0] / "report", as_json, **options)
 
 
-def _compare(runs: Path, out: Path, as_json: bool = False, **options: Any) -> None:
+def _compare(runs: Sequence[Path], out: Path, as_json: bool = False, **options: Any) -> None:
     from xeval.scoring.options import names
 
     lists = {key: names(options[key]) for key in ("primary", "gallery_ids") if options.get(key) is not None}
@@ -309,7 +315,7 @@ def _compare(runs: Path, out: Path, as_json: bool = False, **options: Any) -> No
     if as_json:
         click.echo((out / "results.json").read_text(encoding="utf-8"))
         return
-    click.echo(f"{found.terminal_table}\n{found.verdict}\n\nreport: {out / 'report.html'}")
+    click.echo("\n".join([found.terminal_table, found.verdict, "", *found.left_out, f"report: {out / 'report.html'}"]))
 
 
 @cli.command()
@@ -370,7 +376,7 @@ def demo(quick: bool, out: Path, show: bool) -> None:
     from xeval.runtime.progress import for_terminal
 
     runs = train_and_score(out, train_digits, for_terminal(), quick=quick)
-    _compare(runs, out)
+    _compare([runs], out)
     if show:
         click.launch(str(out / "report.html"))
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from xeval.errors import XevalError, code_of
 
 AGAIN = "run the same command again to go on"
+FAILING = (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ETIMEDOUT)  # of a disk or a network mount
+UNFIT = (errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,14 @@ def _of_system(error: BaseException) -> Ending | None:
         return Ending(2, f"no permission for {error.filename}", "check its owner and mode, or choose another folder")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return Ending(5, f"the disk is full ({error.filename or 'while writing'})", f"make room, then {AGAIN}")
+    if isinstance(error, OSError) and error.errno in FAILING:
+        return Ending(
+            5,
+            f"{error.filename or 'a file'} cannot be read or written ({error.strerror})",
+            f"check the disk, then {AGAIN}",
+        )
+    if isinstance(error, OSError) and error.errno in UNFIT:
+        return Ending(2, f"{error.filename or 'a path'} cannot be used ({error.strerror})", "choose another path")
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         return Ending(5, "too many open files", "raise the limit: ulimit -n 1024")
     return None

@@ -7,29 +7,36 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from filelock import lock_descriptor
 
 from xeval.errors import DataError, ResourceError, UsageError, XevalError
 
 TEMPORARY = ".xeval-"  # the names of unfinished files begin with this
 FULL = (errno.ENOSPC, errno.EDQUOT)
+DEEPEST = 64  # levels of JSON; what xeval writes has fewer than ten
 
 
 def atomic_write(path: Path, data: bytes) -> None:
     """Write ``data`` so that ``path`` holds either its old or its new content, whatever happens in between.
 
-    The temporary file is created beside the target, so that the rename never crosses file systems.
+    The temporary file is created beside the target, so that the rename never crosses file systems. Those that killed
+    writers of the same target have left are removed.
 
     Raises:
         ResourceError: the disk is full.
         OSError: anything else fails.
     """
     try:
+        remove_abandoned(path.parent, _prefix(path))
         _replace(path, data)
     except OSError as error:
         if error.errno in FULL:
@@ -47,21 +54,72 @@ def disk_full(path: Path, needed: int) -> ResourceError:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    descriptor, name = tempfile.mkstemp(prefix=f"{TEMPORARY}{path.name}.", suffix=".tmp", dir=path.parent)
+    name, file = _begun(path)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)  # noqa: PTH101 - mkstemp made it readable by its owner alone
-        Path(name).replace(path)
+            name.replace(path)
     except BaseException:
-        with suppress(FileNotFoundError):
-            Path(name).unlink()
+        with suppress(OSError):
+            name.unlink()
         raise
     sync_directory(path.parent)
+
+
+def _begun(path: Path) -> tuple[Path, BinaryIO]:
+    """Create and lock the unfinished file of a target; once more where another took it for abandoned before that."""
+    while True:
+        name = _unfinished(path)
+        file = name.open("xb")
+        if not _lock(file.fileno()) or os.fstat(file.fileno()).st_nlink:
+            return name, file
+        file.close()
+
+
+@contextmanager
+def folder_beside(path: Path) -> Iterator[Path]:
+    """Yield a new folder for what is to be moved to ``path``; it is gone afterwards, or when the next one is made."""
+    remove_abandoned(path.parent, _prefix(path))
+    folder = _unfinished(path)
+    folder.mkdir()
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        _lock(descriptor)
+        yield folder
+    finally:
+        os.close(descriptor)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f"{_prefix(path)}{secrets.token_hex(8)}.tmp")
+
+
+def _prefix(path: Path) -> str:
+    """Return how the names of the unfinished files of a target begin: short, as a name has at most 255 bytes."""
+    return f"{TEMPORARY}{path.name[:40]}."
+
+
+def remove_abandoned(directory: Path, prefix: str) -> None:
+    """Remove the unfinished files and folders whose names begin so, and whose writers no longer hold their locks."""
+    for path in [path for path in directory.iterdir() if path.name.startswith(prefix)]:
+        with suppress(OSError):  # it is gone, or not ours to open
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                if _lock(descriptor):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            finally:
+                os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Try to lock an open file or folder; the lock ends with its process. Where there are no locks, nothing is held."""
+    try:
+        return lock_descriptor(descriptor, blocking=False)
+    except OSError:
+        return False
 
 
 def sync_directory(path: Path) -> None:
@@ -85,11 +143,12 @@ def read_json(path: Path, schema: str | None = None) -> Any:
     Raises:
         DataError: the file is missing, damaged or has another schema.
     """
+    require_regular(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        content = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise DataError(f"{path} does not exist", "check the path") from None
-    except (ValueError, UnicodeDecodeError, RecursionError) as error:
+    except ValueError as error:
         raise DataError(
             f"{path} is not valid JSON ({error})", "restore it or run the command that writes it again"
         ) from None
@@ -99,8 +158,35 @@ def read_json(path: Path, schema: str | None = None) -> Any:
     return content
 
 
+def parse_json(data: bytes) -> Any:
+    """Parse strict JSON in UTF-8, nested at most ``DEEPEST`` deep; raise ValueError for anything else."""
+    text = data.decode()
+    try:
+        content = json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    if text.count("[") + text.count("{") > DEEPEST and _depth(content) > DEEPEST:
+        raise ValueError("it is nested too deep")
+    return content
+
+
+def _depth(content: Any) -> int:
+    """Return how deep JSON is nested, without a call for each level."""
+    level, depth = [content], 0
+    while level := [one for one in level if isinstance(one, dict | list) and one]:
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+        depth += 1
+    return depth
+
+
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"the literal {name}")
+
+
+def require_regular(path: Path) -> None:
+    """Raise :class:`DataError` for what is there and no regular file: reading a FIFO or a device may never end."""
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is not a regular file", "remove it, or run the command that writes it again")
 
 
 def file_hash(path: Path, algorithm: str = "sha256") -> str:

@@ -56,18 +56,30 @@ def locked(directory: Path) -> Iterator[None]:
 
 @contextmanager
 def waiting(path: Path) -> Iterator[None]:
-    """Wait for the lock of a file and hold it; the file is kept afterwards, except where it is itself the lock."""
-    with _make(path, _has_locks(path.parent)):
+    """Wait for the lock of a file and hold it; the file is gone afterwards."""
+    with _make(path, _has_locks(path.parent)), _removed(path):
         yield
 
 
 def is_held(path: Path) -> bool:
-    """Return whether a process holds the lock of a file; those that ask at the same time take turns."""
+    """Return whether a process holds the lock of a file; those that ask at the same time take turns.
+
+    The file that a killed owner left is removed.
+    """
     try:
-        with _make(path, _has_locks(path.parent)).acquire(PATIENCE):
+        with _make(path, _has_locks(path.parent)).acquire(PATIENCE), _removed(path):
             return False
     except Timeout:
         return True
+
+
+@contextmanager
+def _removed(path: Path) -> Iterator[None]:
+    """Remove a lock file before its lock is released: whoever waits for it sees that and makes a new one."""
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _has_locks(directory: Path) -> bool:

@@ -22,7 +22,7 @@ from xeval.metrics import Explained, Scene
 from xeval.metrics.drop import DropSettings
 from xeval.perturb.draws import word
 from xeval.perturb.masks import cutoff_mask, kept, minmax
-from xeval.runtime.files import atomic_write, read_json, write_json
+from xeval.runtime.files import atomic_write, read_json, require_regular, write_json
 from xeval.scoring.protocols import Protocol
 
 if TYPE_CHECKING:
@@ -157,8 +157,9 @@ def write_pictures(out: Path, pool: Pictures) -> None:
 
 def read_pictures(folder: Path) -> Pictures | None:
     """Return the gallery in a folder, None where there is none; raise :class:`DataError` where it is damaged."""
-    if not (folder / ABOUT).is_file():
+    if not (folder / ABOUT).exists():
         return None
+    require_regular(folder / ARRAYS)
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 

@@ -63,13 +63,26 @@ def score(checkpoint: Path | str, progress: Progress | None = None, **options: A
 
 
 def output_directory(checkpoint: Path, options: ScoreOptions) -> Path:
-    """Return ``--out``, else the run directory itself, else ``<stem>.xeval`` beside a bare file."""
+    """Return ``--out``, else the run directory itself, else ``<file name>.xeval`` beside a bare file."""
     if options.out is not None:
         return options.out
     if checkpoint.is_dir():
         return checkpoint
     beside = checkpoint.parent
-    return beside if (beside / MANIFEST).is_file() else beside / f"{checkpoint.stem}.xeval"
+    return beside if (beside / MANIFEST).is_file() else beside / f"{checkpoint.name}.xeval"
+
+
+def _directory_in_use(folder: Path, plan: Plan) -> Path:
+    """Return ``folder``, or ``<stem>.xeval``, the name of earlier versions, where it holds scores of these weights."""
+    file = plan.loaded.path
+    earlier = file.with_name(f"{file.stem}.xeval")
+    if folder != file.with_name(f"{file.name}.xeval") or folder.exists() or not (earlier / SCORES).is_file():
+        return folder
+    try:
+        scored = read_json(earlier / SCORES, SCHEMA)["checkpoint"]["sha256"]
+    except (DataError, KeyError, TypeError):
+        return folder
+    return earlier if scored == plan.loaded.sha256 else folder
 
 
 @dataclass(frozen=True)
@@ -107,7 +120,7 @@ def run(
         if processes.main:
             require_writable(folder)
         plan = make_plan(checkpoint, options)
-    return execute(Session(plan, options, folder, progress, stop, processes))
+    return execute(Session(plan, options, _directory_in_use(folder, plan), progress, stop, processes))
 
 
 def execute(session: Session) -> Scored:

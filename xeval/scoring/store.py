@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xeval.errors import BusyError, DataError, UsageError, XevalError
-from xeval.runtime.files import disk_full, free_name, set_aside
+from xeval.runtime.files import disk_full, free_name, require_regular, set_aside
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.uint8]
@@ -31,18 +31,20 @@ OK = 0
 VERSION = 2
 COMPANIONS = ("-wal", "-shm", "-journal")
 RECOMPUTE = "score again with --recompute: the old file is kept"
-_SCHEMA = f"""
-PRAGMA user_version = {VERSION};
-CREATE TABLE IF NOT EXISTS cell (
-    id INTEGER PRIMARY KEY, checkpoint TEXT, data TEXT, explainer TEXT, metric TEXT, name TEXT, definition TEXT,
-    UNIQUE (checkpoint, data, explainer, metric, name, definition));
-CREATE TABLE IF NOT EXISTS chunk (
-    cell INTEGER, first INTEGER, n INTEGER, data BLOB, status BLOB, failed INTEGER, checksum INTEGER,
-    PRIMARY KEY (cell, first)) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS finished ON chunk (failed, cell, first);
-CREATE TABLE IF NOT EXISTS image (data TEXT, number INTEGER, id TEXT, PRIMARY KEY (data, number)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS reason (code INTEGER PRIMARY KEY, kind TEXT, text TEXT, UNIQUE (kind, text));
-"""
+_SCHEMA = {
+    "cell": """CREATE TABLE IF NOT EXISTS cell (
+        id INTEGER PRIMARY KEY, checkpoint TEXT, data TEXT, explainer TEXT, metric TEXT, name TEXT, definition TEXT,
+        UNIQUE (checkpoint, data, explainer, metric, name, definition))""",
+    "chunk": """CREATE TABLE IF NOT EXISTS chunk (
+        cell INTEGER, first INTEGER, n INTEGER, data BLOB, status BLOB, failed INTEGER, checksum INTEGER,
+        PRIMARY KEY (cell, first)) WITHOUT ROWID""",
+    "finished": "CREATE INDEX IF NOT EXISTS finished ON chunk (failed, cell, first)",
+    "image": "CREATE TABLE IF NOT EXISTS image (data TEXT, number INTEGER, id TEXT, PRIMARY KEY (data, number)) "
+    "WITHOUT ROWID",
+    "reason": "CREATE TABLE IF NOT EXISTS reason (code INTEGER PRIMARY KEY, kind TEXT, text TEXT, UNIQUE (kind, text))",
+}
+_ORPHANS = """SELECT 1 FROM chunk WHERE cell NOT IN (SELECT id FROM cell)
+    OR NOT EXISTS (SELECT 1 FROM reason) AND replace(hex(status), '0', '') <> '' LIMIT 1"""
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ class Store:
         self.path = path
         self._read_only = read_only
         self._logging = False
+        require_regular(path)
         with self._guard():
             mode = "ro" if read_only else "rwc"
             self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", isolation_level=None, uri=True)
@@ -111,16 +114,27 @@ class Store:
         with self._guard():
             found = [row[0] for row in self._db.execute("PRAGMA quick_check(1)")] if check else ["ok"]
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            empty = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+            there = dict(self._db.execute("SELECT name, sql FROM sqlite_master"))
         if found != ["ok"]:
             raise self._damaged(str(found[0]).replace("\n", " "))
-        if version != VERSION and not empty:
+        if version != VERSION and there:
             raise DataError(f"{self.path} was written by another version of xeval", RECOMPUTE)
+        if any(_plain(there[name]) != _plain(_SCHEMA[name]) for name in there.keys() & _SCHEMA.keys()):
+            raise self._damaged("its tables are not those that xeval makes")
         if not self._read_only:
             with self._guard():
                 self._db.execute("PRAGMA synchronous=FULL")
-                if empty:
-                    self._db.executescript(_SCHEMA)
+            if not there.keys() >= _SCHEMA.keys():
+                self._complete()
+
+    def _complete(self) -> None:
+        """Create the tables that are missing, all or none; refuse a file with values that need what was missing."""
+        with self._transaction():
+            self._db.execute(f"PRAGMA user_version = {VERSION}")
+            for statement in _SCHEMA.values():
+                self._db.execute(statement)
+            if self._db.execute(_ORPHANS).fetchone():
+                raise self._damaged("a table is missing")
 
     def __enter__(self) -> Store:
         return self
@@ -219,11 +233,13 @@ class Store:
         """Return all images of a cell in order; a chunk that failed as a whole has NaN at every point of a curve."""
         with self._guard():
             rows = self._db.execute("SELECT * FROM chunk WHERE cell = ? ORDER BY first", (cell,)).fetchall()
-            meaning = {int(code): (kind, text) for code, kind, text in self._db.execute("SELECT * FROM reason")}
+            meaning = {code: (str(kind), str(text)) for code, kind, text in self._db.execute("SELECT * FROM reason")}
         if not rows:
             raise DataError(f"{self.path} has no values for one of its columns", "score the checkpoint again")
         parts = self._parts(rows)
         width = max(values.shape[1] for values, _ in parts)
+        if not {values.shape[1] for values, _ in parts} <= {1, width}:
+            raise self._damaged("its curves have different lengths")
         values = np.concatenate([_widened(values, width) for values, _ in parts])
         status = np.concatenate([status for _, status in parts])
         if not set(np.unique(status).tolist()) <= {OK, *meaning}:
@@ -237,9 +253,10 @@ class Store:
         for cell, first, n, data, status, _, checksum in rows:
             try:
                 right = first == expected and checksum == _checksum(cell, first, n, data, status)
+                fits = 0 < n == len(status) and len(data) > 0 == len(data) % (8 * n)
             except (TypeError, struct.error):  # an edited row may hold anything
-                right = False
-            if not right:
+                right = fits = False
+            if not (right and fits):
                 raise self._damaged(f"the images from {expected} on are not as they were written")
             parts.append((np.frombuffer(data, "<f8").reshape(n, -1), np.frombuffer(status, np.uint8)))
             expected += n
@@ -263,6 +280,11 @@ class Store:
         with self._guard():
             rows = self._db.execute(f"SELECT {columns} FROM cell ORDER BY id").fetchall()
         return [(int(row[0]), Cell(*row[1:])) for row in rows]
+
+
+def _plain(sql: str | None) -> str:
+    """Return a statement that creates a table without spaces, and without what the file does not keep of it."""
+    return "".join((sql or "").replace("IF NOT EXISTS ", "").split())
 
 
 def start_afresh(path: Path) -> Path | None:
