@@ -106,6 +106,14 @@ class Group:
         return self.runs[0]
 
     @property
+    def conventions(self) -> tuple[str, ...]:
+        """Return the sentences that hold for every run, then those of single runs under their names."""
+        every = [run.scores.conventions for run in self.runs]
+        shared = [line for line in every[0] if all(line in lines for lines in every)]
+        own = [f"{run.name}: {line}" for run in self.runs for line in run.scores.conventions if line not in shared]
+        return (*shared, *own)
+
+    @property
     def subset(self) -> Subset:
         """Return the images that the protocol counts."""
         return self.first.scores.protocol.subset

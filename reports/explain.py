@@ -9,13 +9,14 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from xeval.checkpoints.load import LoadedModel, load_model
-from xeval.data import DatasetInfo, open_dataset
+from xeval.data import Dataset, DatasetInfo, open_dataset
 from xeval.data.base import ArraySplit, Pixels
 from xeval.data.images import decode, square
 from xeval.engine import deterministic
@@ -27,6 +28,7 @@ from xeval.reports.text import clean, plot_label
 from xeval.runtime.files import atomic_write, require_writable, slug, writable_directory
 from xeval.runtime.memory import resources
 from xeval.scoring.gallery import Pictures, explained_pictures
+from xeval.scoring.normalization import normalized
 from xeval.scoring.options import ScoreOptions, validated
 from xeval.scoring.plan import plan_for
 from xeval.scoring.scorer import make_scorer
@@ -43,7 +45,7 @@ PLAIN: dict[str, dict[str, None]] = {
 
 @dataclass(frozen=True)
 class Explanation:
-    """The files written and one line a picture."""
+    """The files written, one line a picture, and one on the normalisation of weights that do not say it."""
 
     files: tuple[Path, ...]
     lines: tuple[str, ...]
@@ -62,8 +64,9 @@ def explain(
 ) -> Explanation:
     """Explain pictures and write their strips to ``out``: one file (.png, .svg, .pdf), or a folder with one a picture.
 
-    ``options`` (arch, weights, layer, device) are those of :class:`ScoreOptions`. Raises UsageError for paths that
-    cannot be read or written and for unknown names, DataError for a picture that cannot be decoded, CheckpointError.
+    ``options`` (arch, weights, layer, device, mean, std, normalize) are those of :class:`ScoreOptions`. Raises
+    UsageError for paths that cannot be read or written, for unknown names and where nothing says how images were
+    normalised, DataError for a picture that cannot be decoded, CheckpointError.
     """
     paths = list(dict.fromkeys(images))
     targets = _targets(out, paths)
@@ -77,9 +80,8 @@ def explain(
     for target, numbers in targets.items():
         figure = _figure([found[i] for i in numbers], [names[i] for i in numbers], pool)
         atomic_write(target, _saved(figure, target.suffix))
-    return Explanation(
-        tuple(targets), tuple(_line(path, strip, keep) for path, strip in zip(paths, found, strict=True))
-    )
+    lines = [_line(path, strip, keep) for path, strip in zip(paths, found, strict=True)]
+    return Explanation(tuple(targets), (*lines, *filter(None, [loaded.normalization])))
 
 
 def _targets(out: Path, images: Sequence[Path]) -> dict[Path, list[int]]:
@@ -115,14 +117,17 @@ def _open(
     if not checkpoint.exists():
         raise UsageError(f"{checkpoint} does not exist", "give a run directory or a weight file")
 
-    def described() -> DatasetInfo:
+    @cache
+    def opened() -> Dataset:
         if dataset is None:
             raise UsageError(f"{checkpoint} carries no description of its data set", "name one with --dataset")
-        return open_dataset(dataset, data).info
+        return open_dataset(dataset, data)
 
-    loaded = load_model(checkpoint, weights=options.weights, arch=options.arch, describe=described)
-    own = loaded.card is not None and dataset is None
-    return loaded, loaded.card.dataset if own and loaded.card else described()
+    loaded = load_model(checkpoint, weights=options.weights, arch=options.arch, describe=lambda: opened().info)
+    if loaded.card is None:
+        return normalized(loaded, opened().info, options, measured=opened().measured)
+    info = loaded.card.dataset if dataset is None else opened().info
+    return loaded, options.normalization.for_trained(info, loaded.card.dataset)
 
 
 def _pixels(content: bytes, path: Path, info: DatasetInfo) -> Pixels:

@@ -69,7 +69,7 @@ def methods(group: Group, declaration: Declaration) -> Methods:
         f"Control maps on the same checkpoints ({_listed(map(clean, controls(group)))}) are reported beside them."
         if controls(group)
         else "",
-        *(f"Convention: {clean(line, 500)}." for line in scores.conventions),
+        *(f"Convention: {clean(line, 500)}." for line in group.conventions),
         _statistics(group, declaration),
     ]
     said = [sentence for sentence in sentences if sentence]

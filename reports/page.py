@@ -133,7 +133,7 @@ def _section(section: Section) -> dict[str, Any]:
         "gallery": section.gallery,
         "figures": [{"figure": figure, "svg": _trusted(figure.embedded)} for figure in section.figures],
         "methods": _paragraph(section),
-        "conventions": section.group.first.scores.conventions,
+        "conventions": section.group.conventions,
         "columns": section.group.first.scores.columns,
         "protocol": section.group.first.scores.protocol,
         "origins": origins(section.group),

@@ -7,6 +7,7 @@ this probe.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -16,9 +17,11 @@ from torch.nn import functional as F
 
 from xeval.checkpoints.card import RunCard, Selection, write_card
 from xeval.checkpoints.folder import run_name
-from xeval.checkpoints.load import load_encoder
+from xeval.checkpoints.load import card_of, load_encoder
+from xeval.checkpoints.normalization import KEY, NormalizeName, Wish, same_constants
 from xeval.checkpoints.weightfiles import write_tensors
-from xeval.data import DatasetInfo, Split, holdout, normalize, open_dataset
+from xeval.data import Dataset, DatasetInfo, holdout, open_dataset
+from xeval.data import normalize as normalized
 from xeval.engine import pick_device
 from xeval.models import Classifier, ModelSpec, frozen_eval
 from xeval.runtime.files import digest, writable_directory
@@ -47,30 +50,41 @@ def probe_encoder(
     method: str | None = None,
     seed: int = 0,
     device: str = "auto",
+    mean: str | Sequence[float] | None = None,
+    std: str | Sequence[float] | None = None,
+    normalize: NormalizeName | None = None,
 ) -> Path:
     """Fit a head on the training split and write a run directory that can be scored.
 
     ``linear`` is logistic regression by L-BFGS to convergence; ``centroid`` scores a class by the cosine between the
     features and the mean of its unit features; ``knn`` lets the 20 nearest training images vote. The last two work on
     unit features, in training and in scoring alike. 20 % of the training images, stratified and seeded, are held out to
-    record an accuracy.
+    record an accuracy. Images are normalised with the constants that the file carries, else with ``mean`` and ``std``
+    or those that ``normalize`` names, else with the data set's published ones.
+
+    Raises:
+        UsageError: nothing says how images were normalised, or the file says otherwise.
     """
-    split = open_dataset(dataset, data_root, image_size).split("train")
+    wish = Wish.of(mean=mean, std=std, normalize=normalize)
+    opened = open_dataset(dataset, data_root, image_size)
+    split, info = opened.split("train"), _normalized(path, opened, wish)
     fit, held = holdout(split.labels, HELD_OUT, seed)
     where = pick_device(device)
     unit = normalize_features or head != "linear"
     bank = len(fit) if head == "knn" else 0
-    model, spec = load_encoder(path, split.info, arch=arch, normalize_features=unit, bank=bank)
+    model, spec = load_encoder(path, info, arch=arch, normalize_features=unit, bank=bank)
     model.to(where)
     with frozen_eval(model):
-        features, labels = _features(model, make_pool(split, fit, where), split.info)
-    model.head.load_state_dict(_fitted(head, features, labels, len(split.info.classes), weight_decay))
+        features, labels = _features(model, make_pool(split, fit, where), info)
+    model.head.load_state_dict(_fitted(head, features, labels, len(info.classes), weight_decay))
     with frozen_eval(model):
-        accuracy = _accuracy(model, make_pool(split, held, where), split.info)
+        accuracy = _accuracy(model, make_pool(split, held, where), info)
     name = method or path.stem
     directory = writable_directory(out / run_name(dataset, name, seed))
     settings: dict[str, Any] = {"head": head, "normalize": unit, "weight_decay": weight_decay, "encoder": path.name}
-    card = _card(directory.name, name, seed, split, spec, settings, accuracy)
+    if wish.given or not same_constants(info, split.info):
+        settings[KEY] = wish.source if wish.given else "those that the encoder was trained with"
+    card = _card(directory.name, name, seed, info, split.manifest(), spec, settings, accuracy)
     with locked(directory), saving(directory):
         for weights in ("best", "last"):
             write_tensors(directory / f"{weights}.safetensors", model.state_dict())
@@ -78,8 +92,23 @@ def probe_encoder(
     return directory
 
 
+def _normalized(path: Path, opened: Dataset, wish: Wish) -> DatasetInfo:
+    """Return the data set under the constants that the encoder was trained with."""
+    card = card_of(path)
+    if card is not None:
+        return wish.for_trained(opened.info, card.dataset)
+    return wish.for_plain_weights(opened.info, measured=opened.measured)
+
+
 def _card(
-    name: str, method: str, seed: int, split: Split, spec: ModelSpec, settings: dict[str, Any], accuracy: float
+    name: str,
+    method: str,
+    seed: int,
+    info: DatasetInfo,
+    manifest: str,
+    spec: ModelSpec,
+    settings: dict[str, Any],
+    accuracy: float,
 ) -> RunCard:
     return RunCard(
         name=name,
@@ -88,8 +117,8 @@ def _card(
         recipe_name=f"probe-{settings['head']}",
         recipe=settings,
         recipe_hash=digest(settings),
-        dataset=split.info,
-        train_manifest=split.manifest(),
+        dataset=info,
+        train_manifest=manifest,
         model=spec,
         selection=Selection(select_on="heldout", best_epoch=1, best_accuracy=accuracy, last_accuracy=accuracy),
         provenance=provenance(),
@@ -117,7 +146,7 @@ def _features(model: Classifier, pool: Pool, info: DatasetInfo) -> tuple[Tensor,
     found: list[Tensor] = []
     with torch.no_grad():
         for batch in pool.batches(BATCH):
-            features = model.features(normalize(batch.images, info))
+            features = model.features(normalized(batch.images, info))
             found.append(F.normalize(features) if model.normalize_features else features)
     return torch.cat(found), pool.labels
 
@@ -125,6 +154,6 @@ def _features(model: Classifier, pool: Pool, info: DatasetInfo) -> tuple[Tensor,
 def _accuracy(model: Classifier, pool: Pool, info: DatasetInfo) -> float:
     with torch.no_grad():
         right = [
-            (model(normalize(batch.images, info)).argmax(1) == batch.labels).sum() for batch in pool.batches(BATCH)
+            (model(normalized(batch.images, info)).argmax(1) == batch.labels).sum() for batch in pool.batches(BATCH)
         ]
     return float(torch.stack(right).sum()) / len(pool)

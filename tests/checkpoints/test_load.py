@@ -51,7 +51,7 @@ def test_bare_state_dict_infers_the_architecture(tmp_path):
     model = build(ModelSpec(arch="resnet18-cifar", num_classes=10, image_size=32))
     loaded = checkpoints.load_model(save(model.state_dict(), tmp_path / "bare.pt"), describe=describe)
     assert loaded.spec.arch == "resnet18-cifar"
-    assert any("class order and normalisation taken from cifar10" in note for note in loaded.notes)
+    assert any("class order taken from cifar10" in note for note in loaded.notes)
     with pytest.raises(UsageError, match="name one with --dataset"):
         checkpoints.load_model(tmp_path / "bare.pt")
 

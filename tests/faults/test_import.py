@@ -62,7 +62,8 @@ def test_a_whole_network_becomes_a_run(kind: str, tmp_path: Path) -> None:
     run, told = brought(tmp_path / "ckpt.pth", make(), tmp_path / "run")
     assert f"recognised: {layout}" in told
     assert same_bits(load_file(run / "best.safetensors"), OURS)
-    assert any("class order and normalisation taken from digits" in line for line in told)
+    assert "class order taken from digits" in told
+    assert any("images are normalised with" in line and "published for digits" in line for line in told)
     loaded = load_model(run)
     assert loaded.spec is not None
     assert loaded.spec.arch == "resnet-small"

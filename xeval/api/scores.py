@@ -15,6 +15,7 @@ from torch import nn
 
 from xeval.checkpoints.folder import Weights
 from xeval.checkpoints.load import LoadedModel
+from xeval.checkpoints.normalization import NormalizeName
 from xeval.data import DatasetInfo, Split
 from xeval.errors import DataError, UsageError
 from xeval.perturb.thresholds import Mask
@@ -42,6 +43,9 @@ def score(
     allow_stochastic: bool = False,
     dataset: str | None = None,
     split: str = "test",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    normalize: NormalizeName | None = None,
     normalize_from_ckpt: bool = False,
     name: str | None = None,
     method: str | None = None,
@@ -84,10 +88,16 @@ def score(
     if not isinstance(checkpoint, nn.Module):
         if not folder:
             raise UsageError("a checkpoint is scored on its data set", "give data= the folder of the data, or nothing")
+        if normalization is not None:
+            raise UsageError("normalization= is that of a module's loader", "give mean= and std=, or normalize=")
         return _frame(scoring.score(checkpoint, **options))
     if folder:
         raise UsageError("a module needs data to be scored on", "give batches of (images, labels)")
     chosen = validated(**{**options, "data": None})
+    if chosen.normalization.given:
+        raise UsageError(
+            "mean=, std= and normalize= are for checkpoints", "give normalization= of the loader's transform"
+        )
     with torch.inference_mode(False), as_logits(checkpoint, output):
         return _of_module(
             chosen,

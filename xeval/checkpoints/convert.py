@@ -1,13 +1,13 @@
 """Implement ``xeval import``, which turns a checkpoint of another project into a run or an encoder without a head.
 
-Tensors are written bit for bit. What the file does not say (class order, often the normalisation) is taken from the
-data set that the user names, and this is reported.
+Tensors are written bit for bit. What the file does not say is taken from the data set that the user names (class order,
+published normalisation) or from the user, and this is reported.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from xeval.checkpoints.folder import MANIFEST
 from xeval.checkpoints.layouts import Recognised, classifier_of, recognise
 from xeval.checkpoints.load import encoder_from, require_head, run_tensors, spec_of
 from xeval.checkpoints.match import fit
+from xeval.checkpoints.normalization import KEY, NormalizeName, Wish, told
 from xeval.checkpoints.sandbox import Foreign, open_foreign
 from xeval.checkpoints.weightfiles import regular, weakness, write_tensors
 from xeval.data import DatasetInfo, open_dataset
@@ -43,37 +44,58 @@ def import_checkpoint(
     arch: str | None = None,
     method: str | None = None,
     classifier: Path | None = None,
+    mean: str | Sequence[float] | None = None,
+    std: str | Sequence[float] | None = None,
+    normalize: NormalizeName | None = None,
 ) -> Path:
     """Write the checkpoint to ``out``; return the run directory, or the encoder's file where there is no head.
 
-    ``classifier`` is a file with the linear head alone.
+    ``classifier`` is a file with the linear head alone. ``mean`` and ``std``, or ``normalize``, are the constants that
+    the network was trained with; without them those that the file names are taken, or the data set's published ones.
 
     Raises:
-        UsageError: ``out`` already holds another run; the same one is left as it is.
+        UsageError: ``out`` already holds another run (the same one is left as it is); nothing says how images were
+            normalised.
         CheckpointError: the file is refused, or has no known layout or fitting architecture.
         DataError: the normalisation or the number of classes differs from the data set's.
     """
-    info = open_dataset(dataset, data).info
-    if (out / MANIFEST).exists():
-        _require_same(out, _sources(path, classifier), info, arch, method)
-        progress.say(f"{out} holds this checkpoint already: nothing to do")
-        return out
+    wish = Wish.of(mean=mean, std=std, normalize=normalize)
+    opened = open_dataset(dataset, data)
     foreign = open_foreign(path)
     if classifier is not None:
         head = classifier_of(classifier, open_foreign(classifier).containers)
         foreign = replace(foreign, containers={**foreign.containers, "classifier": head})
     found = recognise(path, foreign.containers)
+    wish, source = _wish(wish, foreign, measured=opened.measured)
+    info = wish.for_plain_weights(opened.info, measured=opened.measured)
     _require_normalization(path, foreign, info)
-    for note in _notes(foreign, found, info):
+    sources = _sources(path, classifier)
+    if (out / MANIFEST).exists():
+        _require_same(out, sources, info, arch, method)
+        progress.say(f"{out} holds this checkpoint already: nothing to do")
+        return out
+    for note in _notes(foreign, found, info, source):
         progress.say(note)
     if found.has_head:
-        record = _record(_sources(path, classifier), foreign, found)
+        record = _record(sources, foreign, found) | ({KEY: source} if source else {})
         return _write_run(path, writable_directory(out), info, foreign, found, record, arch, method)
     encoder_from(path, found.tensors, info, arch=arch)
     target = writable_directory(out) / ENCODER
     write_tensors(target, found.tensors)
-    progress.say(f"no linear head; run: xeval probe {target} --dataset {dataset}")
+    progress.say(f"no linear head; run: xeval probe {target} --dataset {dataset}{wish.options}")
     return target
+
+
+def _wish(wish: Wish, foreign: Foreign, *, measured: bool) -> tuple[Wish, str | None]:
+    """Return the wish, or the constants that the file names where the data set has none to compare; and their source.
+
+    The source is None where the data set's published constants are taken unasked.
+    """
+    named = _named(foreign)
+    if wish.given or not measured or len(named) != 1:
+        return wish, wish.source if wish.given else None
+    mean, std = named[0]
+    return Wish.of(mean=mean, std=std), "named by the file"
 
 
 def _write_run(
@@ -106,13 +128,14 @@ def _card(
 ) -> RunCard:
     """Return what is known of the run; the recipe keeps the foreign options as text, and the selection is unknown."""
     shared = {key: text for key, text in foreign.fields.items() if key != "epoch" and not key.endswith(OF_ONE_RUN)}
+    constants = {"mean": info.mean, "std": info.std} if KEY in record else {}
     return RunCard(
         name=slug(name),
         method=slug(method or foreign.fields.get("opt.method") or path.stem),
         seed=_number(foreign.fields, "opt.seed", "opt.trial"),
         recipe_name="import",
         recipe=record,
-        recipe_hash=digest({"layout": found.layout, "fields": shared}),
+        recipe_hash=digest({"layout": found.layout, "fields": shared} | constants),
         dataset=info,
         train_manifest="unknown",
         model=spec,
@@ -161,7 +184,7 @@ def _number(fields: dict[str, str], *names: str) -> int:
     return next((int(fields[name]) for name in names if fields.get(name, "").isdecimal()), 0)
 
 
-def _notes(foreign: Foreign, found: Recognised, info: DatasetInfo) -> Iterator[str]:
+def _notes(foreign: Foreign, found: Recognised, info: DatasetInfo, source: str | None) -> Iterator[str]:
     yield from weakness(torch.__version__)
     yield f"recognised: {found.layout}"
     yield from found.notes
@@ -169,17 +192,23 @@ def _notes(foreign: Foreign, found: Recognised, info: DatasetInfo) -> Iterator[s
         yield f"dropped {name}"
     for name in foreign.ignored:
         yield f"ignored object {name}"
-    yield f"class order and normalisation taken from {info.name}: mean {info.mean}, std {info.std}"
+    yield f"class order taken from {info.name}"
+    yield told(info, source or f"published for {info.name}")
 
 
 def _require_normalization(path: Path, foreign: Foreign, info: DatasetInfo) -> None:
-    """Raise :class:`DataError` if the file names constants that differ from the data set's."""
-    for mean, std in (*foreign.normalizations, *_written(foreign.fields)):
+    """Raise :class:`DataError` if the file names constants that differ from those that are to be used."""
+    for mean, std in _named(foreign):
         if not _close(mean, info.mean) or not _close(std, info.std):
             raise DataError(
                 f"{path} was trained with mean {mean} std {std}, {info.name} has mean {info.mean} std {info.std}",
-                "name the data set that it was trained on",
+                "name the data set that it was trained on, or give --mean and --std as the file names them",
             )
+
+
+def _named(foreign: Foreign) -> list[tuple[tuple[float, ...], tuple[float, ...]]]:
+    """Return every (mean, std) that a file names, in a transform or in its options."""
+    return list(dict.fromkeys((*foreign.normalizations, *_written(foreign.fields))))
 
 
 def _written(fields: dict[str, str]) -> Iterator[tuple[tuple[float, ...], tuple[float, ...]]]:

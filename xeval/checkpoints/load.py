@@ -36,7 +36,8 @@ class LoadedModel:
 
     ``card`` is None for a bare state dict; ``spec`` and ``file_sha256`` are None for a module passed in memory.
     ``sha256`` hashes names, shapes and values of the tensors, so the same weights in another file format have the same
-    hash. ``notes`` says what was assumed or adapted.
+    hash; a scorer adds constants that are not the data set's own, and says in ``normalization`` which it uses unless
+    the run itself has the data set's. ``notes`` says what was assumed or adapted.
     """
 
     model: nn.Module
@@ -47,6 +48,7 @@ class LoadedModel:
     path: Path
     notes: tuple[str, ...] = ()
     file_sha256: str | None = None
+    normalization: str = ""
 
 
 def tensors_sha256(tensors: dict[str, Tensor]) -> str:
@@ -96,6 +98,15 @@ def load_model(
     else:
         loaded = _bare(path, plain_tensors(path, content.get(STATE_KEY, content)), arch, describe)
     return replace(loaded, notes=(*file.notes, *loaded.notes), file_sha256=sha256)
+
+
+def card_of(path: Path) -> RunCard | None:
+    """Return what a run, a weight file inside one or an exported file says of its training; None for other weights."""
+    folder = path if path.is_dir() else path.parent
+    if (folder / MANIFEST).is_file() and (path.is_dir() or path.suffix == ".safetensors"):
+        return read_card(folder)
+    text = None if path.is_dir() else read_weights(path).content.get(CARD_KEY)
+    return RunCard.from_json(_json_of(path, text), str(path)) if isinstance(text, str) else None
 
 
 def require_unchanged(loaded: LoadedModel) -> None:
@@ -175,7 +186,7 @@ def _bare(
     spec = spec_of(path, tensors, dataset, arch)
     require_head(path, tensors, dataset)
     model, tensors, casts = fit(path, spec, tensors)
-    notes = (*renamed, *casts, f"class order and normalisation taken from {dataset.name}")
+    notes = (*renamed, *casts, f"class order taken from {dataset.name}")
     return LoadedModel(model, spec, None, "file", tensors_sha256(tensors), path, notes)
 
 

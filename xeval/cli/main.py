@@ -17,7 +17,7 @@ from xeval.cli import sweep as cli_sweep
 from xeval.cli import tools as cli_tools
 from xeval.cli.completion import complete
 from xeval.cli.leave import JSON_ERRORS, leave, split_flag
-from xeval.cli.options import options_of
+from xeval.cli.options import NORMALIZATION, options_of
 from xeval.errors import UsageError
 from xeval.runtime.distributed import ALONE, Processes, joined, require_one
 from xeval.runtime.signals import graceful, terminable
@@ -172,7 +172,8 @@ def train_digits(method: str, seed: int, out: Path, overrides: Sequence[str], pr
 )
 @click.option("--data", "data_root", type=click.Path(path_type=Path), help="folder of the data")
 @click.option("--head", type=click.Choice(["linear", "centroid", "knn"]), default="linear", show_default=True)
-@click.option("--normalize", "normalize_features", is_flag=True, help="the head sees features of unit length")
+@NORMALIZATION
+@click.option("--normalize-features", is_flag=True, help="the head sees features of unit length")
 @click.option("--weight-decay", default=1e-4, show_default=True, help="of the linear head")
 @click.option("--arch", shell_complete=complete, help="architecture of the encoder [default: the one whose shapes fit]")
 @click.option("--size", "image_size", type=int, help="side of the images in pixels [default: the data set's]")
@@ -199,9 +200,10 @@ def probe(encoder: Path, dataset: str, **options: Any) -> None:
     "--dataset",
     required=True,
     shell_complete=complete,
-    help="data set of the classifier: its class order and normalisation",
+    help="data set of the classifier: its class order, and published normalisation",
 )
 @click.option("--data", type=click.Path(path_type=Path), help="folder of the data")
+@NORMALIZATION
 @click.option("--classifier", type=click.Path(path_type=Path), help="file with the linear head, where it is kept apart")
 @click.option("--arch", shell_complete=complete, help="architecture [default: the one whose shapes fit]")
 @click.option("--method", help="name in the tables [default: the file's]")
@@ -339,6 +341,7 @@ def _compare(runs: Sequence[Path], out: Path, as_json: bool = False, **options: 
 @click.option("--keep", default=0.45, show_default=True, help="fraction of pixels that the mask keeps")
 @click.option("--dataset", shell_complete=complete, help="data set of a file that does not describe itself")
 @click.option("--data", type=click.Path(path_type=Path), help="folder of the data")
+@NORMALIZATION
 @click.option(
     "--arch", shell_complete=complete, help="architecture of a bare state dict [default: the one whose shapes fit]"
 )

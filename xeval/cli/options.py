@@ -54,3 +54,7 @@ def _kind(about: Any) -> Any:
     if "int" in text and "tuple" not in text:
         return int
     return str
+
+
+NORMALIZATION = options_of("xeval.checkpoints.normalization:Wish")
+"""The options of a command that opens weights which may not say how their images were normalised."""

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from xeval.cli.completion import complete
+from xeval.cli.options import NORMALIZATION
 
 
 @click.command()
@@ -16,6 +17,7 @@ from xeval.cli.completion import complete
 @click.option("--n", default=64, show_default=True, type=click.IntRange(min=1), help="images to compare on")
 @click.option("--dataset", shell_complete=complete, help="data set of a file that does not describe itself")
 @click.option("--data", type=click.Path(path_type=Path), help="folder of the data")
+@NORMALIZATION
 @click.option(
     "--arch", shell_complete=complete, help="architecture of a bare state dict [default: the one whose shapes fit]"
 )

@@ -150,10 +150,14 @@ class ArraySplit(Split):
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set that a reader has found and checked; its splits are opened on demand."""
+    """A data set that a reader has found and checked; its splits are opened on demand.
+
+    ``measured`` says that mean and standard deviation are those of the images found, not published ones.
+    """
 
     info: DatasetInfo
     splits: Mapping[str, Callable[[], Split]]
+    measured: bool = False
 
     def split(self, name: str) -> Split:
         """Return the split called ``name``; raise a UsageError that lists the known names for an unknown one."""

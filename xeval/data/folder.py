@@ -49,7 +49,8 @@ def read(path: Path, size: int | None) -> Dataset:
     side = size or native or SIDE
     pixels: Pixels = np.stack([np.asarray(square(image, side)).transpose(2, 0, 1) for image in images])
     info = DatasetInfo(f"folder:{path}", classes, *moments(pixels), channels=3, size=side, native=native)
-    return Dataset(info, {name: partial(FileSplit, info, name, tree, *rows) for name, rows in listed.items()})
+    splits = {name: partial(FileSplit, info, name, tree, *rows) for name, rows in listed.items()}
+    return Dataset(info, splits, measured=True)
 
 
 def _tree(path: Path) -> Tree:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from xeval.checkpoints.folder import Weights
+from xeval.checkpoints.normalization import Mean, Named, Std, Wish
 from xeval.errors import UsageError
 from xeval.perturb.thresholds import Mask, require_thresholds
 from xeval.runtime.validation import first_mistake
@@ -25,6 +26,9 @@ class ScoreOptions(BaseModel):
     dataset: str | None = Field(None, description="data set to score on [default: the checkpoint's own]")
     data: Path | None = Field(None, description="folder of the data [default: $XEVAL_DATA, else the user cache]")
     split: str = Field("test", description="split to score on")
+    mean: Mean = None
+    std: Std = None
+    normalize: Named = None
     normalize_from_ckpt: bool = Field(
         False, description="normalise with the constants of training where the data set has others"
     )
@@ -67,6 +71,19 @@ class ScoreOptions(BaseModel):
     @classmethod
     def _fractions(cls, values: tuple[float, ...] | None) -> tuple[float, ...] | None:
         return None if values is None else require_thresholds(values)
+
+    @property
+    def normalization(self) -> Wish:
+        """What is said of the constants that images are normalised with."""
+        return Wish(mean=self.mean, std=self.std, normalize=self.normalize)
+
+    @model_validator(mode="after")
+    def _require_one_normalization(self) -> Self:
+        if self.normalization.given and self.normalize_from_ckpt:
+            raise UsageError(
+                "--normalize-from-ckpt names the constants already", "leave out --mean, --std, --normalize"
+            )
+        return self
 
 
 def names(text: str) -> tuple[str, ...]:

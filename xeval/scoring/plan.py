@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from xeval.models import find_layer, last_conv_stage
 from xeval.models.layers import EXCON_LAYER, excon_layer
 from xeval.perturb.masks import kept
 from xeval.runtime.files import digest
+from xeval.scoring.normalization import normalized
 from xeval.scoring.options import ScoreOptions
 from xeval.scoring.protocols import Protocol, metric_list, resolve
 from xeval.scoring.store import Cell
@@ -182,12 +183,7 @@ def _open(checkpoint: Path, options: ScoreOptions) -> tuple[LoadedModel, Dataset
     known = loaded.card.dataset if loaded.card else None
     name = options.dataset or (known.name if known else described().name)
     dataset = open_dataset(name, options.data, known.size if known else None)
-    info = dataset.info
-    if options.normalize_from_ckpt:
-        if known is None:
-            raise UsageError(f"{checkpoint} carries no constants of training", "leave out --normalize-from-ckpt")
-        info = replace(info, mean=known.mean, std=known.std)
-    return loaded, info, dataset.split(options.split)
+    return *normalized(loaded, dataset.info, options, measured=dataset.measured), dataset.split(options.split)
 
 
 def _require_fit(loaded: LoadedModel, info: DatasetInfo) -> None:
