@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from xeval.checkpoints.card import read_card
+from xeval.checkpoints.card import RunCard, read_card
 from xeval.checkpoints.folder import MANIFEST, run_name
 from xeval.data import open_dataset
 from xeval.engine import pick_device
-from xeval.errors import DataError
+from xeval.errors import DataError, XevalError
 from xeval.runtime.distributed import ALONE, Processes
 from xeval.runtime.files import digest, writable_directory
 from xeval.runtime.progress import Progress, Silent
-from xeval.training.recipe import Recipe, identity
-from xeval.training.state import clear_state, require_same
+from xeval.training.recipe import IDENTITY, Recipe, identity, label
+from xeval.training.state import clear_state, differences, load_state, require_same
 from xeval.training.trainer import Trainer, make_trainer
 
 
@@ -27,9 +30,11 @@ def train(
     progress: Progress | None = None,
     limit: int | None = None,
     processes: Processes = ALONE,
+    name: str | None = None,
 ) -> Path:
-    """Train one run and return its directory ``out/<dataset>-<method>-s<seed>``.
+    """Train one run and return its directory ``out/name``, by default ``<dataset>-<method>-<recipe>-s<seed>``.
 
+    The recipe is left out of the name where it is called as the data set.
     An interrupted run continues after its last finished epoch, with the same result as if it had never stopped; a
     finished one is left alone. ``limit`` trains on that many images of a stratified sample. The ``processes`` share the
     work of every batch; the first of them writes.
@@ -39,7 +44,7 @@ def train(
     :class:`BusyError` while another process trains there.
     """
     reporter: Progress = progress or Silent()
-    directory = out / run_name(recipe.dataset, recipe.method, seed)
+    directory = out / (name or run_name(recipe.dataset, recipe.method, seed, label(recipe)))
     with processes.together():
         where = pick_device(device)
         if processes.main:
@@ -65,6 +70,34 @@ def train(
     return directory
 
 
+def folder_name(out: Path, recipe: Recipe, seed: int, limit: int | None, overrides: Iterable[str]) -> str:
+    """Return the name of the run's directory below ``out``.
+
+    Directories were once called without the recipe: one that was begun with these settings goes on.
+    """
+    full = run_name(recipe.dataset, recipe.method, seed, label(recipe, overrides))
+    short = run_name(recipe.dataset, recipe.method, seed)
+    if short == full or (out / full).exists():
+        return full
+    begun = begun_with(out / short)
+    return full if begun is None or differences(begun, identity(recipe, seed, limit)) else short
+
+
+def begun_with(directory: Path) -> dict[str, Any] | None:
+    """Return the :func:`identity` that the run in a directory was begun with; None where there is none to read."""
+    with suppress(XevalError, OSError):
+        if (directory / MANIFEST).is_file():
+            return _identity_of(read_card(directory))
+        state = load_state(directory, lambda _: None)
+        return None if state is None else {key: state.identity.get(key) for key in IDENTITY}
+    return None
+
+
+def _identity_of(card: RunCard) -> dict[str, Any]:
+    limit = card.provenance.get("limit")
+    return {"recipe": card.recipe, "seed": card.seed, "limit": limit, "explained_from": card.explained_from}
+
+
 def _require_one_start(trainer: Trainer) -> None:
     """Raise :class:`DataError` where the ranks do not see the same data and the same saved state."""
     processes = trainer.processes
@@ -78,9 +111,7 @@ def _require_one_start(trainer: Trainer) -> None:
 
 
 def _require_same_run(directory: Path, recipe: Recipe, seed: int, limit: int | None) -> None:
-    card = read_card(directory)
-    found = {"recipe": card.recipe, "seed": card.seed, "limit": card.provenance.get("limit")}
-    require_same(directory, {**found, "explained_from": card.explained_from}, identity(recipe, seed, limit))
+    require_same(directory, _identity_of(read_card(directory)), identity(recipe, seed, limit))
 
 
 def _to_the_end(trainer: Trainer, reporter: Progress) -> None:

@@ -24,6 +24,7 @@ __all__ = ["Recipe", "json_schema", "load_recipe", "recipe_hash", "recipe_names"
 FOLDER = Path(__file__).parent / "recipes"
 MAX_BYTES = 2**20
 MAX_EXTENDS = 20
+IDENTITY = ("recipe", "seed", "limit", "explained_from")
 FILE_KEYS: dict[str, dict[str, Any]] = {
     "extends": {"type": "string", "description": "name or file of the recipe whose keys these replace"},
     "serves": {"type": "array", "items": {"type": "string"}, "description": "methods the recipe is meant for"},
@@ -57,6 +58,17 @@ def load_recipe(name_or_path: str | Path, method: str | None = None, overrides: 
     recipe = _validate({"name": path.stem, **content})
     _require_explained(recipe)
     return recipe
+
+
+def label(recipe: Recipe, overrides: Iterable[str] = ()) -> str:
+    """Return what tells the runs of a recipe from those of others on its data set: its name, and what was overridden.
+
+    The name is left out where it is the data set's. Overrides are sorted, since their order changes nothing.
+    """
+    changed = dict(override.split("=", 1) for override in overrides)
+    own = [] if recipe.name == recipe.dataset else [recipe.name]
+    keys = sorted(key for key in changed if key.strip() != "name")
+    return "-".join(own + [f"{key.strip().rsplit('.', 1)[-1]}{changed[key].strip()}" for key in keys])
 
 
 def recipe_hash(recipe: Recipe) -> str:

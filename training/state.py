@@ -152,17 +152,21 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, name: str, tensors: dict[
 
 def require_same(run: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Raise :class:`UsageError` with the differences where a run was started with other settings."""
-    before, now = _flat(decisive(found)), _flat(decisive(wanted))
-    changed = [
-        f"{key} was {before.get(key)!r}, now {now.get(key)!r}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
-    ]
-    if changed:
+    if changed := differences(found, wanted):
         raise UsageError(
             f"{run} was started with other settings: {'; '.join(changed)}",
             "use the same settings, another --out, or delete the directory",
         )
+
+
+def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """Return what differs between two identities of runs, in words."""
+    before, now = _flat(decisive(found)), _flat(decisive(wanted))
+    return [
+        f"{key} was {before.get(key)!r}, now {now.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    ]
 
 
 def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -121,7 +121,7 @@ def test_an_array_is_one_value():
 def test_a_matrix_file(two):
     plan = make_plan(Wish(str(two)))
     assert [run.path for run in plan.runs] == [
-        *(f"a/digits-{method}-s{seed}" for method in ("ce", "supcon") for seed in (0, 1)),
+        *(f"a/digits-{method}-mine-s{seed}" for method in ("ce", "supcon") for seed in (0, 1)),
         *(f"b/digits-excon-s{seed}" for seed in (0, 1)),
     ]
     assert plan.folders == ("a", "b")
@@ -132,7 +132,7 @@ def test_a_matrix_file(two):
 
 def test_the_command_line_comes_before_the_matrix(two):
     plan = make_plan(Wish(str(two), seeds="7", methods=("ce", "excon"), limit=20, overrides=("epochs=9",)))
-    assert [run.path for run in plan.runs] == ["a/digits-ce-s7", "b/digits-excon-s7"]
+    assert [run.path for run in plan.runs] == ["a/digits-ce-mine-epochs9-s7", "b/digits-excon-epochs9-s7"]
     assert {run.limit for run in plan.runs} == {20}
     assert {run.choices[0].recipe["epochs"] for run in plan.runs} == {9}
 

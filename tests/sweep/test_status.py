@@ -85,9 +85,11 @@ def test_complete_for_one_score_is_not_for_another(tmp_path, runs):
 @pytest.mark.fault("T12")
 def test_other_settings_are_refused_before_anything_starts(tmp_path, runs):
     complete(tmp_path, runs[0])
-    other = make_plan(Wish("digits", seeds="0-1", methods=("ce",), overrides=("epochs=5",)))
-    with pytest.raises(UsageError, match=r"digits-ce-s0 belongs to a sweep with other settings"):
+    same = {"seeds": "0-1", "methods": ("ce",)}
+    other = make_plan(Wish("digits", overrides=("epochs=4",), limit=50, **same))
+    with pytest.raises(UsageError, match=r"digits-ce-epochs4-s0 belongs to a sweep with other settings"):
         require_same(tmp_path, other.runs)
+    require_same(tmp_path, make_plan(Wish("digits", overrides=("epochs=5",), **same)).runs)  # beside the others
 
 
 # ---- the command
@@ -116,8 +118,8 @@ def test_failed_is_3_and_running_is_6(tmp_path, runs, capsys):
     code, out, last = here(capsys, "sweep", "status", str(tmp_path))
     assert code == 3
     assert "compare" not in out
-    assert "first digits-ce-s0: killed — start the sweep again with the same command" in last
-    assert "digits-ce-s0      failed    0/4     no      –" in out
+    assert "first digits-ce-epochs4-s0: killed — start the sweep again with the same command" in last
+    assert "digits-ce-epochs4-s0      failed    0/4     no      –" in out
 
 
 def test_what_will_never_start_is_3(tmp_path, runs, capsys):
@@ -130,15 +132,15 @@ def test_json(tmp_path, runs, capsys):
     complete(tmp_path, runs[0])
     _, out, _ = here(capsys, "sweep", "status", str(tmp_path), "--json")
     rows = {row["run"]: row for row in json.loads(out)}
-    assert rows["digits-ce-s0"]["state"] == "complete"
-    assert rows["digits-ce-s1"]["scored"] is False
+    assert rows["digits-ce-epochs4-s0"]["state"] == "complete"
+    assert rows["digits-ce-epochs4-s1"]["scored"] is False
 
 
 @pytest.mark.parametrize(
     "content", ["", "{}", '{"schema": "xeval.sweep/1"}', '{"schema": "xeval.sweep/1", "run": 3}', "[]"]
 )
 def test_a_damaged_record_is_named(tmp_path, runs, capsys, content):
-    file = tmp_path / ".sweep" / "jobs" / "digits-ce-s0.json"
+    file = tmp_path / ".sweep" / "jobs" / "digits-ce-epochs4-s0.json"
     file.write_text(content)
     code, _, last = here(capsys, "sweep", "status", str(tmp_path))
     assert code == 3

@@ -141,11 +141,13 @@ def train_recipe(
 ) -> Path:
     """Train one run of a recipe below ``out`` and return its directory."""
     from xeval.runtime.files import writable_directory
+    from xeval.training.loop import folder_name
     from xeval.training.loop import train as run_training
     from xeval.training.recipe import load_recipe
 
     with processes.together():
         wanted = load_recipe(recipe, method, overrides)
+        name = folder_name(out, wanted, seed, limit, overrides)
         if processes.main:
             writable_directory(out)
     return run_training(
@@ -157,6 +159,7 @@ def train_recipe(
         device=device,
         progress=progress,
         processes=processes,
+        name=name,
     )
 
 

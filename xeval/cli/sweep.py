@@ -145,10 +145,16 @@ def _require_submitit() -> None:
 
 def _listing(out: Path, plan: SweepPlan) -> str:
     """Return the runs of a plan, one per line, and whether each is complete."""
-    from xeval.sweep.records import is_complete
-
-    lines = [f"{item.path}  {'complete' if is_complete(out, item) else 'to do'}" for item in plan.every]
+    lines = [f"{item.path}  {_standing(out, item)}" for item in plan.every]
     return "\n".join([*lines, f"{len(plan.every)} runs in {out}"])
+
+
+def _standing(out: Path, item: Run) -> str:
+    from xeval.sweep.records import is_complete, is_of_another
+
+    if is_of_another(out, item):
+        return "will fail: the directory belongs to a run with other settings"
+    return "complete" if is_complete(out, item) else "to do"
 
 
 def _here(out: Path, plan: SweepPlan, device: str, parallel: int | None, retries: int) -> None:

@@ -15,7 +15,7 @@ from xeval.errors import UsageError
 from xeval.runtime.files import slug
 from xeval.sweep.grid import Axis, combinations, divide, parse_seeds
 from xeval.sweep.matrix import Matrix, Part, find_matrix
-from xeval.training.recipe import Recipe, load_recipe, result_settings
+from xeval.training.recipe import Recipe, decisive, label, load_recipe
 
 CONTROL = ".sweep"  # folder of records, logs and tuning runs; hidden, because `compare` skips hidden folders
 HELD_OUT = 0.2  # share of train that tuning holds out where the recipe holds out nothing
@@ -53,7 +53,7 @@ class Run(Frozen):
     @property
     def training(self) -> dict[str, Any]:
         """The settings that must be equal for a run to be continued."""
-        recipes = [result_settings(choice.recipe) for choice in self.choices]
+        recipes = [decisive({"recipe": choice.recipe}) for choice in self.choices]
         return {"recipes": recipes, "seed": self.seed, "limit": self.limit}
 
 
@@ -164,11 +164,12 @@ def _part_runs(
 ) -> tuple[list[Run], list[Run]]:
     """Return the tuning runs and the runs of one part."""
     fixed, axes = divide([*one.set, *overrides], Recipe)
+    typed = tuple(divide(overrides, Recipe)[0])
     tuning: list[Run] = []
     runs: list[Run] = []
     for recipe in one.recipes:
         for method in one.methods or (None,):
-            maker = _Maker(recipe, method, tuple(fixed), tuple(axes), tuple(seeds), one.folder, common)
+            maker = _Maker(recipe, method, tuple(fixed), typed, tuple(axes), tuple(seeds), one.folder, common)
             tuning += maker.tuning()
             runs += maker.runs()
     return tuning, runs
@@ -181,6 +182,7 @@ class _Maker:
     recipe: str
     method: str | None
     fixed: tuple[str, ...]
+    typed: tuple[str, ...]  # those of the command line: a matrix names its parts by their folders
     axes: tuple[Axis, ...]
     seeds: tuple[int, ...]
     folder: str
@@ -202,7 +204,7 @@ class _Maker:
         made = [_choice(content, values, self._tuned_by(content, values)) for values, content in loaded]
         first = loaded[0][1]
         for seed in self.seeds:
-            path = "/".join(filter(None, [self.folder, run_name(first.dataset, first.method, seed)]))
+            path = "/".join(filter(None, [self.folder, self._name(first, seed)]))
             yield self._run(path, first.method, seed, made)
 
     def _tried(self) -> list[list[str]]:
@@ -222,9 +224,12 @@ class _Maker:
             "tuning",
             self.folder,
             slug(",".join(values)),
-            run_name(content.dataset, content.method, seed),
+            self._name(content, seed),
         ]
         return "/".join(filter(None, steps))
+
+    def _name(self, content: Recipe, seed: int) -> str:
+        return run_name(content.dataset, content.method, seed, label(content, self.typed))
 
     def _load(self, extra: Sequence[str]) -> Recipe:
         return load_recipe(self.recipe, self.method, [*self.fixed, *extra])

@@ -21,6 +21,9 @@ from xeval.runtime.locks import is_held, waiting
 from xeval.runtime.validation import first_mistake
 from xeval.scoring.run import SCORES
 from xeval.sweep.plan import CONTROL, Choice, Frozen, Run
+from xeval.training.loop import begun_with
+from xeval.training.recipe import Recipe, identity
+from xeval.training.state import differences
 
 SCHEMA = "xeval.sweep/1"
 State = Literal["waiting", "running", "failed", "complete"]
@@ -118,12 +121,22 @@ def register(out: Path, runs: Iterable[Run], executor: str) -> list[Run]:
 def require_same(out: Path, runs: Sequence[Run]) -> None:
     """Raise :class:`UsageError` where a run was begun with other settings, before anything is submitted."""
     for run in runs:
-        begun = record_file(out, run.path).is_file() and (out / run.path).is_dir()
-        if begun and read(out, run.path).run.training != run.training:
+        if is_of_another(out, run):
             raise UsageError(
                 f"{out / run.path} belongs to a sweep with other settings",
                 "use the same settings, another --out, or delete the directory",
             )
+
+
+def is_of_another(out: Path, run: Run) -> bool:
+    """Return whether the directory of a run holds one that was begun with other settings, by a sweep or by hand."""
+    if not (out / run.path).is_dir():
+        return False
+    if record_file(out, run.path).is_file():
+        return read(out, run.path).run.training != run.training
+    begun = begun_with(out / run.path)
+    ways = (identity(Recipe.model_validate(choice.recipe), run.seed, run.limit) for choice in run.choices)
+    return begun is not None and all(differences(begun, way) for way in ways)
 
 
 @contextmanager

@@ -35,6 +35,7 @@ def work(out: Path, path: str, *, threads: int | None) -> dict[str, Any]:
         limit=run.limit,
         device=run.device,
         progress=progress,
+        name=Path(path).name,
     )
     if run.score is not None:
         score(directory, progress, data=_path(run.data), device=run.device, **run.score)
