@@ -166,6 +166,7 @@ def place(packed: bool, tmp_path: Path, files: dict[str, bytes]) -> Path:
     return makers.zip_of(tmp_path / "my.zip", files) if packed else makers.write_tree(tmp_path / "my", files)
 
 
+@pytest.mark.fault("D20")
 @pytest.mark.parametrize("packed", [False, True])
 def test_files_passed_over_are_counted_by_suffix(packed: bool, tmp_path: Path) -> None:
     dataset = open_dataset(f"folder:{place(packed, tmp_path, {**FILES, **LEFT})}")
@@ -216,6 +217,7 @@ def test_notes_survive_leaving_damaged_images_out(tmp_path: Path) -> None:
     assert kept.notes == ("files passed over: 1 .heic",)
 
 
+@pytest.mark.fault("D20")
 def test_passed_over_files_are_said_and_stored(tmp_path: Path) -> None:
     """Training and scoring say those of their split, once; the stored summary and the check hold them."""
     makers.write_tree(tmp_path / "my", {**FILES, **LEFT, "val/bee/5.heic": b"x", "val/bee/6.heic": b"x"})

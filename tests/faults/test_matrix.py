@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tests.commands import ROOT
-from tests.faults.matrix import NOT_HERE, PAGE, chosen, proofs, rewritten, rows
+from tests.faults.matrix import COUNT, NOT_HERE, PAGE, chosen, proofs, rewritten, rows
 
 TEXT = PAGE.read_text(encoding="utf-8")
 
@@ -22,6 +22,7 @@ def collected(*arguments: str) -> tuple[int, str]:
 
 def test_the_page_counts_the_proofs_of_every_row() -> None:
     assert rewritten(TEXT) == TEXT, "run: python -m tests.faults.matrix"
+    assert COUNT.search(TEXT), "a count across two lines is not brought up to date"
 
 
 def test_every_row_has_a_proof_or_a_reason() -> None:
