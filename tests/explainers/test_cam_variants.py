@@ -17,6 +17,7 @@ CLASSES = {
     "grad-cam++": "GradCAMPlusPlus",
     "layer-cam": "LayerCAM",
     "eigen-cam": "EigenCAM",
+    "eigen-cam-numpy": "EigenCAM",
     "score-cam": "ScoreCAM",
 }
 
@@ -48,7 +49,7 @@ def scaled(maps, size):
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-@pytest.mark.parametrize("name", ["grad-cam", "grad-cam++", "layer-cam", "eigen-cam"])
+@pytest.mark.parametrize("name", ["grad-cam", "grad-cam++", "layer-cam", "eigen-cam", "eigen-cam-numpy"])
 def test_equals_pytorch_grad_cam(name, layer):
     model, x = small_model(), images(5)
     raw, final = library(name, model, layer, x, TARGETS)
@@ -155,5 +156,13 @@ def test_score_cam_looks_where_the_class_is():
 
 def test_another_last_layer():
     model = build(ModelSpec(arch="cnn-tiny", num_classes=4, in_channels=3, image_size=16)).eval()
-    for name in ("grad-cam", "grad-cam++", "layer-cam", "eigen-cam", "eigen-cam-signed", "score-cam"):
+    for name in (
+        "grad-cam",
+        "grad-cam++",
+        "layer-cam",
+        "eigen-cam",
+        "eigen-cam-numpy",
+        "eigen-cam-signed",
+        "score-cam",
+    ):
         assert EXPLAINERS[name].explain(model, "backbone.stage.0", images(2), TARGETS[:2]).shape == (2, 1, 4, 4)

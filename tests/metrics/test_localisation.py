@@ -71,6 +71,20 @@ def test_equal_quantus_where_it_is_right():
         assert top_iou(order, masks)[n].item() == pytest.approx(share / (2 - share), abs=1e-9)
 
 
+def test_of_tied_maxima_quantus_takes_any_and_pointing_one():
+    import quantus
+
+    n = 40
+    maps, masks = torch.zeros(n, 1, SIDE, SIDE), torch.zeros(n, 1, SIDE, SIDE, dtype=torch.bool)
+    maps[:, 0, 3, 3] = maps[:, 0, 9, 9] = 1
+    masks[:, 0, :6, :6] = True
+    x, options = images(n, 1), {"normalise": False, "abs": False, "disable_warnings": True}
+    theirs = quantus.PointingGame(**options)(None, x.numpy(), np.zeros(n, int), maps.numpy(), s_batch=masks.numpy())
+    order = ranking(maps, tie_break(0, image_keys([str(i) for i in range(n)]), SIDE * SIDE))
+    assert np.asarray(theirs, float).tolist() == [1.0] * n
+    assert 0.25 < pointing_hit(order, masks).mean() < 0.75
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_images_without_an_object_and_empty_maps_are_undefined(name):
     scene = scene_of(small_model(), images(3))

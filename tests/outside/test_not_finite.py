@@ -22,7 +22,8 @@ def broken() -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    "name", ["grad-cam", "eigen-cam", "eigen-cam-signed", "score-cam", "lime", "kernel-shap", "occlusion"]
+    "name",
+    ["grad-cam", "eigen-cam", "eigen-cam-numpy", "eigen-cam-signed", "score-cam", "lime", "kernel-shap", "occlusion"],
 )
 def test_the_other_images_are_explained_as_ever(name: str) -> None:
     model = seeded(Plain)
