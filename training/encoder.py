@@ -21,9 +21,10 @@ from xeval.checkpoints.weightfiles import write_tensors
 from xeval.data import DatasetInfo, Split, holdout, normalize, open_dataset
 from xeval.engine import pick_device
 from xeval.models import Classifier, ModelSpec, frozen_eval
-from xeval.runtime.files import digest, writable_directory
+from xeval.runtime.files import digest, require_writable, writable_directory
 from xeval.runtime.locks import locked
 from xeval.runtime.provenance import provenance
+from xeval.runtime.validation import require_seed
 from xeval.training.batches import Pool, make_pool
 from xeval.training.probe import Probe, lbfgs
 from xeval.training.state import saving
@@ -55,6 +56,8 @@ def probe_encoder(
     unit features, in training and in scoring alike. 20 % of the training images, stratified and seeded, are held out to
     record an accuracy.
     """
+    require_seed(seed)
+    require_writable(out)
     split = open_dataset(dataset, data_root, image_size).split("train")
     fit, held = holdout(split.labels, HELD_OUT, seed)
     where = pick_device(device)

@@ -12,6 +12,7 @@ from xeval.errors import DataError
 from xeval.runtime.distributed import ALONE, Processes
 from xeval.runtime.files import digest, writable_directory
 from xeval.runtime.progress import Progress, Silent
+from xeval.runtime.validation import require_seed
 from xeval.training.recipe import Recipe, result_settings
 from xeval.training.state import clear_state, require_same
 from xeval.training.trainer import Trainer, make_trainer
@@ -41,6 +42,7 @@ def train(
     reporter: Progress = progress or Silent()
     directory = out / run_name(recipe.dataset, recipe.method, seed)
     with processes.together():
+        require_seed(seed)
         where = pick_device(device)
         if processes.main:
             writable_directory(directory)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from xeval.checkpoints.folder import Weights
 from xeval.errors import UsageError
 from xeval.perturb.thresholds import Mask, require_thresholds
-from xeval.runtime.validation import first_mistake
+from xeval.runtime.validation import GREATEST_SEED, LEAST_SEED, first_mistake
 
 Target: TypeAlias = Literal["pred", "label"]
 EngineName: TypeAlias = Literal["native", "quantus"]
@@ -46,7 +46,7 @@ class ScoreOptions(BaseModel):
     )
     mask: Mask | None = Field(None, description="what drop/increase keep [default: topk]")
     limit: int | None = Field(None, ge=1, description="score a seeded stratified sample of so many images")
-    seed: int = Field(0, description="seed of the sample and of every draw")
+    seed: int = Field(0, ge=LEAST_SEED, le=GREATEST_SEED, description="seed of the sample and of every draw")
     batch_size: int | None = Field(None, ge=1, description="images a forward pass [default: found by probing]")
     device: str = Field("auto", description="torch device, such as cpu or cuda:1")
     compile: Switch = Field("off", description="compile the network for the batch size (TorchInductor); scores to 1e-5")
