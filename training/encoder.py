@@ -48,6 +48,7 @@ def probe_encoder(
     method: str | None = None,
     seed: int = 0,
     device: str = "auto",
+    rehash: bool = False,
 ) -> Path:
     """Fit a head on the training split and write a run directory that can be scored.
 
@@ -59,6 +60,7 @@ def probe_encoder(
     require_seed(seed)
     require_writable(out)
     split = open_dataset(dataset, data_root, image_size).split("train")
+    split.manifest(rehash=rehash)
     fit, held = holdout(split.labels, HELD_OUT, seed)
     where = pick_device(device)
     unit = normalize_features or head != "linear"

@@ -11,7 +11,7 @@ from xeval.engine import pick_device
 from xeval.errors import DataError
 from xeval.runtime.distributed import ALONE, Processes
 from xeval.runtime.files import digest, writable_directory
-from xeval.runtime.progress import Progress, Silent
+from xeval.runtime.progress import Progress, Silent, told_if_slow
 from xeval.runtime.validation import require_seed
 from xeval.training.recipe import Recipe, result_settings
 from xeval.training.state import clear_state, require_same
@@ -27,12 +27,14 @@ def train(
     device: str = "auto",
     progress: Progress | None = None,
     limit: int | None = None,
+    rehash: bool = False,
     processes: Processes = ALONE,
 ) -> Path:
     """Train one run and return its directory ``out/<dataset>-<method>-s<seed>``.
 
     An interrupted run continues after its last finished epoch, with the same result as if it had never stopped; a
-    finished one is left alone. ``limit`` trains on that many images of a stratified sample. The ``processes`` share the
+    finished one is left alone. ``limit`` trains on that many images of a stratified sample, ``rehash`` hashes every
+    image again, whatever earlier commands have kept of them. The ``processes`` share the
     work of every batch; the first of them writes.
 
     Raises :class:`UsageError` where the directory belongs to other settings, :class:`DataError` where the data are
@@ -59,6 +61,8 @@ def train(
             trainer = make_trainer(
                 recipe, dataset, directory, seed=seed, limit=limit, device=where, processes=processes
             )
+            with told_if_slow(reporter, "hashing the images"):
+                trainer.train_split.manifest(rehash=rehash)
             trainer.resume(reporter.say)
         _require_one_start(trainer)
         _to_the_end(trainer, reporter)

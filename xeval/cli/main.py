@@ -76,6 +76,7 @@ def cli(context: click.Context) -> None:
 @click.option("--out", default=Path("runs"), show_default=True, type=PATH, help="folder of the runs")
 @click.option("--limit", type=int, help="train on a seeded stratified sample of so many images")
 @click.option("--export", type=PATH, help="also write the best weights as one file")
+@click.option("--rehash", is_flag=True, help="hash every image again, whatever earlier commands have kept of them")
 @click.option("--device", default="auto", show_default=True, help="torch device")
 def train(recipe: str, out: Path, export: Path | None, device: str, **options: Any) -> None:
     """Train a checkpoint from RECIPE, a name (xeval list recipes) or a TOML file.
@@ -118,6 +119,7 @@ def train_recipe(
     progress: Any,
     data: Path | None = None,
     limit: int | None = None,
+    rehash: bool = False,
     device: str = "auto",
     processes: Processes = ALONE,
 ) -> Path:
@@ -136,6 +138,7 @@ def train_recipe(
         out=out,
         data_root=data,
         limit=limit,
+        rehash=rehash,
         device=device,
         progress=progress,
         processes=processes,
@@ -160,6 +163,7 @@ def train_digits(method: str, seed: int, out: Path, overrides: Sequence[str], pr
 @click.option("--size", "image_size", type=int, help="side of the images in pixels [default: the data set's]")
 @click.option("--method", help="name in the tables [default: the file's]")
 @click.option("--seed", default=0, show_default=True, help="seed of the held-out images")
+@click.option("--rehash", is_flag=True, help="hash every image again, whatever earlier commands have kept of them")
 @click.option("--out", default=Path("runs"), show_default=True, type=PATH, help="folder of the runs")
 @click.option("--device", default="auto", show_default=True, help="torch device")
 def probe(encoder: Path, dataset: str, **options: Any) -> None:

@@ -86,7 +86,7 @@ def require_sound(report: dict[str, Any]) -> None:
 def _audit(split: Split) -> dict[str, Any]:
     damaged = unreadable(split, range(len(split)))
     problems = [damaged[position] for position in sorted(damaged)]
-    return {"images": len(split), "manifest": None if damaged else split.manifest(), "damaged": problems}
+    return {"images": len(split), "manifest": None if damaged else split.manifest(rehash=True), "damaged": problems}
 
 
 def _state(name: str, root: Path) -> str:

@@ -53,6 +53,7 @@ class ScoreOptions(BaseModel):
     out: Path | None = Field(None, description="folder of the scores [default: beside the checkpoint]")
     save_maps: bool = Field(False, description="also keep every map on its native grid")
     allow_partial: bool = Field(False, description="leave out unreadable images, accept gaps in the numbers (exit 7)")
+    rehash: bool = Field(False, description="hash every image again, whatever earlier commands have kept of them")
     recompute: bool = Field(False, description="score everything again; old scores are kept under another name")
 
     @field_validator("thresholds")
