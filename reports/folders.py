@@ -37,8 +37,10 @@ class Search:
         """Return a folder for people: relative to the root where there is one, else with the root before it."""
         root = self.roots[0]
         if len(self.roots) > 1:
-            return folder.as_posix()
-        return folder.name if folder == root else folder.relative_to(root).as_posix()
+            shown = folder.as_posix()
+        else:
+            shown = folder.name if folder == root else folder.relative_to(root).as_posix()
+        return shown.encode(errors="replace").decode()  # names may hold bytes that are no text
 
     def below(self, root: Path) -> None:
         """Search a folder and all below it, in the order of their names, but no hidden one and no training state."""

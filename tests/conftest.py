@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -40,6 +41,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     proving = [item for item in items if any(rows & set(marker.args) for marker in item.iter_markers("fault"))]
     config.hook.pytest_deselected(items=[item for item in items if item not in proving])
     items[:] = proving
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What is remembered is remembered for these tests only, not in the cache of the user who runs them."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("xeval.runtime.cache.user_cache", lambda: folder)
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -24,9 +24,10 @@ from xeval.data import Dataset, DatasetInfo, holdout, open_dataset
 from xeval.data import normalize as normalized
 from xeval.engine import pick_device
 from xeval.models import Classifier, ModelSpec, frozen_eval
-from xeval.runtime.files import digest, writable_directory
+from xeval.runtime.files import digest, require_writable, writable_directory
 from xeval.runtime.locks import locked
 from xeval.runtime.provenance import provenance
+from xeval.runtime.validation import require_seed
 from xeval.training.batches import Pool, make_pool
 from xeval.training.probe import Probe, lbfgs
 from xeval.training.state import saving
@@ -53,6 +54,7 @@ def probe_encoder(
     mean: str | Sequence[float] | None = None,
     std: str | Sequence[float] | None = None,
     normalize: NormalizeName | None = None,
+    rehash: bool = False,
 ) -> Path:
     """Fit a head on the training split and write a run directory that can be scored.
 
@@ -65,9 +67,12 @@ def probe_encoder(
     Raises:
         UsageError: nothing says how images were normalised, or the file says otherwise.
     """
+    require_seed(seed)
+    require_writable(out)
     wish = Wish.of(mean=mean, std=std, normalize=normalize)
     opened = open_dataset(dataset, data_root, image_size)
     split, info = opened.split("train"), _normalized(path, opened, wish)
+    split.manifest(rehash=rehash)
     fit, held = holdout(split.labels, HELD_OUT, seed)
     where = pick_device(device)
     unit = normalize_features or head != "linear"

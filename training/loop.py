@@ -14,7 +14,8 @@ from xeval.engine import pick_device
 from xeval.errors import DataError, XevalError
 from xeval.runtime.distributed import ALONE, Processes
 from xeval.runtime.files import digest, writable_directory
-from xeval.runtime.progress import Progress, Silent
+from xeval.runtime.progress import Progress, Silent, told_if_slow
+from xeval.runtime.validation import require_seed
 from xeval.training.recipe import IDENTITY, Recipe, identity, label
 from xeval.training.state import clear_state, differences, load_state, require_same
 from xeval.training.trainer import Trainer, make_trainer
@@ -29,6 +30,7 @@ def train(
     device: str = "auto",
     progress: Progress | None = None,
     limit: int | None = None,
+    rehash: bool = False,
     processes: Processes = ALONE,
     name: str | None = None,
 ) -> Path:
@@ -36,7 +38,8 @@ def train(
 
     The recipe is left out of the name where it is called as the data set.
     An interrupted run continues after its last finished epoch, with the same result as if it had never stopped; a
-    finished one is left alone. ``limit`` trains on that many images of a stratified sample. The ``processes`` share the
+    finished one is left alone. ``limit`` trains on that many images of a stratified sample, ``rehash`` hashes every
+    image again, whatever earlier commands have kept of them. The ``processes`` share the
     work of every batch; the first of them writes.
 
     Raises :class:`UsageError` where the directory belongs to other settings, :class:`DataError` where the data are
@@ -46,6 +49,7 @@ def train(
     reporter: Progress = progress or Silent()
     directory = out / (name or run_name(recipe.dataset, recipe.method, seed, label(recipe)))
     with processes.together():
+        require_seed(seed)
         where = pick_device(device)
         if processes.main:
             writable_directory(directory)
@@ -64,6 +68,8 @@ def train(
             )
             for note in trainer.train_split.notes:
                 reporter.say(f"note: {note}")
+            with told_if_slow(reporter, "hashing the images"):
+                trainer.train_split.manifest(rehash=rehash)
             trainer.resume(reporter.say)
         _require_one_start(trainer)
         _to_the_end(trainer, reporter)

@@ -94,7 +94,12 @@ def test_a_file_is_held_while_its_owner_lives(tmp_path: Path) -> None:
         assert is_held(path)
         process.send_signal(signal.SIGKILL)
         process.wait()
+    assert path.exists()
     assert not is_held(path)
+    assert list(tmp_path.iterdir()) == []
+    with waiting(path):
+        assert path.exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_two_that_only_ask_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,3 +1,4 @@
+import shutil
 import sqlite3
 from contextlib import suppress
 
@@ -191,6 +192,30 @@ def test_a_file_is_created_at_once_or_not_at_all(tmp_path, monkeypatch):
             assert names(path) == FULL
     assert {frozenset(one) for one in found} == {frozenset(), frozenset(FULL)}
     assert found == sorted(found, key=len)
+
+
+@pytest.mark.fault("S28")
+def test_a_reader_of_what_a_kill_left_is_told_to_score_again(tmp_path):
+    """A file whose journal is to be rolled back: read only, it cannot be read; scoring mends it."""
+    path, left = tmp_path / "s.sqlite", tmp_path / "left"
+    with Store(path) as store:
+        ids = store.ids([Cell("ckpt", "data", "grad-cam", "drop", str(n), "v1") for n in range(50)])
+        for first in range(0, 20 * 64, 64):
+            store.put(first, {number: Block(np.full(64, 0.5), {}) for number in ids.values()})
+    with sqlite3.connect(path, isolation_level=None) as db:
+        db.execute("PRAGMA cache_size = 5")  # pages that do not fit are written before the transaction ends
+        db.execute("BEGIN IMMEDIATE")
+        db.execute("UPDATE chunk SET failed = 1, data = zeroblob(length(data))")
+        left.mkdir()
+        for file in tmp_path.glob("s.sqlite*"):
+            shutil.copy(file, left)
+    assert (left / "s.sqlite-journal").stat().st_size > 0
+    before = (left / "s.sqlite").read_bytes()
+    with pytest.raises(DataError, match="killed while it wrote.* same `xeval score` command again"):
+        Store(left / "s.sqlite", read_only=True)
+    assert (left / "s.sqlite").read_bytes() == before
+    with Store(left / "s.sqlite", check=True) as store:
+        assert all(store.read(number).values.tolist() == [0.5] * 20 * 64 for number in ids.values())
 
 
 @pytest.mark.fault("S16")

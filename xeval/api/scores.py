@@ -69,6 +69,7 @@ def score(
     out: Path | str | None = None,
     save_maps: bool = False,
     allow_partial: bool = False,
+    rehash: bool = False,
     recompute: bool = False,
 ) -> pd.DataFrame:
     """Score a checkpoint, or a module with its data; return mean, standard error and n of every explainer and column.

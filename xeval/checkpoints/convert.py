@@ -25,7 +25,7 @@ from xeval.checkpoints.weightfiles import regular, weakness, write_tensors
 from xeval.data import DatasetInfo, open_dataset
 from xeval.errors import DataError, UsageError
 from xeval.models import ModelSpec
-from xeval.runtime.files import digest, file_hash, slug, writable_directory
+from xeval.runtime.files import digest, file_hash, require_writable, slug, writable_directory
 from xeval.runtime.progress import Progress
 from xeval.runtime.provenance import provenance
 
@@ -59,6 +59,7 @@ def import_checkpoint(
         CheckpointError: the file is refused, or has no known layout or fitting architecture.
         DataError: the normalisation or the number of classes differs from the data set's.
     """
+    require_writable(out)
     wish = Wish.of(mean=mean, std=std, normalize=normalize)
     opened = open_dataset(dataset, data)
     foreign = open_foreign(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -12,6 +11,7 @@ import click
 from xeval.runtime import distributed
 from xeval.runtime.endings import AGAIN, Ending, ending
 from xeval.runtime.signals import Kill
+from xeval.runtime.streams import silence
 
 JSON_ERRORS = "--json-errors"
 NO_COMMAND: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())  # absent in click 8.1, which prints the help
@@ -27,8 +27,9 @@ def split_flag(arguments: Sequence[str]) -> tuple[list[str], bool]:
 def leave(error: BaseException, *, as_json: bool) -> NoReturn:
     """Print the last line for an error and exit with its status; a closed pipe counts as success."""
     if isinstance(error, BrokenPipeError):
-        _silence()
+        silence(1)
         sys.exit(0)
+    _flush()
     if isinstance(error, SystemExit):
         raise error
     if isinstance(error, click.exceptions.Exit):  # --help and --version
@@ -54,9 +55,12 @@ def _of_command(error: BaseException) -> Ending | None:
     return None
 
 
-def _silence() -> None:
-    """Point stdout at the null device, so that the interpreter's last flush cannot fail on the closed pipe."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+def _flush() -> None:
+    """Flush stdout; give it up where that fails, as the interpreter's last flush would fail too."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        silence(1)
 
 
 def _one_line(text: str) -> str:

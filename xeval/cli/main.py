@@ -17,10 +17,11 @@ from xeval.cli import sweep as cli_sweep
 from xeval.cli import tools as cli_tools
 from xeval.cli.completion import complete
 from xeval.cli.leave import JSON_ERRORS, leave, split_flag
-from xeval.cli.options import NORMALIZATION, options_of
+from xeval.cli.options import NORMALIZATION, PATH, options_of
 from xeval.errors import UsageError
 from xeval.runtime.distributed import ALONE, Processes, joined, require_one
 from xeval.runtime.signals import graceful, terminable
+from xeval.runtime.streams import lasting_streams
 
 COMPLETION = "_XEVAL_COMPLETE"  # click's completion scripts set it
 
@@ -29,7 +30,11 @@ def main() -> NoReturn:
     """Run a command; every error ends in one line on stderr and the exit code of its kind."""
     if COMPLETION in os.environ:
         cli.main(prog_name="xeval")
-    arguments, as_json = split_flag(sys.argv[1:])
+    with lasting_streams():
+        _run(*split_flag(sys.argv[1:]))
+
+
+def _run(arguments: list[str], as_json: bool) -> NoReturn:
     try:
         with terminable(), cli.make_context("xeval", arguments) as context:  # click's main hides closed pipes
             cli.invoke(context)
@@ -67,14 +72,11 @@ def cli(context: click.Context) -> None:
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="replace a key of the recipe, such as epochs=5"
 )
-@click.option(
-    "--data", type=click.Path(path_type=Path), help="folder of the data [default: $XEVAL_DATA, else the user cache]"
-)
-@click.option(
-    "--out", default=Path("runs"), show_default=True, type=click.Path(path_type=Path), help="folder of the runs"
-)
+@click.option("--data", type=PATH, help="folder of the data [default: $XEVAL_DATA, else the user cache]")
+@click.option("--out", default=Path("runs"), show_default=True, type=PATH, help="folder of the runs")
 @click.option("--limit", type=int, help="train on a seeded stratified sample of so many images")
-@click.option("--export", type=click.Path(path_type=Path), help="also write the best weights as one file")
+@click.option("--export", type=PATH, help="also write the best weights as one file")
+@click.option("--rehash", is_flag=True, help="hash every image again, whatever earlier commands have kept of them")
 @click.option("--device", default="auto", show_default=True, help="torch device")
 @click.option(
     "--allow-unexplained",
@@ -96,11 +98,15 @@ def train(
 
     Example: xeval train digits --method excon --seed 0 --export ckpt.pt
     """
+    from xeval.runtime.files import require_target
     from xeval.runtime.progress import for_terminal
 
     if allow_unexplained:
         overrides = (*overrides, "excon.allow_unexplained=true")
     with joined(device) as processes:
+        with processes.together():
+            if export is not None and processes.main:
+                require_target(export)
         progress = processes.progress(for_terminal())
         run = train_recipe(
             recipe,
@@ -136,6 +142,7 @@ def train_recipe(
     progress: Any,
     data: Path | None = None,
     limit: int | None = None,
+    rehash: bool = False,
     device: str = "auto",
     processes: Processes = ALONE,
 ) -> Path:
@@ -156,6 +163,7 @@ def train_recipe(
         out=out,
         data_root=data,
         limit=limit,
+        rehash=rehash,
         device=device,
         progress=progress,
         processes=processes,
@@ -169,11 +177,11 @@ def train_digits(method: str, seed: int, out: Path, overrides: Sequence[str], pr
 
 
 @cli.command()
-@click.argument("encoder", type=click.Path(path_type=Path))
+@click.argument("encoder", type=PATH)
 @click.option(
     "--dataset", required=True, shell_complete=complete, help="data set whose training split the head is fitted on"
 )
-@click.option("--data", "data_root", type=click.Path(path_type=Path), help="folder of the data")
+@click.option("--data", "data_root", type=PATH, help="folder of the data")
 @click.option("--head", type=click.Choice(["linear", "centroid", "knn"]), default="linear", show_default=True)
 @NORMALIZATION
 @click.option("--normalize-features", is_flag=True, help="the head sees features of unit length")
@@ -182,9 +190,8 @@ def train_digits(method: str, seed: int, out: Path, overrides: Sequence[str], pr
 @click.option("--size", "image_size", type=int, help="side of the images in pixels [default: the data set's]")
 @click.option("--method", help="name in the tables [default: the file's]")
 @click.option("--seed", default=0, show_default=True, help="seed of the held-out images")
-@click.option(
-    "--out", default=Path("runs"), show_default=True, type=click.Path(path_type=Path), help="folder of the runs"
-)
+@click.option("--rehash", is_flag=True, help="hash every image again, whatever earlier commands have kept of them")
+@click.option("--out", default=Path("runs"), show_default=True, type=PATH, help="folder of the runs")
 @click.option("--device", default="auto", show_default=True, help="torch device")
 def probe(encoder: Path, dataset: str, **options: Any) -> None:
     """Fit a head on an encoder without one and write a run that can be scored.
@@ -197,17 +204,17 @@ def probe(encoder: Path, dataset: str, **options: Any) -> None:
 
 
 @cli.command(name="import")
-@click.argument("foreign", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="run directory to write")
+@click.argument("foreign", type=PATH)
+@click.option("--out", required=True, type=PATH, help="run directory to write")
 @click.option(
     "--dataset",
     required=True,
     shell_complete=complete,
     help="data set of the classifier: its class order, and published normalisation",
 )
-@click.option("--data", type=click.Path(path_type=Path), help="folder of the data")
+@click.option("--data", type=PATH, help="folder of the data")
 @NORMALIZATION
-@click.option("--classifier", type=click.Path(path_type=Path), help="file with the linear head, where it is kept apart")
+@click.option("--classifier", type=PATH, help="file with the linear head, where it is kept apart")
 @click.option("--arch", shell_complete=complete, help="architecture [default: the one whose shapes fit]")
 @click.option("--method", help="name in the tables [default: the file's]")
 def import_(foreign: Path, out: Path, dataset: str, **options: Any) -> None:
@@ -224,7 +231,7 @@ def import_(foreign: Path, out: Path, dataset: str, **options: Any) -> None:
 
 
 @cli.command()
-@click.argument("checkpoints", metavar="CKPT...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("checkpoints", metavar="CKPT...", nargs=-1, required=True, type=PATH)
 @options_of("xeval.scoring.options:ScoreOptions")
 @click.option("--markdown", is_flag=True, help="print a Markdown table with a spread")
 @click.option(
@@ -280,7 +287,7 @@ def _score_table(summary: dict[str, Any], out: Path, spread: str | Literal[False
 
 
 @cli.command()
-@click.argument("runs", metavar="RUNS...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("runs", metavar="RUNS...", nargs=-1, required=True, type=PATH)
 @click.option("--reference", help="method the others are compared with [default: supcon, else the first]")
 @click.option("--primary", help="columns of the verdict [default: the protocol's]")
 @click.option("--rows", type=click.Choice(["methods", "explainers"]), default="methods", show_default=True)
@@ -293,10 +300,10 @@ def _score_table(summary: dict[str, Any], out: Path, spread: str | Literal[False
 @click.option(
     "--gallery-ids", help="ids of the images to show, separated by commas; the page says they are hand-picked"
 )
-@click.option("--against", type=click.Path(path_type=Path), help="an earlier results.json: mark what has changed")
+@click.option("--against", type=PATH, help="an earlier results.json: mark what has changed")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="folder of the report [default: report in RUNS, the first of several]",
 )
 @click.option("--json", "as_json", is_flag=True, help="print results.json instead of the table")
@@ -324,13 +331,13 @@ def _compare(runs: Sequence[Path], out: Path, as_json: bool = False, **options: 
 
 
 @cli.command()
-@click.argument("checkpoint", metavar="CKPT", type=click.Path(path_type=Path))
-@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("checkpoint", metavar="CKPT", type=PATH)
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=PATH)
 @click.option(
     "--out",
     default=Path("strip.png"),
     show_default=True,
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="file (.png, .svg, .pdf), or a folder for one file a picture",
 )
 @click.option(
@@ -343,7 +350,7 @@ def _compare(runs: Sequence[Path], out: Path, as_json: bool = False, **options: 
 @click.option("--layer", help="explained layer [default: the last convolutional stage]")
 @click.option("--keep", default=0.45, show_default=True, help="fraction of pixels that the mask keeps")
 @click.option("--dataset", shell_complete=complete, help="data set of a file that does not describe itself")
-@click.option("--data", type=click.Path(path_type=Path), help="folder of the data")
+@click.option("--data", type=PATH, help="folder of the data")
 @NORMALIZATION
 @click.option(
     "--arch", shell_complete=complete, help="architecture of a bare state dict [default: the one whose shapes fit]"
@@ -371,7 +378,7 @@ def explain(checkpoint: Path, images: Sequence[Path], out: Path, **options: Any)
 
 @cli.command()
 @click.option("--quick", is_flag=True, help="one seed, six epochs, 100 images: under 90 s")
-@click.option("--out", default=Path("xeval-demo"), show_default=True, type=click.Path(path_type=Path), help="folder")
+@click.option("--out", default=Path("xeval-demo"), show_default=True, type=PATH, help="folder")
 @click.option("--open", "show", is_flag=True, help="open the report in the browser")
 def demo(quick: bool, out: Path, show: bool) -> None:
     """Train ce, supcon, excon and exconb on real digits, score, compare and write a report.

@@ -10,8 +10,29 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 import click
 
 from xeval.cli.completion import REGISTRIES, complete
+from xeval.runtime.endings import UNFIT
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class UsablePath(click.Path):
+    """A path that a file could have: of text, and not longer than the file system takes."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path; refuse what every later use of it would trip over."""
+        path = super().convert(value, param, ctx)
+        try:
+            str(path).encode()
+            Path(path).stat()
+        except UnicodeEncodeError:
+            self.fail(f"{str(path)!a} is not UTF-8 text; rename it", param, ctx)
+        except OSError as error:
+            if error.errno in UNFIT:
+                self.fail(f"{str(path)[:80]}… cannot be used ({error.strerror})", param, ctx)
+        return path
+
+
+PATH = UsablePath(path_type=Path)
 
 
 def options_of(model: str) -> Callable[[F], F]:
@@ -50,7 +71,7 @@ def _kind(about: Any) -> Any:
     if values:
         return click.Choice(values)
     if "Path" in text:
-        return click.Path(path_type=Path)
+        return PATH
     if "int" in text and "tuple" not in text:
         return int
     return str

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xeval.cli.completion import complete
+from xeval.cli.options import PATH
 from xeval.errors import BusyError, DataError, UsageError
 
 if TYPE_CHECKING:
@@ -65,14 +66,10 @@ def sweep() -> None:
     show_default=True,
     help="how often a job that was killed (local) or ran out of time (slurm) is started again",
 )
-@click.option(
-    "--data", type=click.Path(path_type=Path), help="folder of the data [default: $XEVAL_DATA, else the user cache]"
-)
+@click.option("--data", type=PATH, help="folder of the data [default: $XEVAL_DATA, else the user cache]")
 @click.option("--limit", type=int, help="train on a seeded stratified sample of so many images")
 @click.option("--device", default="auto", show_default=True, help="torch device")
-@click.option(
-    "--out", default=Path("runs"), show_default=True, type=click.Path(path_type=Path), help="folder of the runs"
-)
+@click.option("--out", default=Path("runs"), show_default=True, type=PATH, help="folder of the runs")
 @click.option("--dry-run", is_flag=True, help="print the runs, and for slurm the scripts; write nothing")
 def run(recipe: str, methods: str | None, overrides: Sequence[str], out: Path, **options: Any) -> None:
     """Train and score every method with every seed, then compare; RECIPE is a recipe or a matrix (xeval list matrices).
@@ -119,7 +116,7 @@ def _start(
 
 
 @sweep.command()
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="print the rows as JSON instead of the table")
 def status(out: Path, as_json: bool) -> None:
     """Where every run of the sweep in OUT stands. Exit code 3 where one failed, 6 while others go on.

@@ -9,14 +9,14 @@ from typing import Any
 import click
 
 from xeval.cli.completion import complete
-from xeval.cli.options import NORMALIZATION
+from xeval.cli.options import NORMALIZATION, PATH
 
 
 @click.command()
-@click.argument("checkpoint", metavar="CKPT", type=click.Path(path_type=Path))
+@click.argument("checkpoint", metavar="CKPT", type=PATH)
 @click.option("--n", default=64, show_default=True, type=click.IntRange(min=1), help="images to compare on")
 @click.option("--dataset", shell_complete=complete, help="data set of a file that does not describe itself")
-@click.option("--data", type=click.Path(path_type=Path), help="folder of the data")
+@click.option("--data", type=PATH, help="folder of the data")
 @NORMALIZATION
 @click.option(
     "--arch", shell_complete=complete, help="architecture of a bare state dict [default: the one whose shapes fit]"
@@ -45,7 +45,7 @@ def data_group() -> None:
     """Data sets: list them, fetch the official archives, check what is there."""
 
 
-_ROOT = click.option("--data", "root", type=click.Path(path_type=Path), help="folder of the data")
+_ROOT = click.option("--data", "root", type=PATH, help="folder of the data")
 
 
 @data_group.command(name="list")
@@ -115,7 +115,7 @@ def list_things(kind: str) -> None:
 
 
 @click.command()
-@click.option("--data", "root", type=click.Path(path_type=Path), help="folder of the data")
+@click.option("--data", "root", type=PATH, help="folder of the data")
 @click.option("--json", "as_json", is_flag=True, help="print the findings as JSON instead of lines")
 def doctor(root: Path | None, as_json: bool) -> None:
     """Check the installation: versions, devices, disk, OpenCV, data sets.

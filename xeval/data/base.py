@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,6 +52,7 @@ class Split(ABC):
         self.name = name
         self.labels = np.asarray(labels, dtype=np.int64)
         self.ids = tuple(ids)
+        self._manifest: str | None = None
         _require_rows(self)
 
     def __len__(self) -> int:
@@ -84,26 +84,36 @@ class Split(ABC):
         self._positions(index)
         return None
 
-    def manifest(self) -> str:
+    def manifest(self, *, rehash: bool = False) -> str:
         """Return the sha256 (hex) of the image shape, the labels and the pixels as read, in order; compute it once.
+
+        Image files whose manifest an earlier command has kept are not decoded again, except with ``rehash``.
 
         Raises:
             DataError: images cannot be decoded; the message says how many and names the first.
         """
-        return self._digest
+        if rehash or self._manifest is None:
+            self._manifest = (None if rehash else self._kept()) or self._hashed()
+        return self._manifest
 
-    @cached_property
-    def _digest(self) -> str:
+    def _kept(self) -> str | None:
+        """Return the manifest that was kept by an earlier command, if it can be trusted."""
+        return None
+
+    def _hashed(self, each: Callable[[Pixels], None] = lambda _: None) -> str:
+        """Read all images and return their manifest; ``each`` is called with the pixels of blocks of images."""
         shape = (len(self), self.info.channels, self.info.size, self.info.size)
         digest = hashlib.sha256(repr(shape).encode())
         digest.update(self.labels.astype("<i8").tobytes())
         for start in range(0, len(self), CHUNK):
             positions = np.arange(start, min(start + CHUNK, len(self)))
             try:
-                digest.update(np.ascontiguousarray(self._images(positions)).data)
+                images = np.ascontiguousarray(self._images(positions))
             except DataError:
                 problems = unreadable(self, range(len(self)))
                 raise _damage(self, problems) from None
+            digest.update(images.data)
+            each(images)
         return digest.hexdigest()
 
     def _positions(self, index: Index) -> Ints:

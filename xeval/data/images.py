@@ -10,8 +10,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -20,6 +22,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from xeval.data.base import DatasetInfo, Ints, Pixels, Split
+from xeval.data.manifests import Subject, image_hash, keep, kept
 from xeval.errors import DataError
 
 if TYPE_CHECKING:
@@ -55,6 +58,32 @@ class FileSplit(Split):
         self._files = self.ids if files is None else tuple(files)
         self._tree = tree
         self._native = native
+
+    def _kept(self) -> str | None:
+        try:
+            return kept(self._subject, self._image)
+        except (OSError, DataError):  # a file is gone or damaged: reading all of them says which
+            return None
+
+    def _hashed(self, each: Callable[[Pixels], None] = lambda _: None) -> str:
+        hashes: list[str] = []
+
+        def note(images: Pixels) -> None:
+            hashes.extend(map(image_hash, images))
+            each(images)
+
+        before = ""
+        with suppress(OSError):  # a file is gone: reading all of them says which
+            before, _ = self._subject.fingerprint()
+        manifest = super()._hashed(note)
+        with suppress(OSError):
+            keep(self._subject, manifest, hashes, before)
+        return manifest
+
+    @property
+    def _subject(self) -> Subject:
+        labels = hashlib.sha256(self.labels.astype("<i8").tobytes()).hexdigest()
+        return Subject(self._tree, self.ids, (type(self).__name__, self.name, self.info.size, self._native, labels))
 
     def _images(self, positions: Ints) -> Pixels:
         images = np.empty((len(positions), 3, self.info.size, self.info.size), dtype=np.uint8)

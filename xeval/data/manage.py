@@ -88,7 +88,7 @@ def _audit(split: Split) -> dict[str, Any]:
     problems = [damaged[position] for position in sorted(damaged)]
     return {
         "images": len(split),
-        "manifest": None if damaged else split.manifest(),
+        "manifest": None if damaged else split.manifest(rehash=True),
         "damaged": problems,
         "notes": list(split.notes),
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from xeval.data.base import Dataset
 from xeval.data.download import Archive, require_checksum
 from xeval.errors import DataError, UsageError
 from xeval.registry import Registry
+from xeval.runtime.cache import user_cache
 
 Reader = Callable[[Path, int | None], Dataset]
 Locate = Callable[[Path], Path | None]
@@ -58,13 +58,7 @@ def data_root(root: Path | None = None) -> Path:
         return root
     if os.environ.get("XEVAL_DATA"):
         return Path(os.environ["XEVAL_DATA"])
-    cache = os.environ.get("XDG_CACHE_HOME", "")
-    if Path(cache).is_absolute():
-        return Path(cache) / "xeval"
-    try:
-        return Path.home() / ".cache" / "xeval"
-    except RuntimeError:  # no HOME and no such user
-        return Path(tempfile.gettempdir()) / "xeval"
+    return user_cache()
 
 
 def missing(name: str, wanted: str, root: Path, remedy: str = "") -> DataError:

@@ -163,6 +163,8 @@ def parse_json(data: bytes) -> Any:
     text = data.decode()
     try:
         content = json.loads(text, parse_constant=_refuse_constant)
+        if r"\ud" in text.lower():  # half of a pair, which is no text and cannot be written again
+            json.dumps(content, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError("it is nested too deep") from None
     if text.count("[") + text.count("{") > DEEPEST and _depth(content) > DEEPEST:
@@ -226,6 +228,18 @@ def require_writable(path: Path) -> None:
         raise _unwritable(path, error) from None
 
 
+def require_target(path: Path) -> None:
+    """Check, before any long work, that a file can be written at ``path``; raise :class:`UsageError` if not."""
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder", "name a file")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"the folder of {path} does not exist", "make it, or name another file")
+    try:
+        _probe(path.absolute().parent)
+    except OSError as error:
+        raise _unwritable(path, error, "name another file") from None
+
+
 def nearest_existing(path: Path) -> Path:
     """Return ``path``, or the nearest folder above it that exists."""
     return next(place for place in (path, *path.absolute().parents) if place.exists())
@@ -237,10 +251,10 @@ def _probe(directory: Path) -> None:
         file.flush()
 
 
-def _unwritable(path: Path, error: OSError) -> XevalError:
+def _unwritable(path: Path, error: OSError, remedy: str = "choose another folder with --out") -> XevalError:
     if error.errno in FULL:
         return disk_full(path, 1)
-    return UsageError(f"cannot write to {path} ({error.strerror})", "choose another folder with --out")
+    return UsageError(f"cannot write to {path} ({error.strerror})", remedy)
 
 
 def sweep(directory: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
@@ -65,6 +67,18 @@ class Bars(Lines):
         from tqdm import tqdm
 
         yield from tqdm(items, total=total, desc=label, leave=False, dynamic_ncols=True)
+
+
+@contextmanager
+def told_if_slow(progress: Progress, text: str, seconds: float = 1.0) -> Iterator[None]:
+    """Say a line if what happens inside takes longer than that."""
+    timer = threading.Timer(seconds, progress.say, [text])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def for_terminal() -> Progress:

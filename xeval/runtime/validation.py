@@ -5,8 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from xeval.errors import UsageError
+
 if TYPE_CHECKING:
     from pydantic import ValidationError
+
+
+LEAST_SEED, GREATEST_SEED = -(2**63), 2**64 - 1  # what PyTorch's generators take
+
+
+def require_seed(seed: int) -> None:
+    """Raise :class:`UsageError` for a seed of more than 64 bits."""
+    if not LEAST_SEED <= seed <= GREATEST_SEED:
+        raise UsageError(f"--seed: {seed} has more than 64 bits", f"give one from {LEAST_SEED} to {GREATEST_SEED}")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from xeval.checkpoints.folder import Weights
 from xeval.checkpoints.normalization import Mean, Named, Std, Wish
 from xeval.errors import UsageError
 from xeval.perturb.thresholds import Mask, require_thresholds
-from xeval.runtime.validation import first_mistake
+from xeval.runtime.validation import GREATEST_SEED, LEAST_SEED, first_mistake
 
 Target: TypeAlias = Literal["pred", "label"]
 EngineName: TypeAlias = Literal["native", "quantus"]
@@ -58,13 +58,14 @@ class ScoreOptions(BaseModel):
     )
     mask: Mask | None = Field(None, description="what drop/increase keep [default: topk]")
     limit: int | None = Field(None, ge=1, description="score a seeded stratified sample of so many images")
-    seed: int = Field(0, description="seed of the sample and of every draw")
+    seed: int = Field(0, ge=LEAST_SEED, le=GREATEST_SEED, description="seed of the sample and of every draw")
     batch_size: int | None = Field(None, ge=1, description="images a forward pass [default: found by probing]")
     device: str = Field("auto", description="torch device, such as cpu or cuda:1")
     compile: Switch = Field("off", description="compile the network for the batch size (TorchInductor); scores to 1e-5")
     out: Path | None = Field(None, description="folder of the scores [default: beside the checkpoint]")
     save_maps: bool = Field(False, description="also keep every map on its native grid")
     allow_partial: bool = Field(False, description="leave out unreadable images, accept gaps in the numbers (exit 7)")
+    rehash: bool = Field(False, description="hash every image again, whatever earlier commands have kept of them")
     recompute: bool = Field(False, description="score everything again; old scores are kept under another name")
 
     @field_validator("thresholds")

@@ -111,7 +111,13 @@ def plan_for(loaded: LoadedModel, info: DatasetInfo, split: Split, options: Scor
     chosen, selection = _choose(split, options)
     layer = options.layer or _default_layer(loaded.model, info, protocol)
     find_layer(loaded.model, layer)
-    data_key = digest({"manifest": split.manifest(), "split": split.name, "images": [split.ids[i] for i in chosen]})
+    data_key = digest(
+        {
+            "manifest": split.manifest(rehash=options.rehash),
+            "split": split.name,
+            "images": [split.ids[i] for i in chosen],
+        }
+    )
     tasks = tuple(_task(protocol, metric, settings, layer) for metric, settings in metric_list(protocol))
     return Plan(
         loaded,

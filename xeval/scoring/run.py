@@ -23,7 +23,7 @@ from xeval.runtime.distributed import ALONE, Processes
 from xeval.runtime.endings import first_line
 from xeval.runtime.files import atomic_write, read_json, require_writable, slug, writable_directory, write_json
 from xeval.runtime.locks import locked
-from xeval.runtime.progress import Progress, Silent
+from xeval.runtime.progress import Progress, Silent, told_if_slow
 from xeval.runtime.signals import Stop, never
 from xeval.scoring.completeness import shortfall
 from xeval.scoring.embedding import write_artifacts
@@ -37,6 +37,7 @@ from xeval.scoring.summary import SCHEMA, summarize
 
 STORE, SCORES = "scores.sqlite", "scores.json"
 PREFLIGHT = 2
+PREPARING = "loading the checkpoint and hashing the images"
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,8 @@ def run(
         folder = output_directory(checkpoint, options)
         if processes.main:
             require_writable(folder)
-        plan = make_plan(checkpoint, options)
+        with told_if_slow(progress, PREPARING):
+            plan = make_plan(checkpoint, options)
     return execute(Session(plan, options, _directory_in_use(folder, plan), progress, stop, processes))
 
 

@@ -29,6 +29,7 @@ Codes = NDArray[np.uint8]
 
 OK = 0
 VERSION = 2
+KILLED = (sqlite3.SQLITE_READONLY_ROLLBACK, sqlite3.SQLITE_READONLY_RECOVERY, sqlite3.SQLITE_READONLY_CANTINIT)
 COMPANIONS = ("-wal", "-shm", "-journal")
 RECOMPUTE = "score again with --recompute: the old file is kept"
 _SCHEMA = {
@@ -154,7 +155,11 @@ class Store:
             raise self._meaning(error, needed) from None
 
     def _meaning(self, error: sqlite3.DatabaseError, needed: int) -> XevalError:
-        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        whole = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+        code = whole & 0xFF
+        if whole in KILLED:
+            again = "run the same `xeval score` command again: what it had committed is kept"
+            return DataError(f"{self.path} was left by a scoring that was killed while it wrote", again)
         if code == sqlite3.SQLITE_FULL or "disk is full" in str(error):
             return disk_full(self.path, needed)
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
