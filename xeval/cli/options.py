@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 
 import click
 
@@ -20,10 +20,10 @@ class UsablePath(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path; refuse what every later use of it would trip over."""
-        path = super().convert(value, param, ctx)
+        path = cast(Path, super().convert(value, param, ctx))
         try:
             str(path).encode()
-            Path(path).stat()
+            path.stat()
         except UnicodeEncodeError:
             self.fail(f"{str(path)!a} is not UTF-8 text; rename it", param, ctx)
         except OSError as error:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from xeval.errors import UsageError
 from xeval.explainers.base import explainer
 from xeval.models import Classifier
-from xeval.models.layers import channels_first, find_layer
+from xeval.models.layers import find_layer
+from xeval.models.layout import grid_of
 
 
 @dataclass
@@ -26,16 +27,10 @@ class Captured:
     value: Tensor | None = None
 
     def output(self) -> Tensor:
-        """Return the output as the layer gave it; raise :class:`UsageError` where it is no spatial map."""
-        if self.value is None or self.value.ndim != 4:
-            raise UsageError(
-                "the explained layer gives no N×K×h×w feature map", "name a convolutional layer with --layer"
-            )
+        """Return the output as the layer gave it; raise :class:`UsageError` where there is none."""
+        if self.value is None:
+            raise UsageError("the explained layer is not used in a forward pass", "name another layer with --layer")
         return self.value
-
-    def activations(self) -> Tensor:
-        """Return the activations N×K×h×w, turned where the layer gives N×h×w×K; raises as :meth:`output`."""
-        return channels_first(self.output())
 
 
 @contextmanager
@@ -43,7 +38,11 @@ def capture(model: nn.Module, layer: str, *, leaf: bool = False) -> Iterator[Cap
     """Record the output of ``layer``; with ``leaf``, cut the graph there, so that a backward pass ends at the layer."""
     captured = Captured()
 
-    def hook(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor | None:
+    def hook(_module: nn.Module, _inputs: object, output: object) -> Tensor | None:
+        if not isinstance(output, Tensor):
+            raise UsageError(
+                f"the explained layer gives a {type(output).__name__}, no tensor", "name a layer inside it with --layer"
+            )
         captured.value = output.detach().requires_grad_() if leaf else output
         # The next layers get a clone, so that an in-place activation does not change the captured tensor.
         return captured.value.clone() if leaf else None
@@ -56,11 +55,16 @@ def capture(model: nn.Module, layer: str, *, leaf: bool = False) -> Iterator[Cap
 
 
 def activations_and_gradient(model: nn.Module, layer: str, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the output A of ``layer`` and ∂ logit / ∂ A, both N×K×h×w; leave the model's own gradients unchanged."""
+    """Return the output A of ``layer`` and ∂ logit / ∂ A, both N×K×h×w; leave the model's own gradients unchanged.
+
+    Maps that lie N×h×w×K are turned, tokens become the grid of their patches (:mod:`xeval.models.layout`).
+    """
     with torch.enable_grad(), capture(model, layer, leaf=True) as captured:
         score = model(images).gather(1, targets[:, None]).sum()
-    (gradient,) = torch.autograd.grad(score, captured.output())
-    return captured.activations().detach(), channels_first(gradient)
+    output = captured.output()
+    grid = grid_of(model, find_layer(model, layer), images, output)
+    (gradient,) = torch.autograd.grad(score, output)
+    return grid(output.detach()), grid(gradient)
 
 
 def closed_form_applies(model: nn.Module, layer: str) -> bool:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from xeval.explainers import chunks
 from xeval.explainers.base import explainer
 from xeval.explainers.cam import activations_and_gradient, capture, upsample
+from xeval.models import find_layer
+from xeval.models.layout import grid_of
 
 STABILISER = 1e-6
 
@@ -146,4 +148,5 @@ def _activations(model: nn.Module, layer: str, images: Tensor) -> Tensor:
     """Return the output of ``layer``, N×K×h×w."""
     with torch.no_grad(), capture(model, layer, leaf=True) as captured:
         model(images)
-    return captured.activations().detach()
+    output = captured.output().detach()
+    return grid_of(model, find_layer(model, layer), images, output)(output)

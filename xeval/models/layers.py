@@ -40,18 +40,11 @@ def last_conv_stage(model: nn.Module, example: Tensor) -> str:
     last = spatial[-1][1]
     after = outputs[max(place for place, (_, out) in enumerate(outputs) if out is last) :]
     if any(out.ndim == 3 for _, out in after):
-        raise UsageError("the network works on tokens behind its last feature map", "use a gradient explainer")
+        raise UsageError(
+            "the network works on tokens behind its last feature map",
+            "name a layer with --layer, such as the norm before its last attention, or use a gradient explainer",
+        )
     return next(name for name, out in sorted(spatial, key=lambda pair: pair[0].count(".")) if out is last)
-
-
-def channels_first(output: Tensor) -> Tensor:
-    """Return a feature map of square images as N×K×h×w; one that lies N×h×w×K is turned.
-
-    A map of square images is square, so the two equal sides tell where the channels are. Swin, MambaOut and Sequencer
-    give N×h×w×K. Where all three are equal the map is read as N×K×h×w.
-    """
-    _, first, second, third = output.shape
-    return output.permute(0, 3, 1, 2) if first == second != third else output
 
 
 EXCON_LAYER = "excon-2022"  # in recipes and protocols: the layer that excon_layer names
