@@ -40,14 +40,17 @@ class Selection(BaseModel):
 
 
 class RunCard(BaseModel):
-    """The content of ``run.json``, which tells a scorer all that it needs about a checkpoint besides its tensors."""
+    """The content of ``run.json``, which tells a scorer all that it needs about a checkpoint besides its tensors.
+
+    ``seed`` is None where a checkpoint of another project does not say it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, protected_namespaces=())
 
     schema_: Literal["xeval.run/1"] = "xeval.run/1"
     name: str
     method: str
-    seed: int
+    seed: int | None
     recipe_name: str
     recipe: dict[str, Any]
     recipe_hash: str

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from xeval.checkpoints.card import RunCard, Selection, write_card
+from xeval.checkpoints.facts import Facts, facts, whole_number
 from xeval.checkpoints.folder import MANIFEST
 from xeval.checkpoints.layouts import Recognised, classifier_of, recognise
 from xeval.checkpoints.load import encoder_from, require_head, spec_of
@@ -24,7 +25,7 @@ from xeval.checkpoints.weightfiles import weakness, write_tensors
 from xeval.data import DatasetInfo, open_dataset
 from xeval.errors import DataError, UsageError
 from xeval.models import ModelSpec
-from xeval.runtime.files import digest, file_hash, slug, writable_directory
+from xeval.runtime.files import digest, file_hash, writable_directory
 from xeval.runtime.progress import Progress
 from xeval.runtime.provenance import provenance
 
@@ -43,10 +44,15 @@ def import_checkpoint(
     arch: str | None = None,
     method: str | None = None,
     classifier: Path | None = None,
+    name: str | None = None,
+    seed: int | None = None,
+    key: str | None = None,
+    ema: bool = False,
 ) -> Path:
     """Write the checkpoint to ``out``; return the run directory, or the encoder's file where there is no head.
 
-    ``classifier`` is a file with the linear head alone.
+    ``classifier`` is a file with the linear head alone. ``key`` says which of several networks is meant, ``ema`` takes
+    averaged weights. ``name``, ``method`` and ``seed`` stand in for what the file says about itself.
 
     Raises:
         UsageError: ``out`` already holds a run.
@@ -60,12 +66,13 @@ def import_checkpoint(
     if classifier is not None:
         head = classifier_of(classifier, open_foreign(classifier).containers)
         foreign = replace(foreign, containers={**foreign.containers, "classifier": head})
-    found = recognise(path, foreign.containers)
+    known = facts(foreign.fields, out=out.name, stem=path.stem, name=name, method=method, seed=seed)
+    found = recognise(path, foreign, len(info.classes), key=key, ema=ema)
     _require_normalization(path, foreign, info)
     for note in _notes(foreign, found, info):
         progress.say(note)
     if found.has_head:
-        return _write_run(path, writable_directory(out), info, foreign, found, arch, method)
+        return _write_run(path, writable_directory(out), info, foreign, found, arch, known)
     encoder_from(path, found.tensors, info, arch=arch)
     target = writable_directory(out) / ENCODER
     write_tensors(target, found.tensors)
@@ -80,31 +87,30 @@ def _write_run(
     foreign: Foreign,
     found: Recognised,
     arch: str | None,
-    method: str | None,
+    known: Facts,
 ) -> Path:
     require_head(path, found.tensors, info)
     spec = spec_of(path, found.tensors, info, arch)
     fit(path, spec, found.tensors)
     write_tensors(out / WEIGHTS, found.tensors)
-    write_card(out, _card(path, out.name, info, foreign, found, spec, method), [WEIGHTS])
+    write_card(out, _card(path, known, info, foreign, found, spec), [WEIGHTS])
     return out
 
 
 def _card(
     path: Path,
-    name: str,
+    known: Facts,
     info: DatasetInfo,
     foreign: Foreign,
     found: Recognised,
     spec: ModelSpec,
-    method: str | None,
 ) -> RunCard:
     """Return what is known of the run; the recipe keeps the foreign options as text, and the selection is unknown."""
     shared = {key: text for key, text in foreign.fields.items() if key != "epoch" and not key.endswith(OF_ONE_RUN)}
     return RunCard(
-        name=slug(name),
-        method=slug(method or foreign.fields.get("opt.method") or path.stem),
-        seed=_number(foreign.fields, "opt.seed", "opt.trial"),
+        name=known.name,
+        method=known.method,
+        seed=known.seed,
         recipe_name="import",
         recipe=_record(path, foreign, found),
         recipe_hash=digest({"layout": found.layout, "fields": shared}),
@@ -112,7 +118,10 @@ def _card(
         train_manifest="unknown",
         model=spec,
         selection=Selection(
-            select_on="unknown", best_epoch=_number(foreign.fields, "epoch"), best_accuracy=None, last_accuracy=None
+            select_on="unknown",
+            best_epoch=whole_number(foreign.fields, "epoch") or 0,
+            best_accuracy=None,
+            last_accuracy=None,
         ),
         provenance=provenance(),
     )
@@ -127,11 +136,6 @@ def _record(path: Path, foreign: Foreign, found: Recognised) -> dict[str, Any]:
         "dropped": [*foreign.dropped, *found.left],
         "ignored": list(foreign.ignored),
     }
-
-
-def _number(fields: dict[str, str], *names: str) -> int:
-    """Return the first of the named fields that is a whole number, else 0."""
-    return next((int(fields[name]) for name in names if fields.get(name, "").isdecimal()), 0)
 
 
 def _notes(foreign: Foreign, found: Recognised, info: DatasetInfo) -> Iterator[str]:
