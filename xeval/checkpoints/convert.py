@@ -17,14 +17,17 @@ import torch
 from xeval.checkpoints.card import RunCard, Selection, write_card
 from xeval.checkpoints.facts import Facts, facts, whole_number
 from xeval.checkpoints.folder import MANIFEST
-from xeval.checkpoints.layouts import Recognised, classifier_of, recognise
+from xeval.checkpoints.identify import identify
+from xeval.checkpoints.layouts import Recognised, classifier_of
 from xeval.checkpoints.load import encoder_from, require_head, spec_of
 from xeval.checkpoints.match import fit
+from xeval.checkpoints.places import Choice
 from xeval.checkpoints.sandbox import Foreign, open_foreign
 from xeval.checkpoints.weightfiles import weakness, write_tensors
 from xeval.data import DatasetInfo, open_dataset
 from xeval.errors import DataError, UsageError
 from xeval.models import ModelSpec
+from xeval.models.architectures import is_built_in
 from xeval.runtime.files import digest, file_hash, writable_directory
 from xeval.runtime.progress import Progress
 from xeval.runtime.provenance import provenance
@@ -67,7 +70,7 @@ def import_checkpoint(
         head = classifier_of(classifier, open_foreign(classifier).containers)
         foreign = replace(foreign, containers={**foreign.containers, "classifier": head})
     known = facts(foreign.fields, out=out.name, stem=path.stem, name=name, method=method, seed=seed)
-    found = recognise(path, foreign, len(info.classes), key=key, ema=ema)
+    found, arch = identify(path, foreign, info, arch, Choice(key, ema), progress)
     _require_normalization(path, foreign, info)
     for note in _notes(foreign, found, info):
         progress.say(note)
@@ -86,10 +89,11 @@ def _write_run(
     info: DatasetInfo,
     foreign: Foreign,
     found: Recognised,
-    arch: str | None,
+    arch: str,
     known: Facts,
 ) -> Path:
-    require_head(path, found.tensors, info)
+    if is_built_in(arch):
+        require_head(path, found.tensors, info)
     spec = spec_of(path, found.tensors, info, arch)
     fit(path, spec, found.tensors)
     write_tensors(out / WEIGHTS, found.tensors)

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from xeval.checkpoints.places import WRAPPERS, Place, choose, plain_names, residual_networks
+from xeval.checkpoints.places import WRAPPERS, Choice, Place, choose, plain_names, residual_networks
 from xeval.checkpoints.sandbox import Containers, Foreign
 from xeval.checkpoints.weightfiles import whole_module
 from xeval.errors import CheckpointError
@@ -65,34 +65,38 @@ LAYOUTS = (
 
 @dataclass(frozen=True)
 class Recognised:
-    """The result of recognising a file: the tensors under our names, the layout, the names left out, and notes."""
+    """The result of recognising a file: the layout, the tensors, the names left out, and notes.
+
+    A residual network has our names, ``backbone.…`` and ``head.…``; a network of another library keeps its own.
+    """
 
     layout: str
     tensors: dict[str, Tensor]
     left: tuple[str, ...]
     notes: tuple[str, ...]
+    residual: bool = True
 
     @property
     def has_head(self) -> bool:
-        """Whether the file holds a linear head."""
-        return any(name.startswith("head.") for name in self.tensors)
+        """Whether the file holds a linear head; the networks of other libraries come with theirs."""
+        return not self.residual or any(name.startswith("head.") for name in self.tensors)
 
 
-def recognise(path: Path, foreign: Foreign, classes: int, *, key: str | None = None, ema: bool = False) -> Recognised:
-    """Find the network of a file and rename its tensors to ours.
+def recognise(path: Path, foreign: Foreign, classes: int, choice: Choice) -> Recognised | None:
+    """Find the residual network of a file and rename its tensors to ours; None where there is none.
 
-    ``key`` names the place of the network, ``ema`` asks for averaged weights. ``classes`` decides between several heads
-    that fit. Raises :class:`CheckpointError` or :class:`UsageError` where not exactly one network is meant.
+    ``classes`` decides between several heads that fit. Raises :class:`CheckpointError` or :class:`UsageError` where not
+    exactly one network is meant.
     """
     containers = foreign.containers
     plain = {name: _without_counters(plain_names(tensors)) for name, tensors in containers.items()}
     places = residual_networks(containers, plain)
     if not places:
-        raise _no_network(path, foreign, plain)
+        return None
     known = [place for place in places if any(layout.describes(place, plain) for layout in LAYOUTS)]
-    place, notes = choose(path, plain, places if key or not known else known[:1], key, ema=ema)
+    place, notes = choose(path, plain, places if choice.key or not known else known[:1], choice)
     layout = next((layout for layout in LAYOUTS if layout.describes(place, plain)), _layout_of(place))
-    found = _renamed(path, layout, place, plain, classes, chosen=key is not None)
+    found = _renamed(path, layout, place, plain, classes, chosen=choice.key is not None)
     notes = (*_unwrapped(containers, place), *notes, *found.notes)
     return replace(found, left=(*found.left, *_counters(containers)), notes=notes)
 
@@ -113,17 +117,18 @@ def _layout_of(place: Place) -> Layout:
     return Layout("state dict" if place.prefix else "torchvision or timm state dict")
 
 
-def _no_network(path: Path, foreign: Foreign, plain: Containers) -> CheckpointError:
+def no_network(path: Path, foreign: Foreign) -> CheckpointError:
+    """Return the error for a file without a network that is known."""
     if foreign.modules:
         return whole_module(path)
-    if any(_is_linear(tensors) for tensors in plain.values()):
+    if any(_is_linear(plain_names(tensors)) for tensors in foreign.containers.values()):
         return CheckpointError(
             f"{path} is a linear classifier without its encoder", f"import the encoder with --classifier {path}"
         )
     keys = ", ".join([key or next(iter(tensors)) for key, tensors in foreign.containers.items()][:5]) or "no tensors"
     return CheckpointError(
         f"{path} holds no network that is known (found: {keys})",
-        "residual networks come in by themselves; name another of timm or torchvision, such as --arch timm:NAME",
+        "save model.state_dict(); name a network that is no ResNet with --arch timm:NAME or torchvision:NAME",
     )
 
 
@@ -163,7 +168,7 @@ def _renamed(path: Path, layout: Layout, place: Place, plain: Containers, classe
     head = _below(plain, spot) if spot else {}
     rest = {n: t for n, t in own.items() if spot is None or spot[0] != place.container or not n.startswith(spot[1])}
     extra = [n for n in rest if not n.startswith(place.prefix)]
-    left = [n for n in rest if n.startswith(layout.training_only) or _only_trains(n.removeprefix(place.prefix))]
+    left = [n for n in rest if n.startswith(layout.training_only) or only_trains(n.removeprefix(place.prefix))]
     if unknown := [n for n in extra if n not in left and not chosen]:
         more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
         raise CheckpointError(
@@ -178,7 +183,8 @@ def _renamed(path: Path, layout: Layout, place: Place, plain: Containers, classe
     return Recognised(layout.name, tensors, (*names, *unused), filled)
 
 
-def _only_trains(name: str) -> bool:
+def only_trains(name: str) -> bool:
+    """Return whether a tensor, by its name below the network's prefix, is one of a loss, a metric or a projection."""
     return STAGE.match(name) is None and TRAINING.search(name) is not None
 
 

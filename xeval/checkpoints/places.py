@@ -40,14 +40,30 @@ class Place:
         return f"{self.key}.".startswith(f"{key.rstrip('.')}.")
 
 
-def plain_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors under torchvision's names.
+@dataclass(frozen=True)
+class Choice:
+    """Which network of a file is meant: that at ``key`` or below it, and with ``ema`` the averaged one."""
 
-    The wrappers of DataParallel, torch.compile, Fabric and FSDP are removed, unless a name would then stand for two
-    tensors. The ``shortcut`` of a block becomes ``downsample``. A backbone that was cut out of its network as a
-    ``Sequential`` has numbers for names: 0 and 1 are the stem, the numbers of blocks are the stages in their order.
+    key: str | None = None
+    ema: bool = False
+
+
+def unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors under names without the wrappers of DataParallel, torch.compile, Fabric and FSDP.
+
+    Where a name would then stand for two tensors, all keep theirs.
     """
-    plain = {WRAPPERS.sub(r"\1", name).replace(".shortcut.", ".downsample."): t for name, t in tensors.items()}
+    plain = {WRAPPERS.sub(r"\1", name): tensor for name, tensor in tensors.items()}
+    return plain if len(plain) == len(tensors) else tensors
+
+
+def plain_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the unwrapped tensors of a residual network under torchvision's names.
+
+    The ``shortcut`` of a block becomes ``downsample``. A backbone that was cut out of its network as a ``Sequential``
+    has numbers for names: 0 and 1 are the stem, the numbers of blocks are the stages in their order.
+    """
+    plain = {name.replace(".shortcut.", ".downsample."): tensor for name, tensor in unwrapped(tensors).items()}
     return _named(plain if len(plain) == len(tensors) else tensors)
 
 
@@ -86,23 +102,21 @@ def _prefixes(tensors: dict[str, Tensor]) -> list[str]:
     return [p for p in prefixes if f"{p}{BESIDE}" in tensors and any(f"{p}{stem}" in tensors for stem in STEMS)]
 
 
-def choose(
-    path: Path, plain: Containers, places: Sequence[Place], key: str | None, *, ema: bool
-) -> tuple[Place, tuple[str, ...]]:
+def choose(path: Path, plain: Containers, places: Sequence[Place], choice: Choice) -> tuple[Place, tuple[str, ...]]:
     """Return the one place that is meant, and what to say about averaged weights.
 
     Raises:
-        UsageError: nothing is at ``key``, or averaged weights are asked for and there are none.
+        UsageError: nothing is at the key, or averaged weights are asked for and there are none.
         CheckpointError: several networks are left.
     """
-    there = _distinct(plain, [place for place in places if key is None or place.within(key)])
-    if key is not None and not there:
-        raise UsageError(f"{path} holds no network at {key!r}", f"it has: {_listed(places)}")
+    there = _distinct(plain, [place for place in places if choice.key is None or place.within(choice.key)])
+    if choice.key is not None and not there:
+        raise UsageError(f"{path} holds no network at {choice.key!r}", f"it has: {_listed(places)}")
     averaged = [place for place in there if place.averaged]
     own = [place for place in there if not place.averaged]
-    if ema and not averaged:
+    if choice.ema and not averaged:
         raise UsageError(f"{path} holds no averaged weights", f"it has: {_listed(there)}")
-    left = averaged if ema or not own else own
+    left = averaged if choice.ema or not own else own
     if len(left) > 1:
         raise CheckpointError(f"{path} holds several networks: {_listed(left)}", "choose one of them with --key")
     if left == averaged:

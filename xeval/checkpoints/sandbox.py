@@ -75,8 +75,8 @@ def open_foreign(path: Path) -> Foreign:
     for number, (container, name) in enumerate(content["tensors"]):
         containers.setdefault(container, {})[name] = tensors[str(number)]
     pairs = tuple((tuple(mean), tuple(std)) for mean, std in content["normalizations"])
-    listed = (tuple(content[key]) for key in ("dropped", "ignored"))
-    return Foreign(containers, content["fields"], *listed, pairs, tuple(content["modules"]))
+    dropped, ignored, modules = (tuple(content[key]) for key in ("dropped", "ignored", "modules"))
+    return Foreign(containers, content["fields"], dropped, ignored, pairs, modules)
 
 
 def _run_child(path: Path, folder: Path) -> None:
