@@ -152,6 +152,7 @@ def collect(*roots: Path) -> Collection:
         (runs if isinstance(found, Run) else excluded).append(found)  # type: ignore[arg-type]
     if not runs:
         raise _nothing_scored(roots, excluded)
+    _require_seeds(runs)
     for dataset in sorted({run.scores.dataset.name for run in runs}):
         _require_alike([run for run in runs if run.scores.dataset.name == dataset])
     _require_distinct(runs)
@@ -219,6 +220,16 @@ def _nothing_scored(roots: Sequence[Path], excluded: list[Excluded]) -> DataErro
     listed = "; ".join(f"{clean(item.path)}: {clean(item.reason)}" for item in excluded[:10])
     more = f" and {len(excluded) - 10} more" if len(excluded) > 10 else ""
     return DataError(f"no scored run below {where} ({listed}{more})", clean(excluded[0].remedy, 200))
+
+
+def _require_seeds(runs: list[Run]) -> None:
+    """Refuse runs whose seed nobody knows; a weight file without a run directory stands for itself and needs none."""
+    if unknown := [clean(run.path, 200) for run in runs if run.seed is None and run.recipe]:
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        raise DataError(
+            f"{', '.join(unknown[:5])}{more}: the seed of the training is not known",
+            "import with --seed, or score again with --training-seed",
+        )
 
 
 def _require_alike(runs: list[Run]) -> None:

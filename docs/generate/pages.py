@@ -28,6 +28,7 @@ FOLDERS = ("metrics", "explainers")
 SEPARATE = ("name", "about", "settings")
 WRITTEN = {
     "quickstart": "from a clone to a report; your own checkpoint, images and model",
+    "your-own-network": "from a training script in plain PyTorch to a report, and five ways of saving a network",
     "conventions": "notation, and every definition in one table a kind",
     "protocols": "every named set of definitions, spelled out",
     "cli": "every command and option",

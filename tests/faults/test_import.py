@@ -88,7 +88,7 @@ def test_the_record_of_an_excon_file(tmp_path: Path) -> None:
     run, told = brought(tmp_path / "excon.pth", content, tmp_path / "mine")
     card = read_card(run)
     assert (card.name, card.seed, card.selection.best_epoch, card.recipe_name) == ("mine", 2, 200, "import")
-    assert card.method.startswith("ExCon-")
+    assert card.method == "ExCon/β"
     fields = card.recipe["fields"]
     assert fields["opt.learning_rate"] == "0.5"
     assert fields["opt.lr_decay_epochs"] == "[700, 800]"
@@ -168,9 +168,12 @@ def test_missing_extra_and_misshapen_keys_are_listed(tmp_path: Path) -> None:
         (extra, "extra surprise.weight"),
         (wrong, r"backbone.layer3.0.downsample.1.bias has shape \(7,\), expected \(64,\)"),
         ({**BACKBONE, **HEAD, "fc2.weight": torch.zeros(1)}, "extra backbone.fc2.weight"),
-        ({"weights": {"a": torch.zeros(1)}}, "no layout that is known .found: weights"),
-        ({"epoch": 3}, "no layout that is known .found: no tensors"),
-        ({**cifar_style(""), **{f"module.{n}": t for n, t in cifar_style("").items()}}, "two tensors of one name"),
+        ({"weights": {"a": torch.zeros(1)}}, "no network that is known .found: weights"),
+        ({"epoch": 3}, "no network that is known .found: no tensors"),
+        (
+            {**cifar_style(""), **{f"module.{n}": t for n, t in cifar_style("").items()}},
+            "several networks: the file itself, module",
+        ),
         ({**BACKBONE, **HEAD, "fc.bias": torch.zeros(1).expand(10**10)}, "not a dense array with a plain name"),
     ]
     for content, message in cases:

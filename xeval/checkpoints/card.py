@@ -7,9 +7,9 @@ last and lists the others with size and SHA-256, so a directory without it is in
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from xeval.checkpoints.folder import MANIFEST
 from xeval.data import DatasetInfo
@@ -17,6 +17,10 @@ from xeval.errors import DataError
 from xeval.models import ModelSpec
 from xeval.runtime.files import file_hash, read_json, write_json
 from xeval.runtime.validation import first_mistake
+
+MAX_DEPTH = 50
+Line = Annotated[str, Field(max_length=200)]
+"""A text that tables show."""
 
 
 class FileEntry(BaseModel):
@@ -40,21 +44,24 @@ class Selection(BaseModel):
 
 
 class RunCard(BaseModel):
-    """The content of ``run.json``, which tells a scorer all that it needs about a checkpoint besides its tensors."""
+    """The content of ``run.json``, which tells a scorer all that it needs about a checkpoint besides its tensors.
+
+    ``seed`` is None where a checkpoint of another project does not say it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, protected_namespaces=())
 
     schema_: Literal["xeval.run/1"] = "xeval.run/1"
-    name: str
-    method: str
-    seed: int
-    recipe_name: str
+    name: Line
+    method: Line
+    seed: int | None
+    recipe_name: Line
     recipe: dict[str, Any]
     recipe_hash: str
     dataset: DatasetInfo
     train_manifest: str
     model: ModelSpec
-    layer: str | None = None
+    layer: Line | None = None
     explained_from: int | None = None  # first epoch, from 1, with explanations; None: none are used, or a run of before
     selection: Selection
     provenance: dict[str, Any]
@@ -69,6 +76,8 @@ class RunCard(BaseModel):
     def from_json(cls, content: dict[str, Any], origin: str) -> RunCard:
         """Validate a parsed ``run.json``; raise :class:`DataError` naming the first wrong key."""
         fields = dict(content) if isinstance(content, dict) else {}
+        if _depth(fields) > MAX_DEPTH:
+            raise DataError(f"{origin} nests its values more than {MAX_DEPTH} deep", "restore it from its source")
         fields["schema_"] = fields.pop("schema", None)
         try:
             return cls.model_validate(fields)
@@ -76,6 +85,15 @@ class RunCard(BaseModel):
             raise DataError(
                 f"{origin}: {first_mistake(error)}", "write the run again with this version of xeval"
             ) from None
+
+
+def _depth(content: Any) -> int:
+    """Return how deep dictionaries and lists are nested, without a call for each level."""
+    level, depth = [content], 0
+    while level := [value for value in level if isinstance(value, dict | list)]:
+        level = [item for value in level for item in (value.values() if isinstance(value, dict) else value)]
+        depth += 1
+    return depth
 
 
 def write_card(directory: Path, card: RunCard, files: list[str]) -> None:

@@ -15,17 +15,21 @@ from typing import Any
 import torch
 
 from xeval.checkpoints.card import RunCard, Selection, read_card, write_card
+from xeval.checkpoints.facts import Facts, facts, whole_number
 from xeval.checkpoints.folder import MANIFEST
-from xeval.checkpoints.layouts import Recognised, classifier_of, recognise
+from xeval.checkpoints.identify import identify
+from xeval.checkpoints.layouts import Recognised, classifier_of
 from xeval.checkpoints.load import encoder_from, require_head, run_tensors, spec_of
 from xeval.checkpoints.match import fit
 from xeval.checkpoints.normalization import KEY, NormalizeName, Wish, told
+from xeval.checkpoints.places import Choice
 from xeval.checkpoints.sandbox import Foreign, open_foreign
 from xeval.checkpoints.weightfiles import regular, weakness, write_tensors
 from xeval.data import DatasetInfo, open_dataset
 from xeval.errors import DataError, UsageError
 from xeval.models import ModelSpec
-from xeval.runtime.files import digest, file_hash, require_writable, slug, writable_directory
+from xeval.models.architectures import is_built_in
+from xeval.runtime.files import digest, file_hash, require_writable, writable_directory
 from xeval.runtime.progress import Progress
 from xeval.runtime.provenance import provenance
 
@@ -44,14 +48,20 @@ def import_checkpoint(
     arch: str | None = None,
     method: str | None = None,
     classifier: Path | None = None,
+    name: str | None = None,
+    seed: int | None = None,
+    key: str | None = None,
+    ema: bool = False,
     mean: str | Sequence[float] | None = None,
     std: str | Sequence[float] | None = None,
     normalize: NormalizeName | None = None,
 ) -> Path:
     """Write the checkpoint to ``out``; return the run directory, or the encoder's file where there is no head.
 
-    ``classifier`` is a file with the linear head alone. ``mean`` and ``std``, or ``normalize``, are the constants that
-    the network was trained with; without them those that the file names are taken, or the data set's published ones.
+    ``classifier`` is a file with the linear head alone. ``key`` says which of several networks is meant, ``ema`` takes
+    averaged weights. ``name``, ``method`` and ``seed`` stand in for what the file says about itself. ``mean`` and
+    ``std``, or ``normalize``, are the constants that the network was trained with; without them those that the file
+    names are taken, or the data set's published ones.
 
     Raises:
         UsageError: ``out`` already holds another run (the same one is left as it is); nothing says how images were
@@ -66,20 +76,16 @@ def import_checkpoint(
     if classifier is not None:
         head = classifier_of(classifier, open_foreign(classifier).containers)
         foreign = replace(foreign, containers={**foreign.containers, "classifier": head})
-    found = recognise(path, foreign.containers)
+    known = facts(foreign.fields, out=out.name, stem=path.stem, name=name, method=method, seed=seed)
+    found, arch = identify(path, foreign, opened.info, arch, Choice(key, ema), progress)
     wish, source = _wish(wish, foreign, measured=opened.measured)
     info = wish.for_plain_weights(opened.info, measured=opened.measured)
     _require_normalization(path, foreign, info)
-    sources = _sources(path, classifier)
-    if (out / MANIFEST).exists():
-        _require_same(out, sources, info, arch, method)
-        progress.say(f"{out} holds this checkpoint already: nothing to do")
-        return out
     for note in _notes(foreign, found, info, source):
         progress.say(note)
     if found.has_head:
-        record = _record(sources, foreign, found) | ({KEY: source} if source else {})
-        return _write_run(path, writable_directory(out), info, foreign, found, record, arch, method)
+        record = _record(_sources(path, classifier), foreign, found) | ({KEY: source} if source else {})
+        return _write_run(path, out, info, foreign, found, record, arch, known, progress)
     encoder_from(path, found.tensors, info, arch=arch)
     target = writable_directory(out) / ENCODER
     write_tensors(target, found.tensors)
@@ -106,34 +112,39 @@ def _write_run(
     foreign: Foreign,
     found: Recognised,
     record: dict[str, Any],
-    arch: str | None,
-    method: str | None,
+    arch: str,
+    known: Facts,
+    progress: Progress,
 ) -> Path:
-    require_head(path, found.tensors, info)
+    if is_built_in(arch):
+        require_head(path, found.tensors, info)
     spec = spec_of(path, found.tensors, info, arch)
     fit(path, spec, found.tensors)
-    write_tensors(out / WEIGHTS, found.tensors)
-    write_card(out, _card(path, out.name, info, foreign, found, record, spec, method), [WEIGHTS])
+    card = _card(known, info, foreign, found, record, spec)
+    if (out / MANIFEST).exists():
+        _require_same(out, card)
+        progress.say(f"{out} holds this checkpoint already: nothing to do")
+        return out
+    write_tensors(writable_directory(out) / WEIGHTS, found.tensors)
+    write_card(out, card, [WEIGHTS])
     return out
 
 
 def _card(
-    path: Path,
-    name: str,
+    known: Facts,
     info: DatasetInfo,
     foreign: Foreign,
     found: Recognised,
     record: dict[str, Any],
     spec: ModelSpec,
-    method: str | None,
 ) -> RunCard:
     """Return what is known of the run; the recipe keeps the foreign options as text, and the selection is unknown."""
     shared = {key: text for key, text in foreign.fields.items() if key != "epoch" and not key.endswith(OF_ONE_RUN)}
     constants = {"mean": info.mean, "std": info.std} if KEY in record else {}
     return RunCard(
-        name=slug(name),
-        method=slug(method or foreign.fields.get("opt.method") or path.stem),
-        seed=_number(foreign.fields, "opt.seed", "opt.trial"),
+        name=known.name,
+        method=known.method,
+        seed=known.seed,
         recipe_name="import",
         recipe=record,
         recipe_hash=digest({"layout": found.layout, "fields": shared} | constants),
@@ -141,7 +152,10 @@ def _card(
         train_manifest="unknown",
         model=spec,
         selection=Selection(
-            select_on="unknown", best_epoch=_number(foreign.fields, "epoch"), best_accuracy=None, last_accuracy=None
+            select_on="unknown",
+            best_epoch=whole_number(foreign.fields, "epoch") or 0,
+            best_accuracy=None,
+            last_accuracy=None,
         ),
         provenance=provenance(),
     )
@@ -158,16 +172,18 @@ def _hash(path: Path) -> str:
     return file_hash(path)
 
 
-def _require_same(out: Path, sources: dict[str, Any], info: DatasetInfo, arch: str | None, method: str | None) -> None:
-    """Raise UsageError where the run in ``out`` is not what the same import would write, CheckpointError if damaged."""
-    card = read_card(out)
-    asked = (sources["sha256"], sources["classifier"], info, arch or card.model.arch, slug(method or card.method))
-    there = (card.recipe.get("sha256"), card.recipe.get("classifier"), card.dataset, card.model.arch, card.method)
-    if asked != there:
+def _require_same(out: Path, card: RunCard) -> None:
+    """Raise UsageError where the run in ``out`` is not what this import would write, CheckpointError if damaged."""
+    there = read_card(out)
+    if _content(there) != _content(card):
         raise UsageError(
             f"{out} already holds a run, and not of these files and options", "choose another folder with --out"
         )
-    run_tensors(out, card, "best")
+    run_tensors(out, there, "best")
+
+
+def _content(card: RunCard) -> dict[str, Any]:
+    return {key: value for key, value in card.to_json().items() if key not in ("files", "provenance")}
 
 
 def _record(sources: dict[str, Any], foreign: Foreign, found: Recognised) -> dict[str, Any]:
@@ -178,11 +194,6 @@ def _record(sources: dict[str, Any], foreign: Foreign, found: Recognised) -> dic
         "dropped": [*foreign.dropped, *found.left],
         "ignored": list(foreign.ignored),
     }
-
-
-def _number(fields: dict[str, str], *names: str) -> int:
-    """Return the first of the named fields that is a whole number, else 0."""
-    return next((int(fields[name]) for name in names if fields.get(name, "").isdecimal()), 0)
 
 
 def _notes(foreign: Foreign, found: Recognised, info: DatasetInfo, source: str | None) -> Iterator[str]:

@@ -12,18 +12,20 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import cast, get_args
 
 import torch
 from torch import Tensor, nn
 
 from xeval.checkpoints.card import RunCard, read_card
 from xeval.checkpoints.folder import MANIFEST, Weights
-from xeval.checkpoints.match import canonical, fit, infer
+from xeval.checkpoints.match import canonical, fit, fitting
 from xeval.checkpoints.weightfiles import plain_tensors, read_tensors, read_weights, regular
 from xeval.data import DatasetInfo
-from xeval.errors import CheckpointError, DataError, UsageError, unknown
-from xeval.models import MODELS, Classifier, ModelSpec, build
+from xeval.errors import CheckpointError, DataError, UsageError
+from xeval.models import Classifier, ModelSpec, build
+from xeval.models.architectures import is_built_in
+from xeval.models.sources import require_known
 from xeval.runtime.files import atomic_write, file_hash
 
 CARD_KEY = "xeval"
@@ -92,9 +94,10 @@ def load_model(
     sha256, file = file_hash(path), read_weights(path)
     content = file.content
     if isinstance(content.get(CARD_KEY), str):
-        card = RunCard.from_json(_json_of(path, content[CARD_KEY]), str(path))
+        card = _card_in(path, content[CARD_KEY])
         tensors = plain_tensors(path, content.get(STATE_KEY))
-        loaded = _assemble(path, tensors, card, str(content.get("weights", "best")))
+        weights = content.get("weights", "best")
+        loaded = _assemble(path, tensors, card, weights if weights in get_args(Weights) else "best")
     else:
         loaded = _bare(path, plain_tensors(path, content.get(STATE_KEY, content)), arch, describe)
     return replace(loaded, notes=(*file.notes, *loaded.notes), file_sha256=sha256)
@@ -106,7 +109,7 @@ def card_of(path: Path) -> RunCard | None:
     if (folder / MANIFEST).is_file() and (path.is_dir() or path.suffix == ".safetensors"):
         return read_card(folder)
     text = None if path.is_dir() else read_weights(path).content.get(CARD_KEY)
-    return RunCard.from_json(_json_of(path, text), str(path)) if isinstance(text, str) else None
+    return _card_in(path, text) if isinstance(text, str) else None
 
 
 def require_unchanged(loaded: LoadedModel) -> None:
@@ -128,14 +131,18 @@ def _weights_name(path: Path) -> Weights:
     raise UsageError(f"{path.name} is not one of the run's weight files", "use best.safetensors or last.safetensors")
 
 
-def _json_of(path: Path, text: str) -> dict[str, Any]:
+def _card_in(path: Path, text: str) -> RunCard:
+    """Return the card that a file carries as JSON; raise :class:`CheckpointError` where it is damaged or hostile."""
     try:
         content = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} carries a damaged run description", "export the run again")
-    return content
+    try:
+        return RunCard.from_json(content, str(path))
+    except DataError as error:
+        raise CheckpointError(error.problem, "export the run again") from None
 
 
 def run_tensors(run: Path, card: RunCard, weights: Weights) -> dict[str, Tensor]:
@@ -170,8 +177,10 @@ def _from_run(run: Path, weights: Weights) -> LoadedModel:
 
 
 def _assemble(path: Path, tensors: dict[str, Tensor], card: RunCard, weights: str) -> LoadedModel:
-    if card.model.arch not in MODELS:
-        raise CheckpointError(f"{path} names the unknown model {card.model.arch!r}", "see: xeval list models")
+    try:
+        require_known(card.model.arch)
+    except UsageError as error:
+        raise CheckpointError(f"{path} names an {error.problem}", error.remedy) from None
     model, tensors, notes = fit(path, card.model, tensors)
     return LoadedModel(model, card.model, card, weights, tensors_sha256(tensors), path, notes)
 
@@ -233,22 +242,37 @@ def encoder_from(
     bank: int = 0,
 ) -> tuple[Classifier, ModelSpec]:
     """Return the tensors below ``backbone.`` as an encoder with a fresh head; errors name ``path``."""
+    if arch is not None and not is_built_in(arch):
+        require_known(arch)
+        raise UsageError(f"no head can be fitted on {arch}", "choose a network of `xeval list models`")
     encoder = {name: tensor for name, tensor in tensors.items() if name.startswith("backbone.")}
     spec = spec_of(path, encoder, dataset, arch).model_copy(
         update={"normalize_features": normalize_features, "bank": bank}
     )
     with torch.random.fork_rng(devices=[]):
         head = {f"head.{name}": tensor for name, tensor in build(spec).head.state_dict().items()}
-    return fit(path, spec, {**encoder, **head})[0], spec
+    return cast("Classifier", fit(path, spec, {**encoder, **head})[0]), spec
 
 
 def spec_of(path: Path, tensors: dict[str, Tensor], dataset: DatasetInfo, arch: str | None) -> ModelSpec:
     """Return the specification with which a bare state dict has to be built on a data set."""
-    if arch is not None and arch not in MODELS:
-        raise unknown("model", arch, MODELS)
+    if arch is not None:
+        require_known(arch)
     return ModelSpec(
-        arch=arch or infer(path, tensors, dataset.channels),
+        arch=arch or _inferred(path, tensors, dataset.channels),
         num_classes=len(dataset.classes),
         in_channels=dataset.channels,
         image_size=dataset.size,
+    )
+
+
+def _inferred(path: Path, tensors: dict[str, Tensor], channels: int) -> str:
+    """Return the one architecture that fits; raise CheckpointError where it is not one."""
+    fits = fitting(tensors, channels)
+    if len(fits) == 1:
+        return fits[0]
+    what = f"several architectures ({', '.join(fits)})" if fits else "no known architecture"
+    raise CheckpointError(
+        f"the tensors of {path} fit {what}",
+        f"name it with --arch (see: xeval list models) or, for a file of another project, run: xeval import {path}",
     )

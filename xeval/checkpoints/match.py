@@ -8,19 +8,26 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from xeval.errors import CheckpointError, DataError
-from xeval.models import MODELS, Classifier, ModelSpec, build
-from xeval.models.architectures import Builder
+from xeval.errors import CheckpointError, DataError, XevalError
+from xeval.models import MODELS, ModelSpec
+from xeval.models.architectures import DESIGNS, backbone, is_built_in
+from xeval.models.designs import Design, design_of
+from xeval.models.sources import network
+from xeval.runtime.endings import first_line
 
 Shapes = dict[str, tuple[int, ...]]
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool)
+TYPES = frozenset((*FLOATS, *WHOLE))
 
 
 def canonical(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Rename a state dict in torchvision's layout or with DataParallel's ``module.`` prefix to our parameter names."""
+    """Rename a state dict in torchvision's layout, or in a wrapper of DataParallel or torch.compile, to our names."""
     notes: list[str] = []
-    if all(name.startswith("module.") for name in tensors):
-        tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-        notes.append("stripped the prefix module.")
+    for prefix in ("module.", "_orig_mod.", "module."):  # either may be around the other
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+            notes.append(f"stripped the prefix {prefix}")
     if not any(name.startswith("backbone.") for name in tensors):
         heads = {"fc.weight": "head.weight", "fc.bias": "head.bias"}
         tensors = {heads.get(name, f"backbone.{name}"): tensor for name, tensor in tensors.items()}
@@ -28,23 +35,63 @@ def canonical(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]
     return tensors, notes
 
 
-def infer(path: Path, tensors: dict[str, Tensor], channels: int) -> str:
-    """Return the one architecture whose backbone has exactly these tensors; if it is not one, raise CheckpointError."""
+def fitting(tensors: dict[str, Tensor], channels: int) -> list[str]:
+    """Return the built-in architectures whose backbone has exactly these tensors.
+
+    The design of a residual network is read from the shapes; other architectures are built and compared.
+    """
     found = _backbone({name: tuple(tensor.shape) for name, tensor in tensors.items()})
-    with torch.random.fork_rng(devices=[]):
-        fits = [name for name, builder in MODELS.items() if _built(builder, channels) == found]
-    if len(fits) == 1:
-        return fits[0]
-    what = f"several architectures ({', '.join(fits)})" if fits else "no known architecture"
-    raise CheckpointError(
-        f"the tensors of {path} fit {what}",
-        f"name it with --arch (see: xeval list models) or, for a file of another project, run: xeval import {path}",
-    )
+    design = design_of(found)
+    names = [name for name in MODELS if name not in DESIGNS]
+    names += [_name(design)] if design else []
+    return [name for name in names if _built(name, channels) == found]
+
+
+def differences_from(tensors: dict[str, Tensor], channels: int) -> str:
+    """Return how a backbone differs from the residual network that it is most like, as a part of a sentence."""
+    found = _backbone({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    design = design_of(found)
+    return f": {_name(design)} but for {listed(differences(_built(_name(design), channels), found))}" if design else ""
+
+
+def _name(design: Design) -> str:
+    return next((name for name, one in DESIGNS.items() if one == design), design.name)
+
+
+def listed(wrong: list[str]) -> str:
+    """Return the first five of some differences as one text."""
+    return "; ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
 
 
 @cache
-def _built(builder: Builder, channels: int) -> Shapes:
-    return _shapes(builder(channels))
+def _built(arch: str, channels: int) -> Shapes:
+    with torch.device(_device(arch)), torch.random.fork_rng(devices=[]):
+        return _shapes(backbone(arch, channels))
+
+
+def _device(arch: str) -> str:
+    """Return where a network is built to see its shapes; a plug-in's need not know the device without memory."""
+    return "cpu" if arch in MODELS and arch not in DESIGNS else "meta"
+
+
+def shapes_of(path: Path, spec: ModelSpec) -> Shapes:
+    """Return the names and shapes of a network's tensors, without memory for them.
+
+    Raises:
+        CheckpointError: a network of another library cannot be built as specified.
+        UsageError: it is unknown, or its library is missing.
+    """
+    try:
+        with torch.device(_device(spec.arch)), torch.random.fork_rng(devices=[]):
+            return _shapes(network(spec))
+    except XevalError:
+        raise
+    except Exception as error:  # other libraries raise anything for sizes that they do not expect
+        raise CheckpointError(
+            f"{path}: {spec.arch} cannot be built for {spec.image_size} px and {spec.num_classes} classes "
+            f"({first_line(error)[:160]})",
+            "check --arch and --dataset",
+        ) from None
 
 
 def _shapes(module: nn.Module) -> Shapes:
@@ -57,32 +104,40 @@ def _backbone(shapes: Shapes) -> Shapes:
 
 def fit(
     path: Path, spec: ModelSpec, tensors: dict[str, Tensor]
-) -> tuple[Classifier, dict[str, Tensor], tuple[str, ...]]:
+) -> tuple[nn.Module, dict[str, Tensor], tuple[str, ...]]:
     """Build the network and load every tensor strictly; return the network, the tensors as loaded, and a note on casts.
 
     Raises:
         CheckpointError: names, shapes or types do not fit; the message lists the first five that do not.
         DataError: a tensor holds NaN or infinite values.
     """
+    _require_types(path, tensors)
     _require_size(path, spec, tensors)
-    with torch.random.fork_rng(devices=[]):
-        model = build(spec)
-    wanted = model.state_dict()
-    wrong = _differences(_shapes(model), {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    wrong = differences(shapes_of(path, spec), {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     if wrong:
-        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise CheckpointError(
-            f"{path} does not fit {spec.arch}: {'; '.join(wrong[:5])}{more}", "check --arch (see: xeval list models)"
+            f"{path} does not fit {spec.arch}: {listed(wrong)}", "check --arch (see: xeval list models)"
         )
+    with torch.random.fork_rng(devices=[]):
+        model = network(spec)
     _finite(path, tensors)
-    loaded, note = _cast(path, tensors, {name: tensor.dtype for name, tensor in wanted.items()})
+    loaded, note = _cast(path, tensors, {name: tensor.dtype for name, tensor in model.state_dict().items()})
     _finite(path, loaded)
     model.load_state_dict(loaded)
     return model, loaded, note
 
 
+def _require_types(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Raise CheckpointError for types that torch stores and cannot compute with, such as those of eight bits."""
+    for name, tensor in tensors.items():
+        if tensor.dtype not in TYPES:
+            raise CheckpointError(f"{name} of {path} has type {tensor.dtype}", "save the weights as floats")
+
+
 def _require_size(path: Path, spec: ModelSpec, tensors: dict[str, Tensor]) -> None:
     """Raise CheckpointError if the head has not the described size: else a description could have any size built."""
+    if not is_built_in(spec.arch):
+        return  # shapes are compared before a network of another library gets any memory
     name, rows = ("head.bank", spec.bank) if spec.bank else ("head.weight", spec.num_classes)
     found = tensors.get(name)
     if found is None or found.ndim != 2 or found.shape[0] != rows:
@@ -106,7 +161,8 @@ def _cast(
     return {name: tensor.to(types[name]) for name, tensor in tensors.items()}, note
 
 
-def _differences(expected: Shapes, found: Shapes) -> list[str]:
+def differences(expected: Shapes, found: Shapes) -> list[str]:
+    """Return what is missing, extra and misshapen, one text each."""
     missing = [f"missing {name}" for name in expected if name not in found]
     extra = [f"extra {name}" for name in found if name not in expected]
     shapes = [

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from xeval.checkpoints.weightfiles import (
     is_plain,
+    is_safetensors,
     load_zip,
     read_tensors,
     refused_globals,
@@ -35,6 +36,7 @@ from xeval.runtime.files import read_json, write_json
 SECONDS = 600
 HEADROOM, COPIES = 1 << 30, 6  # memory of the child beyond its libraries: bytes, and multiples of the file's size
 TEXT = 200
+LEVELS = 3  # how deep state dicts are looked for: the file itself, its entries, and theirs
 TENSORS, CONTENT = "tensors.safetensors", "content.json"
 Containers = dict[str, dict[str, Tensor]]
 Scalar = str | int | float | bool | None
@@ -45,8 +47,8 @@ class Foreign:
     """The content of a file of another project, as :func:`open_foreign` returns it.
 
     ``containers`` are its state dicts by their key (``""``: the file itself), ``fields`` its scalars as text,
-    ``dropped`` the keys of everything else, ``ignored`` the classes and functions that it named, and ``normalizations``
-    the (mean, std) of its transforms.
+    ``dropped`` the keys of everything else, ``ignored`` the classes and functions that it named, ``normalizations`` the
+    (mean, std) of its transforms, and ``modules`` the keys of whole pickled modules.
     """
 
     containers: Containers
@@ -54,13 +56,14 @@ class Foreign:
     dropped: tuple[str, ...]
     ignored: tuple[str, ...]
     normalizations: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...]
+    modules: tuple[str, ...]
 
 
 def open_foreign(path: Path) -> Foreign:
     """Take a weight file apart; raise :class:`CheckpointError` if it is refused, damaged or asks for too much."""
-    if path.suffix == ".safetensors":
-        return Foreign({"": read_tensors(path)}, {}, (), (), ())
     regular(path)
+    if is_safetensors(path):
+        return Foreign({"": read_tensors(path)}, {}, (), (), (), ())
     with TemporaryDirectory(prefix="xeval-import-") as scratch:
         folder = Path(scratch)
         _run_child(path, folder)
@@ -72,7 +75,8 @@ def open_foreign(path: Path) -> Foreign:
     for number, (container, name) in enumerate(content["tensors"]):
         containers.setdefault(container, {})[name] = tensors[str(number)]
     pairs = tuple((tuple(mean), tuple(std)) for mean, std in content["normalizations"])
-    return Foreign(containers, content["fields"], tuple(content["dropped"]), tuple(content["ignored"]), pairs)
+    dropped, ignored, modules = (tuple(content[key]) for key in ("dropped", "ignored", "modules"))
+    return Foreign(containers, content["fields"], dropped, ignored, pairs, modules)
 
 
 def _run_child(path: Path, folder: Path) -> None:
@@ -165,6 +169,7 @@ def _take_apart(path: Path, folder: Path) -> dict[str, Any]:
         "dropped": sorted(_dropped(content)),
         "ignored": ignored,
         "normalizations": list(_normalizations(made)),
+        "modules": [_text(key) for key, value in content.items() if _is_module(value)],
     }
 
 
@@ -187,20 +192,29 @@ def _stub(name: str, made: list[Inert]) -> type:
     return type(name, (InertDict,) if name.lower().endswith("dict") else (Inert,), {"made": made})
 
 
+def _states(content: Mapping[Any, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """Yield each dictionary that holds tensors, down to the third level, with its keys joined by dots."""
+    if any(isinstance(value, Tensor) for value in content.values()):
+        yield ".".join(above), content
+    if len(above) < LEVELS - 1:
+        for key, value in content.items():
+            if isinstance(value, dict):
+                yield from _states(value, (*above, str(key)))
+
+
 def _tensors(path: Path, content: Mapping[Any, Any]) -> Iterator[tuple[tuple[str, str], Tensor]]:
-    """Yield ((container, name), tensor) for all tensors at the first two levels, each copied to its own memory."""
-    for key, value in content.items():
-        inside = {None: value} if isinstance(value, Tensor) else value if isinstance(value, dict) else {}
+    """Yield ((container, name), tensor) for all tensors of its state dicts, each copied to its own memory."""
+    for container, inside in _states(content):
         for name, tensor in inside.items():
             if not isinstance(tensor, Tensor):
                 continue
-            place = ("", str(key)) if name is None else (str(key), str(name))
+            place = (container, str(name))
             if not is_plain(tensor) or place != tuple(map(_text, place)):
                 raise CheckpointError(
                     f"{path}: {_text('.'.join(place).lstrip('.'))} is not a dense array with a plain name",
                     "save model.state_dict()",
                 )
-            yield place, tensor.detach().clone(memory_format=torch.contiguous_format)
+            yield place, tensor.clone(memory_format=torch.contiguous_format)
 
 
 def _dropped(content: Mapping[Any, Any]) -> Iterator[str]:
@@ -208,12 +222,12 @@ def _dropped(content: Mapping[Any, Any]) -> Iterator[str]:
     for key, value in content.items():
         if isinstance(value, Tensor) or any(True for _ in _fields({key: value})):
             continue
-        inside = value if isinstance(value, dict) else {}
-        if any(isinstance(item, Tensor) for item in inside.values()):
-            odd = (name for name, item in inside.items() if not isinstance(item, Tensor))
-            yield from (_text(f"{key}.{name}") for name in odd)
-        else:
+        states = list(_states(value, (str(key),))) if isinstance(value, dict) else []
+        if not states:
             yield _text(key)
+        for above, inside in states:
+            odd = (name for name, item in inside.items() if not isinstance(item, Tensor | dict))
+            yield from (_text(f"{above}.{name}") for name in odd)
 
 
 def _fields(content: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
@@ -231,6 +245,10 @@ def _short(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return len(value) <= 16 and all(isinstance(item, Scalar) for item in value)
     return isinstance(value, Scalar)
+
+
+def _is_module(value: Any) -> bool:
+    return isinstance(value, Inert) and isinstance(value.state, dict) and "_modules" in value.state
 
 
 def _normalizations(made: list[Inert]) -> Iterator[tuple[list[float], list[float]]]:

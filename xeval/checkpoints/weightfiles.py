@@ -14,6 +14,7 @@ import stat
 import warnings
 import zipfile
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
+from torch.nn import Parameter
 
 from xeval.checkpoints.pickles import objection
 from xeval.data.archive import CHUNK, DAMAGE, Zip, require_name
@@ -38,6 +40,10 @@ MAX_HEADER = 16 << 20  # a larger safetensors header is not parsed to explain a 
 SAFE_TORCH = (2, 10)
 ZIP, PICKLE = b"PK\x03\x04", b"\x80"
 RESTORE = "restore it from its source"
+MAX_DEPTH = 50  # limit of containers inside containers
+MAX_NAME = 200
+FORMAT_BYTES = 8  # a safetensors file begins with the length of its header, which is JSON
+WHOLE = "save model.state_dict()"
 CONTAINERS = ("argparse.", "torchvision.", "numpy.", "omegaconf.", "lightning.", "pytorch_lightning.", "pathlib.")
 
 
@@ -56,7 +62,8 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
 def read_weights(path: Path) -> WeightFile:
     """Open a weight file of either format; raise :class:`CheckpointError` for everything that is refused."""
-    if path.suffix == ".safetensors":
+    regular(path)
+    if is_safetensors(path):
         return WeightFile(dict(read_tensors(path)))
     require_zip(path)
     if names := refused_globals(path):
@@ -64,11 +71,18 @@ def read_weights(path: Path) -> WeightFile:
     return WeightFile(load_zip(path), weakness(torch.__version__))
 
 
+def is_safetensors(path: Path) -> bool:
+    """Return whether a file is one by its suffix, or by its first bytes whatever the suffix is."""
+    with path.open("rb") as file:
+        head = file.read(FORMAT_BYTES + 1)
+    return path.suffix == ".safetensors" or (head[FORMAT_BYTES:] == b"{" and not head.startswith(ZIP))
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file; raise :class:`CheckpointError` for anything else."""
     size = regular(path)
     try:
-        return dict(load_safetensors(path.read_bytes()))
+        tensors = dict(load_safetensors(path.read_bytes()))
     except MemoryError:
         raise
     except Exception as error:  # a damaged header can raise anything in the library; its text is passed on
@@ -76,6 +90,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         if isinstance(error, SafetensorError) and expected > size:
             raise CheckpointError(f"{path} is truncated: {size} bytes, expected {expected} bytes", RESTORE) from None
         raise CheckpointError(f"{path} is not a safetensors file ({_brief(error)})", RESTORE) from None
+    _require_names(path, tensors)
+    return tensors
+
+
+def _require_names(path: Path, names: Iterable[object]) -> None:
+    """Raise CheckpointError for a name that is no short printable text: names are shown, and stored."""
+    for name in names:
+        if not isinstance(name, str) or len(name) > MAX_NAME or not name.isprintable():
+            raise CheckpointError(f"{path} holds a tensor whose name is no short text: {ascii(name)[:100]}", RESTORE)
 
 
 def regular(path: Path) -> int:
@@ -139,6 +162,8 @@ def _require_members(path: Path, size: int, members: list[zipfile.ZipInfo]) -> N
             require_name(name, path)
         except CheckpointError as error:
             raise CheckpointError(error.problem, RESTORE) from None
+    if any(name.endswith("/constants.pkl") for name in names):
+        raise CheckpointError(f"{path} is a TorchScript archive, which holds a program", WHOLE)
     total = sum(member.file_size for member in members)
     if total > GROWTH * size + SLACK:
         raise CheckpointError(f"{path} declares {_bytes(total)} in a file of {_bytes(size)}", RESTORE)
@@ -188,12 +213,26 @@ def refused_globals(path: Path) -> list[str]:
 
 
 def _refusal(path: Path, names: list[str]) -> CheckpointError:
+    if _holds_module(path):
+        return whole_module(path)
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     foreign = any(name.startswith(CONTAINERS) for name in names)
     return CheckpointError(
         f"{path} is refused, refused globals: {', '.join(name[:100] for name in names[:8])}{more}",
         f"run: xeval import {path}" if foreign else "only tensors and plain containers are loaded",
     )
+
+
+def whole_module(path: Path) -> CheckpointError:
+    """Return the error for a file with an ``nn.Module`` in place of its state dict."""
+    return CheckpointError(f"{path} holds a whole pickled module, which only its own code can build", WHOLE)
+
+
+def _holds_module(path: Path) -> bool:
+    """Return whether the pickle holds an ``nn.Module``, whose state has these two dictionaries."""
+    with Zip(path) as archive:
+        pickles = [archive.read(name) for name in archive.namelist() if name.endswith("data.pkl")]
+    return any(b"_modules" in data and b"_parameters" in data for data in pickles)
 
 
 def load_zip(path: Path) -> dict[str, Any]:
@@ -210,8 +249,34 @@ def load_zip(path: Path) -> dict[str, Any]:
     except Exception as error:  # the unpickler can raise anything on hostile bytes
         raise CheckpointError(f"{path} is not a complete PyTorch file ({_brief(error)})", RESTORE) from None
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict", "save model.state_dict()")
-    return content
+        raise CheckpointError(f"{path} holds a {type(content).__name__[:100]}, not a state dict", WHOLE)
+    return dict(_bare(path, content, {}))
+
+
+def _bare(path: Path, value: Any, done: dict[int, Any], depth: int = 0) -> Any:
+    """Return plain containers and tensors: a file can hang attributes on both, under the names of their methods.
+
+    ``done`` holds what each container has become by its identity, None while it is being copied.
+    """
+    if isinstance(value, Tensor):
+        return Tensor.detach(value) if type(value) in (Tensor, Parameter) else value
+    if not isinstance(value, dict | list | tuple):
+        return value
+    if depth > MAX_DEPTH or done.get(id(value), value) is None:
+        raise CheckpointError(f"{path} nests containers more than {MAX_DEPTH} deep", RESTORE)
+    if id(value) not in done:
+        done[id(value)] = None
+        done[id(value)] = _copied(value, lambda item: _bare(path, item, done, depth + 1))
+    return done[id(value)]
+
+
+def _copied(value: Any, bare: Callable[[Any], Any]) -> Any:
+    """Return a container of what ``bare`` makes of the items of another one."""
+    if isinstance(value, dict):
+        return {key: bare(item) for key, item in dict.items(value)}
+    if isinstance(value, list):
+        return [bare(item) for item in list.__iter__(value)]
+    return tuple(bare(item) for item in tuple.__iter__(value))
 
 
 def _stored(path: Path) -> bool:
@@ -226,15 +291,21 @@ def plain_tensors(path: Path, content: Any) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path} is not a plain state dict of tensors", f"save model.state_dict(), or run: xeval import {path}"
         )
+    _require_names(path, content)
     for name, tensor in content.items():
         if not is_plain(tensor):
-            raise CheckpointError(f"the tensor {str(name)[:100]} of {path} is not a dense array", RESTORE)
-    return {str(name): tensor.detach() for name, tensor in content.items()}
+            raise CheckpointError(f"the tensor {name} of {path} is not a dense array", RESTORE)
+    return content
 
 
 def is_plain(tensor: Tensor) -> bool:
     """Return whether a tensor is dense, on the host, and no larger than its storage (0 strides can claim any size)."""
-    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+    if (
+        type(tensor) is not Tensor
+        or tensor.layout != torch.strided
+        or tensor.device.type != "cpu"
+        or tensor.is_quantized
+    ):
         return False
     return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 

@@ -216,11 +216,16 @@ def probe(encoder: Path, dataset: str, **options: Any) -> None:
 @NORMALIZATION
 @click.option("--classifier", type=PATH, help="file with the linear head, where it is kept apart")
 @click.option("--arch", shell_complete=complete, help="architecture [default: the one whose shapes fit]")
+@click.option("--key", help="which network of the file, by its keys joined with dots [default: the only one]")
+@click.option("--ema", is_flag=True, help="take the averaged weights of a file that holds both")
+@click.option("--name", help="name of the run [default: that of its folder]")
 @click.option("--method", help="name in the tables [default: the file's]")
+@click.option("--seed", type=int, help="seed of the training [default: the file's, if it says one]")
 def import_(foreign: Path, out: Path, dataset: str, **options: Any) -> None:
-    """Turn a checkpoint of SupContrast, ExCon, MoCo, torchvision or timm into a run that can be scored.
+    """Turn a checkpoint of another project into a run that can be scored: your own, Lightning's, timm's, …
 
-    Nothing of the other project is imported or run: objects in the file are ignored, tensors kept bit for bit.
+    The network is found whatever its key is called. Nothing of the other project is imported or run: objects in the
+    file are ignored, tensors kept bit for bit.
 
     Example: xeval import excon.pth --out runs/excon-s0 --dataset cifar100
     """

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xeval.errors import UsageError
-from xeval.models.architectures import MODELS
+from xeval.models.architectures import backbone
 
 
 class ModelSpec(BaseModel):
@@ -16,7 +16,7 @@ class ModelSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    arch: str
+    arch: str = Field(max_length=100)
     num_classes: int = Field(ge=2)
     in_channels: int = Field(default=3, ge=1, le=1024)
     image_size: int = Field(ge=1)
@@ -100,7 +100,9 @@ class Classifier(nn.Module):
 
 def build(spec: ModelSpec) -> Classifier:
     """Build a freshly initialised classifier; seed torch before the call for reproducible weights."""
-    backbone = MODELS[spec.arch](spec.in_channels)
     return Classifier(
-        backbone, spec.num_classes, normalize_features=spec.normalize_features or spec.bank > 0, bank=spec.bank
+        backbone(spec.arch, spec.in_channels),
+        spec.num_classes,
+        normalize_features=spec.normalize_features or spec.bank > 0,
+        bank=spec.bank,
     )
