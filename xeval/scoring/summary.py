@@ -164,7 +164,7 @@ def _dataset(plan: Plan) -> dict[str, Any]:
         "classes": list(plan.info.classes),
         "size": plan.info.size,
         "channels": plan.info.channels,
-        "notes": list(plan.split.notes),
+        **({"notes": list(plan.split.notes)} if plan.split.notes else {}),
     }
 
 
