@@ -13,7 +13,6 @@ from tests.scenes import SIDE, control, explained, images, scene_of, small_model
 from xeval.engine import Engine
 from xeval.engine.folding import plain
 from xeval.errors import UsageError
-from xeval.explainers import EXPLAINERS
 from xeval.metrics import METRICS, Scene
 from xeval.models import ModelSpec, build
 from xeval.models.layers import excon_layer
@@ -239,7 +238,7 @@ def in_double(scorer, positions):
 def compare_with_loop(scorer, positions):
     """The scorer's drop and increase against the loop; returns the numbers of pixels kept."""
     scene = in_double(scorer, positions)
-    one = scorer.maps.explain(scene, EXPLAINERS["grad-cam"])
+    one = scorer.maps.explain(scene, "grad-cam")
     settings = scorer.plan.protocol.metric_settings("drop")
     found = METRICS["drop"].score(one, settings, None)
     counts = []
