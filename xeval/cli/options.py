@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -20,10 +21,10 @@ class UsablePath(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path; refuse what every later use of it would trip over."""
-        path = super().convert(value, param, ctx)
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
         try:
             str(path).encode()
-            Path(path).stat()
+            path.stat()
         except UnicodeEncodeError:
             self.fail(f"{str(path)!a} is not UTF-8 text; rename it", param, ctx)
         except OSError as error:
