@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +36,7 @@ KEY = (
     "[n < 30] [n < 5] too few images or events for a mark; † § differs from the reference (declared,\n"
     "exploratory); ‡ not shown to be better than its controls"
 )
+FILES = ("report.html", "results.json", "methods.tex", "references.bib")
 #: A report may own these files beside itself; anything else in the folder is never touched.
 _OWNED = re.compile(r"(tables|figures)/[a-z0-9][a-z0-9.-]{0,120}\.(md|csv|tex|svg|pdf)")
 
@@ -200,6 +202,8 @@ def _files(collection: Collection, sections: Sequence[Section], papers: Sequence
 def _replace(out: Path, files: dict[str, bytes]) -> None:
     """Write beside ``out``, then move each file into place: a kill leaves old or new files, never half of one."""
     out.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in _leftovers(out):
+        shutil.rmtree(leftover, ignore_errors=True)
     with folder_beside(out) as staging:
         for name, data in files.items():
             path = staging / name
@@ -214,6 +218,18 @@ def _replace(out: Path, files: dict[str, bytes]) -> None:
             (staging / name).replace(out / name)
         for name in stale:
             (out / name).unlink(missing_ok=True)
+
+
+def _leftovers(out: Path) -> list[Path]:
+    """Return the folders beside ``out`` in which killed comparisons of earlier versions began their report."""
+    name = re.compile(rf"\.{re.escape(out.name)}-[a-z0-9_]{{8}}")
+    found = [path for path in out.parent.iterdir() if name.fullmatch(path.name) and path.is_dir()]
+    return [path for path in found if all(_of_a_report(file, path) for file in path.rglob("*"))]
+
+
+def _of_a_report(path: Path, folder: Path) -> bool:
+    name = path.relative_to(folder).as_posix()
+    return name in FILES or bool(_OWNED.fullmatch(name)) or (path.is_dir() and name in ("tables", "figures"))
 
 
 def _owned(out: Path) -> set[str]:

@@ -19,6 +19,9 @@ ROW = re.compile(
 )
 
 
+UNCOUNTED = ("–", "–", "–")
+
+
 def rows(page: str) -> dict[str, tuple[str, str, str]]:
     """Command → tried, survived, all equal: as the page has it."""
     return {match["name"]: (match["tried"], match["survived"], match["equal"]) for match in ROW.finditer(page)}

@@ -1,4 +1,4 @@
-"""What stands in where a command is run many times: jobs of a sweep in the same process, one figure for all of them."""
+"""What stands in where a command is run many times: jobs of a sweep in the same process, a report of one table."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
+
+from xeval.reports import compare
 
 
 class Inline:
@@ -29,9 +31,12 @@ class Inline:
 def in_place() -> Iterator[None]:
     """Put the stand-ins in their places."""
     environment = SimpleNamespace(job_id="0", paths=SimpleNamespace(stdout="log"))
+    tables = compare.tables
     with (
         patch("submitit.LocalExecutor", Inline),
         patch("submitit.JobEnvironment", lambda: environment),
+        patch("xeval.reports.compare.tables", lambda *given: tables(*given)[:1]),
+        patch("xeval.reports.compare.paper_tables", lambda *_: []),
         patch("xeval.reports.compare.figures", lambda *_: []),
     ):
         yield

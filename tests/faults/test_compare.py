@@ -182,6 +182,26 @@ def test_a_kill_while_the_report_is_written_leaves_old_or_new_files(runs: Path, 
     assert {path: path.read_bytes() for path in _files(compare(runs, out).out)} == new
 
 
+@pytest.mark.fault("R13")
+@pytest.mark.usefixtures("no_figures")
+def test_a_comparison_removes_what_killed_ones_left_and_nothing_else(runs: Path) -> None:
+    write_study(runs, {"supcon": (0.3,)}, artifacts=False)
+    planted = {
+        ".report-abcd_123/tables/a.md": False,
+        ".report-00000000/report.html": False,
+        ".report-notes123/mine.txt": True,
+        ".report-2-abcdefgh/report.html": True,
+        ".report-abc/report.html": True,
+    }
+    for name in planted:
+        (runs / name).parent.mkdir(parents=True)
+        (runs / name).write_text("left")
+    (runs / ".report-emptyemp").mkdir()
+    compare(runs, runs / "report")
+    assert {name: (runs / name).exists() for name in planted} == planted
+    assert not (runs / ".report-emptyemp").exists()
+
+
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
