@@ -15,6 +15,7 @@ GUARDED = (
     "scoring.loader",
     "scoring.module",
     "models.layers",
+    "models.layout",
     "explainers.cam",
     "explainers.graph",
     "explainers.gradients",
