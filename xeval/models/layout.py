@@ -8,7 +8,7 @@ is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TypeAlias
@@ -67,8 +67,9 @@ def _turned(output: Tensor) -> Tensor:
     return output.permute(0, 3, 1, 2)
 
 
-def fits(height: int, width: int, images: Tensor) -> bool:
-    """Return whether a grid has the aspect ratio of the images, as far as whole cells allow."""
+def fits(grid: Sequence[int], images: Tensor) -> bool:
+    """Return whether a grid (rows, columns) has the aspect ratio of the images, as far as whole cells allow."""
+    height, width = grid
     full_height, full_width = images.shape[-2:]
     return abs(height * full_width - width * full_height) < max(full_height, full_width)
 
@@ -78,7 +79,7 @@ def fits(height: int, width: int, images: Tensor) -> bool:
 
 def _channels_are_last(model: nn.Module, module: nn.Module, images: Tensor, output: Tensor) -> bool:
     """Return whether a map lies N×h×w×K: by its shape where only one reading fits the images, else by evidence."""
-    first, last = fits(*output.shape[2:], images), fits(*output.shape[1:3], images)
+    first, last = fits(output.shape[2:], images), fits(output.shape[1:3], images)
     if first != last:
         return last
     axes = set(_channel_axes(calls(model, example(images)), module))
@@ -182,7 +183,12 @@ def _grid_of_tokens(model: nn.Module, module: nn.Module, images: Tensor, output:
             NAME,
         )
     ((height, width, start),) = found
-    return lambda one: one[:, start : start + height * width].transpose(1, 2).unflatten(2, (height, width))
+
+    def patches(one: Tensor) -> Tensor:
+        grid = one[:, start : start + height * width].transpose(1, 2)
+        return grid.reshape(len(one), -1, height, width)
+
+    return patches
 
 
 def _grids(tokens: int, images: Tensor) -> Iterator[tuple[int, int]]:
@@ -191,7 +197,7 @@ def _grids(tokens: int, images: Tensor) -> Iterator[tuple[int, int]]:
         yield from (
             (height, cells // height)
             for height in range(1, cells + 1)
-            if cells % height == 0 and fits(height, cells // height, images)
+            if cells % height == 0 and fits((height, cells // height), images)
         )
 
 
