@@ -163,7 +163,12 @@ def test_torchvisions_other_networks_come_in_by_name(tmp_path: Path) -> None:
     torch.save(theirs.state_dict(), tmp_path / "squeeze.pth")
     folder = f"folder:{tmp_path / 'images'}"
     run = import_checkpoint(
-        tmp_path / "squeeze.pth", tmp_path / "run", folder, Told(), arch="torchvision:squeezenet1_1"
+        tmp_path / "squeeze.pth",
+        tmp_path / "run",
+        folder,
+        Told(),
+        arch="torchvision:squeezenet1_1",
+        normalize="imagenet",
     )
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
