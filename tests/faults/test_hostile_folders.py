@@ -93,17 +93,17 @@ HOSTILE: dict[str, tuple[Damage, str]] = {
     "fifo artifacts": (fifo("artifacts.json"), "is not a regular file"),
     "endless view": (
         sql("DROP TABLE chunk", f"CREATE VIEW chunk AS {ENDLESS} SELECT 1 a, x b, 1 c, x'' d, x'' e, 0 f, 0 g FROM n"),
-        "its tables are not those that xeval makes",
+        "its tables are not those of a store",
     ),
     "endless cells": (
         sql("DROP TABLE cell", f"CREATE VIEW cell AS {ENDLESS} SELECT x id, '' checkpoint FROM n"),
-        "its tables are not those that xeval makes",
+        "its tables are not those of a store",
     ),
     "bomb in a column": (
         sql(
             "DROP TABLE image", "CREATE TABLE image (data TEXT, number INTEGER, id TEXT AS (hex(zeroblob(400000000))))"
         ),
-        "its tables are not those that xeval makes",
+        "its tables are not those of a store",
     ),
     "no images": (chunks(0, b"", b""), "not as they were written"),
     "fewer values than images": (chunks(4, bytes(24), bytes(4)), "not as they were written"),

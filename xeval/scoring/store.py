@@ -121,7 +121,7 @@ class Store:
         if version != VERSION and there:
             raise DataError(f"{self.path} was written by another version of xeval", RECOMPUTE)
         if any(_plain(there[name]) != _plain(_SCHEMA[name]) for name in there.keys() & _SCHEMA.keys()):
-            raise self._damaged("its tables are not those that xeval makes")
+            raise self._damaged("its tables are not those of a store")
         if not self._read_only:
             with self._guard():
                 self._db.execute("PRAGMA synchronous=FULL")
