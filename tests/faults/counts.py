@@ -40,12 +40,13 @@ def count(names: Sequence[str]) -> int:
         for name in names:
             trial = Trial(commands()[name], forks, Path(place) / name)
             cases = every(trial.points)
-            failed = wrong(trial, cases)
-            print("\n".join([f"{name}: {len(cases)} tried, {len(failed)} not survived", *failed]), flush=True)
-            PAGE.write_text(
-                rewritten(PAGE.read_text(encoding="utf-8"), name, len(cases), len(failed)), encoding="utf-8"
-            )
-            total += len(failed)
+            failed = 0
+            for told in wrong(trial, cases):
+                print(f"{name}: {told}", flush=True)
+                failed += 1
+            print(f"{name}: {len(cases)} tried, {failed} not survived", flush=True)
+            PAGE.write_text(rewritten(PAGE.read_text(encoding="utf-8"), name, len(cases), failed), encoding="utf-8")
+            total += failed
     return total
 
 

@@ -196,7 +196,9 @@ def every(points: Sequence[Point]) -> list[tuple[Point, Fault]]:
     return [(point, fault) for point in points for fault in FAULTS]
 
 
-def wrong(trial: Trial, cases: Sequence[tuple[Point, Fault]]) -> list[str]:
-    """Try the cases; return what went wrong, a line each."""
-    found = [(point, fault, trial.survives(point, fault)) for point, fault in cases]
-    return [f"{fault} at {point.call} {point.number} of {point.about}: {told}" for point, fault, told in found if told]
+def wrong(trial: Trial, cases: Sequence[tuple[Point, Fault]]) -> Iterator[str]:
+    """Try the cases; yield what goes wrong, a line each."""
+    for point, fault in cases:
+        told = trial.survives(point, fault)
+        if told:
+            yield f"{fault} at {point.call} {point.number} of {point.about}: {told}"

@@ -30,7 +30,7 @@ def forks() -> Iterator[Forks]:
 def test_a_tenth_of_the_points(forks: Forks, tmp_path: Path, name: str) -> None:
     trial = Trial(commands()[name], forks, tmp_path / "place")
     assert len(trial.points) >= 10
-    assert wrong(trial, a_tenth(trial.points, seed=NAMES.index(name))) == []
+    assert list(wrong(trial, a_tenth(trial.points, seed=NAMES.index(name)))) == []
 
 
 @traced
@@ -39,7 +39,7 @@ def test_a_tenth_of_the_points(forks: Forks, tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_point(forks: Forks, tmp_path: Path, name: str) -> None:
     trial = Trial(commands()[name], forks, tmp_path / "place")
-    assert wrong(trial, every(trial.points)) == []
+    assert list(wrong(trial, every(trial.points))) == []
 
 
 @traced
