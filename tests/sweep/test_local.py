@@ -36,6 +36,13 @@ def matrix(tmp_path: Path) -> Path:
     return path
 
 
+def setting(matrix: Path, *overrides: str) -> Path:
+    """The same matrix with more settings; on the command line they would stand in the names of the runs."""
+    more = "".join(f', "{one}"' for one in overrides)
+    matrix.write_text(MATRIX.replace('"batch_size=16"', f'"batch_size=16"{more}'))
+    return matrix
+
+
 def start(matrix: Path, *options: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "xeval", "sweep", matrix.name, "--seeds", "0-1", "--parallel", "2", *options]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -65,7 +72,7 @@ def wait_for_an_epoch(folder: Path, process: subprocess.Popen[str], *paths: str)
 def test_two_methods_with_two_seeds_and_a_job_that_is_killed(matrix):
     """One job is killed, one preempted: both go on after their last epoch, and the comparison has all four runs."""
     folder = matrix.parent
-    process = start(matrix, "--set", "epochs=12")
+    process = start(setting(matrix, "epochs=12"))
     ends = {FIRST: signal.SIGKILL, SECOND: signal.SIGUSR2}  # the second is how a cluster takes a job off its machine
     while ends:  # whichever is there first
         path, pid = wait_for_an_epoch(folder, process, *ends)
@@ -88,7 +95,7 @@ def test_two_methods_with_two_seeds_and_a_job_that_is_killed(matrix):
             assert read_card(folder / "runs" / "small" / f"digits-{method}-s{seed}").seed == seed
     # again: nothing is trained, nothing is scored, no job is started
     logs = sorted((folder / "runs" / ".sweep" / "logs").iterdir())
-    told = xeval("sweep", "small.toml", "--seeds", "0-1", "--set", "epochs=12", cwd=folder).stderr
+    told = xeval("sweep", "small.toml", "--seeds", "0-1", cwd=folder).stderr
     assert "4 of 4 runs are complete" in told
     assert sorted((folder / "runs" / ".sweep" / "logs").iterdir()) == logs
 
@@ -96,7 +103,7 @@ def test_two_methods_with_two_seeds_and_a_job_that_is_killed(matrix):
 @pytest.mark.fault("T11")
 def test_an_interrupted_sweep_stops_its_jobs(matrix):
     folder = matrix.parent
-    process = start(matrix, "--set", "epochs=300")
+    process = start(setting(matrix, "epochs=300"))
     _, pid = wait_for_an_epoch(folder, process, FIRST)
     process.send_signal(signal.SIGINT)
     told = process.communicate(timeout=600)[1]
@@ -115,11 +122,11 @@ def test_an_interrupted_sweep_stops_its_jobs(matrix):
 def test_jobs_that_outlive_their_sweep_are_left_in_peace(matrix):
     """Killed without a chance to stop its jobs: they go on, and until they have ended nothing starts them again."""
     folder = matrix.parent
-    process = start(matrix, "--set", "epochs=300")
+    process = start(setting(matrix, "epochs=300"))
     _, pid = wait_for_an_epoch(folder, process, FIRST)
     process.kill()
     process.wait()
-    again = xeval("sweep", matrix.name, "--seeds", "0-1", "--set", "epochs=300", cwd=folder, check=6)
+    again = xeval("sweep", matrix.name, "--seeds", "0-1", cwd=folder, check=6)
     assert f"are running, first {FIRST} (process {pid} on " in again.stderr.splitlines()[-1]
     xeval("sweep", "status", "runs", cwd=folder, check=6)
     for path in (FIRST, SECOND):
@@ -134,8 +141,8 @@ def test_jobs_that_outlive_their_sweep_are_left_in_peace(matrix):
 
 def test_a_failed_run_is_told_in_one_sentence_and_not_tried_again(matrix):
     """Diverging on purpose: the error of the job is the error of the sweep; no comparison is made of the rest."""
-    options = ["--seeds", "0", "--methods", "ce", "--set", "epochs=2", "--set", "optimizer.lr=1e30"]
-    failed = xeval("sweep", matrix.name, *options, cwd=matrix.parent, check=3)
+    setting(matrix, "epochs=2", "optimizer.lr=1e30")
+    failed = xeval("sweep", matrix.name, "--seeds", "0", "--methods", "ce", cwd=matrix.parent, check=3)
     last = failed.stderr.splitlines()[-1]
     assert f"1 of 1 runs failed, first {FIRST}: " in last
     assert record(matrix.parent)["attempts"] == 1
