@@ -147,7 +147,8 @@ def shape(content: Any) -> Any:
 def tables(path: Path) -> list[tuple[str, str]]:
     database = sqlite3.connect(path)
     version = database.execute("PRAGMA user_version").fetchone()[0]
-    return [("version", version), *database.execute("SELECT name, sql FROM sqlite_master ORDER BY name")]
+    found = database.execute("SELECT name, sql FROM sqlite_master ORDER BY name")
+    return [("version", version), *((name, " ".join((sql or "").split())) for name, sql in found)]
 
 
 @pytest.mark.parametrize("name", json.loads((STORED / "definitions.json").read_text()))

@@ -67,7 +67,7 @@ def test_train_from_a_recipe_file_export_and_score(tmp_path):
     recipe = tmp_path / "mine.toml"
     recipe.write_text('extends = "digits"\ndescription = "smaller"\nepochs = 1\narch = "cnn-tiny"\n')
     shown = xeval("train", "mine.toml", "--method", "ce", "--export", "ckpt.pt", cwd=tmp_path)
-    assert shown.stdout.split() == ["ckpt.pt", "runs/digits-ce-s0"]
+    assert shown.stdout.split() == ["ckpt.pt", "runs/digits-ce-mine-s0"]
     scored = xeval("score", "ckpt.pt", "--limit", "20", "--metrics", "drop", "--json", cwd=tmp_path)
     assert json.loads(scored.stdout)["checkpoint"]["method"] == "ce"
 

@@ -140,6 +140,13 @@ def test_vision_transformers_have_input_attributions(name):
 
 
 @pytest.mark.parametrize("name", CAMS)
-def test_vision_transformers_have_no_class_activation_map(name):
+def test_vision_transformers_have_no_class_activation_map_behind_their_tokens(name):
     with pytest.raises(UsageError, match="no N×K×h×w feature map"):
-        explain(name, tiny_vit(), "encoder", images(2, side=32), torch.tensor([0, 3]))
+        explain(name, tiny_vit(), "heads", images(2, side=32), torch.tensor([0, 3]))
+
+
+@pytest.mark.parametrize("name", CAMS)
+def test_the_tokens_of_vision_transformers_are_their_grid(name):
+    found = explain(name, tiny_vit(), "encoder", images(2, side=32), torch.tensor([0, 3]))
+    assert found.shape[:2] == (2, 1)
+    assert found.shape[2] == found.shape[3] > 1

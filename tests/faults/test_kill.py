@@ -170,8 +170,9 @@ def test_training_terminated_is_143(tmp_path, capsys, monkeypatch):
     left, _, last = here(capsys, "train", "digits", "--out", str(tmp_path), *few)
     assert left == 143
     assert last.startswith("xeval: error[E143]: terminated — run the same command again")
-    assert json.loads((tmp_path / "digits-ce-s0" / "state" / "state.json").read_text())["epoch"] == 1
-    assert not (tmp_path / "digits-ce-s0" / "run.lock").exists()
+    (run,) = tmp_path.iterdir()
+    assert json.loads((run / "state" / "state.json").read_text())["epoch"] == 1
+    assert not (run / "run.lock").exists()
 
 
 @pytest.mark.slow

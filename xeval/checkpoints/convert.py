@@ -81,11 +81,12 @@ def import_checkpoint(
     wish, source = _wish(wish, foreign, measured=opened.measured)
     info = wish.for_plain_weights(opened.info, measured=opened.measured)
     _require_normalization(path, foreign, info)
-    for note in _notes(foreign, found, info, source):
-        progress.say(note)
+    notes = tuple(_notes(foreign, found, info, source))
     if found.has_head:
         record = _record(_sources(path, classifier), foreign, found) | ({KEY: source} if source else {})
-        return _write_run(path, out, info, foreign, found, record, arch, known, progress)
+        return _write_run(path, out, info, foreign, found, record, arch, known, notes, progress)
+    for note in notes:
+        progress.say(note)
     encoder_from(path, found.tensors, info, arch=arch)
     target = writable_directory(out) / ENCODER
     write_tensors(target, found.tensors)
@@ -114,6 +115,7 @@ def _write_run(
     record: dict[str, Any],
     arch: str,
     known: Facts,
+    notes: Sequence[str],
     progress: Progress,
 ) -> Path:
     if is_built_in(arch):
@@ -125,6 +127,8 @@ def _write_run(
         _require_same(out, card)
         progress.say(f"{out} holds this checkpoint already: nothing to do")
         return out
+    for note in notes:
+        progress.say(note)
     write_tensors(writable_directory(out) / WEIGHTS, found.tensors)
     write_card(out, card, [WEIGHTS])
     return out

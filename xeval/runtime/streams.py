@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO, cast
 
 
@@ -22,8 +22,8 @@ def lasting_streams() -> Iterator[None]:
     sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
     sys.stderr = cast("TextIO", Lasting(sys.stderr or os.fdopen(2, "w", closefd=False)))
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+        with suppress(OSError, AttributeError):  # a stream whose file has been exchanged, or one of another kind
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         yield
     finally:
