@@ -224,7 +224,9 @@ def _nothing_scored(roots: Sequence[Path], excluded: list[Excluded]) -> DataErro
 
 def _require_seeds(runs: list[Run]) -> None:
     """Refuse runs whose seed nobody knows; a weight file without a run directory stands for itself and needs none."""
-    if unknown := [clean(run.path, 200) for run in runs if run.seed is None and run.recipe]:
+    seeded = {(run.kind, run.method) for run in runs if run.seed is not None}
+    lacking = [run for run in runs if run.seed is None and (run.recipe or (run.kind, run.method) in seeded)]
+    if unknown := [clean(run.path, 200) for run in lacking]:
         more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
         raise DataError(
             f"{', '.join(unknown[:5])}{more}: the seed of the training is not known",
@@ -306,7 +308,7 @@ def _require_distinct(runs: list[Run]) -> None:
             seed = "of unknown seed" if run.seed is None else f"seed {run.seed}"
             raise DataError(
                 f"{pair} are both {clean(run.method)}, {seed}",
-                "keep one of the two, or score one again under another --name, or --method and --training-seed",
+                "keep one of the two, or score one again with another --method or --training-seed",
             )
 
 

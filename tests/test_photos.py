@@ -15,7 +15,7 @@ def test_two_methods_two_epochs_at_32_px(photos, tmp_path):
     for method in ("supcon", "excon"):
         options = ["--set", "epochs=2", "--set", "excon.explain_from_epoch=0"]
         xeval("train", "photos", "--method", method, "--data", str(photos), *options, cwd=tmp_path, OMP_NUM_THREADS="2")
-        run = f"runs/tiny-imagenet-{method}-photos-explain_from_epoch0-epochs2-s0"
+        run = f"runs/tiny-imagenet-{method}-photos-epochs2-excon.explain_from_epoch0-s0"
         xeval("score", run, "--data", str(photos), "--limit", "100", cwd=tmp_path, OMP_NUM_THREADS="2")
         summary = json.loads((tmp_path / run / "scores.json").read_text())
         assert summary["model"]["accuracy"] > 2 / 20  # twice chance

@@ -95,7 +95,8 @@ def begun_with(directory: Path) -> dict[str, Any] | None:
         if (directory / MANIFEST).is_file():
             return _identity_of(read_card(directory))
         state = load_state(directory, lambda _: None)
-        return None if state is None else {key: state.identity.get(key) for key in IDENTITY}
+        if state is not None and isinstance(state.identity.get("recipe"), dict):
+            return {key: state.identity.get(key) for key in IDENTITY}
     return None
 
 
@@ -117,7 +118,8 @@ def _require_one_start(trainer: Trainer) -> None:
 
 
 def _require_same_run(directory: Path, recipe: Recipe, seed: int, limit: int | None) -> None:
-    require_same(directory, _identity_of(read_card(directory)), identity(recipe, seed, limit))
+    wanted = identity(recipe, seed, limit)
+    require_same(directory, {**_identity_of(read_card(directory)), "crops": wanted["crops"]}, wanted)
 
 
 def _to_the_end(trainer: Trainer, reporter: Progress) -> None:

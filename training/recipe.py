@@ -24,7 +24,8 @@ __all__ = ["Recipe", "json_schema", "load_recipe", "recipe_hash", "recipe_names"
 FOLDER = Path(__file__).parent / "recipes"
 MAX_BYTES = 2**20
 MAX_EXTENDS = 20
-IDENTITY = ("recipe", "seed", "limit", "explained_from")
+IDENTITY = ("recipe", "seed", "limit", "explained_from", "crops")
+CROPS = "end at their own edge"  # they once showed what lay beyond it
 FILE_KEYS: dict[str, dict[str, Any]] = {
     "extends": {"type": "string", "description": "name or file of the recipe whose keys these replace"},
     "serves": {"type": "array", "items": {"type": "string"}, "description": "methods the recipe is meant for"},
@@ -68,7 +69,7 @@ def label(recipe: Recipe, overrides: Iterable[str] = ()) -> str:
     changed = dict(override.split("=", 1) for override in overrides)
     own = [] if recipe.name == recipe.dataset else [recipe.name]
     keys = sorted(key for key in changed if key.strip() != "name")
-    return "-".join(own + [f"{key.strip().rsplit('.', 1)[-1]}{changed[key].strip()}" for key in keys])
+    return "-".join(own + [f"{key.strip()}{changed[key].strip()}" for key in keys])
 
 
 def recipe_hash(recipe: Recipe) -> str:
@@ -91,20 +92,21 @@ def explained_from(recipe: Recipe) -> int | None:
 def identity(recipe: Recipe, seed: int, limit: int | None) -> dict[str, Any]:
     """Return what a run must have been started with to be continued by this recipe."""
     settings = result_settings(recipe.model_dump(mode="json"))
-    return {"recipe": settings, "seed": seed, "limit": limit, "explained_from": explained_from(recipe)}
+    crops = CROPS if recipe.views.crop or recipe.head.views.crop else None
+    return {"recipe": settings, "seed": seed, "limit": limit, "explained_from": explained_from(recipe), "crops": crops}
 
 
 def decisive(identity: Mapping[str, Any]) -> dict[str, Any]:
     """Return an :func:`identity`, also one of an earlier version, as far as it decides the result.
 
     Settings that it lacks have their defaults, which are what the version that stored it did; those that its method
-    does not use are left out. ``explained_from`` was not stored while explanations began an epoch later, so such a run
-    of a method that explains is like no new one.
+    does not use are left out. ``crops`` was not stored while crops had another edge, nor ``explained_from`` while
+    explanations began an epoch later, so such a run with crops, or of a method that explains, is like no new one.
     """
     recipe = _complete(result_settings(identity["recipe"]))
     if not _explains(recipe.get("method")):
         recipe.pop("excon", None)
-    return {"explained_from": None, **identity, "recipe": recipe}
+    return {"explained_from": None, "crops": None, **identity, "recipe": recipe}
 
 
 def json_schema() -> dict[str, Any]:

@@ -157,7 +157,7 @@ class ExCon(Settings):
 class Recipe(Settings):
     """All settings that define one training run, except its seed."""
 
-    name: str = Field(min_length=1)
+    name: str = Field(min_length=1, max_length=100)
     description: str = ""
     method: str
     dataset: str

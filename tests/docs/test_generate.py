@@ -227,8 +227,9 @@ def test_the_quick_start_runs(tmp_path, monkeypatch, capsys):
         code, out, error = here(capsys, *command[1:], *TINY[command[1]])
         assert code == 0, (line, error)
         assert out, line
+    names: dict[str, object] = {}  # one block goes on where the one before it ended
     for block in re.findall(r"```python\n(.*?)```", QUICK, re.DOTALL):
-        exec(compile(block, "quickstart.md", "exec"), {})
+        exec(compile(block, "quickstart.md", "exec"), names)
     assert "drop.mag@0.45" in capsys.readouterr().out
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import xeval
 from tests.commands import here
 from xeval.errors import DataError
+from xeval.scoring.module import Normalization
 
 SEEDS = range(5)
 OPTIONS = {"metrics": ("drop",), "explainers": ("grad-cam", "random"), "dataset": "stripes", "device": "cpu"}
@@ -72,7 +73,7 @@ def test_two_methods_of_five_seeds_are_compared_with_intervals_and_p_values(tmp_
 def test_models_without_a_name_are_refused_with_the_way_out(tmp_path: Path) -> None:
     for seed in (0, 1):
         xeval.score(Net(seed), loader(), out=tmp_path / str(seed), **OPTIONS)
-    with pytest.raises(DataError, match="are both stripes, of unknown seed.*--name, or --method and --training-seed"):
+    with pytest.raises(DataError, match="are both stripes, of unknown seed.*another --method or --training-seed"):
         xeval.compare(tmp_path)
 
 
@@ -90,9 +91,34 @@ def test_the_same_weights_in_another_network_are_scored_anew(tmp_path: Path) -> 
         def forward(self, images: Tensor) -> Tensor:
             return 9 * super().forward(images)
 
-    first, second = (xeval.score(kind(0), loader(), out=tmp_path, **OPTIONS) for kind in (Net, Doubled))
-    assert (first["mean"] - second["mean"]).abs().max() > 1e-3
-    assert first.attrs["summary"]["checkpoint"]["sha256"] != second.attrs["summary"]["checkpoint"]["sha256"]
+    class Scaled(Net):
+        scale = 1.0
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.scale * super().forward(images)
+
+    scaled = Scaled(0)
+    scaled.scale = -9.0
+    nets = (Net(0), Doubled(0), Scaled(0), scaled)
+    tables = [xeval.score(net, loader(), out=tmp_path, **OPTIONS) for net in nets]
+    assert len({table.attrs["summary"]["checkpoint"]["sha256"] for table in tables}) == 4
+    assert (tables[0]["mean"] - tables[1]["mean"]).abs().max() > 1e-3
+    assert (tables[2]["mean"] - tables[3]["mean"]).abs().max() > 1e-3
+
+
+def test_the_same_bytes_under_other_constants_are_scored_anew(tmp_path: Path) -> None:
+    data = [((255 * images).to(torch.uint8), labels) for images, labels in loader()]
+    ways = (Normalization((0.0,), (1.0,)), Normalization((0.5,), (0.1,)))
+    plain, moved = (xeval.score(Net(0), data, normalization=way, out=tmp_path, **OPTIONS) for way in ways)
+    alone = xeval.score(Net(0), data, normalization=ways[1], **OPTIONS)
+    assert moved["mean"].tolist() == alone["mean"].tolist() != plain["mean"].tolist()
+
+
+def test_an_unknown_seed_is_no_repetition(tmp_path: Path) -> None:
+    for seed in (None, 0):
+        xeval.score(Net(seed or 7), loader(), method="mine", training_seed=seed, out=tmp_path / str(seed), **OPTIONS)
+    with pytest.raises(DataError, match="the seed of the training is not known"):
+        xeval.compare(tmp_path)
 
 
 def test_a_new_label_is_written_without_scoring_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

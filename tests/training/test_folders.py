@@ -35,7 +35,8 @@ def test_the_label_is_the_recipe_and_what_was_overridden_in_any_order() -> None:
     assert label(digits) == ""
     assert label(photos) == "photos"
     assert label(photos, ["excon.cutoff=0.3", "epochs=5"]) == label(photos, ["epochs=5", "excon.cutoff = 0.3"])
-    assert label(digits, ["excon.cutoff=0.3", "epochs=5"]) == "epochs5-cutoff0.3"
+    assert label(digits, ["excon.cutoff=0.3", "epochs=5"]) == "epochs5-excon.cutoff0.3"
+    assert label(digits, ["head.epochs=5"]) != label(digits, ["epochs=5"])
     named = load_recipe("digits", "excon", ["name=mine"])
     assert label(named, ["name=mine"]) == "mine"
 

@@ -32,6 +32,7 @@ from xeval.models.architectures import is_built_in
 from xeval.runtime.files import digest, file_hash, require_writable, writable_directory
 from xeval.runtime.progress import Progress
 from xeval.runtime.provenance import provenance
+from xeval.runtime.validation import require_seed
 
 CLOSE = 1e-3  # tolerance, because means and deviations are published with three or four digits
 OF_ONE_RUN = ("seed", "trial", "folder", "path", "name", "rank")  # options that differ between seeds of one recipe
@@ -70,6 +71,8 @@ def import_checkpoint(
         DataError: the normalisation or the number of classes differs from the data set's.
     """
     require_writable(out)
+    if seed is not None:
+        require_seed(seed)
     wish = Wish.of(mean=mean, std=std, normalize=normalize)
     opened = open_dataset(dataset, data)
     foreign = open_foreign(path)
@@ -85,6 +88,8 @@ def import_checkpoint(
     if found.has_head:
         record = _record(_sources(path, classifier), foreign, found) | ({KEY: source} if source else {})
         return _write_run(path, out, info, foreign, found, record, arch, known, notes, progress)
+    if (out / MANIFEST).exists():
+        raise UsageError(f"{out} already holds a run", "choose another folder with --out")
     for note in notes:
         progress.say(note)
     encoder_from(path, found.tensors, info, arch=arch)

@@ -10,6 +10,7 @@ SEED = ("args.seed", "opt.seed", "opt.trial", "hyper_parameters.seed", "seed")
 METHOD = ("opt.method", "args.method", "hyper_parameters.method")
 ARCH = ("arch", "args.arch", "args.model", "opt.model", "hyper_parameters.arch", "hyper_parameters.model_name")
 LARGEST = 2**63 - 1
+LONGEST = 200  # characters of a name, as in a card
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,9 @@ def arch_of(fields: dict[str, str]) -> str | None:
 
 def _line(option: str, text: str) -> str:
     """Return a name as it is, in any alphabet; raise UsageError unless it is one printable line."""
-    if not text.strip() or not text.isprintable():
-        raise UsageError(f"{option} {ascii(text)[:100]} is not one line of text", "give a name that can be printed")
+    if not text.strip() or not text.isprintable() or len(text) > LONGEST:
+        raise UsageError(
+            f"{option} {ascii(text)[:100]} is not one line of at most {LONGEST} characters",
+            "give a shorter or plainer name",
+        )
     return text.strip()

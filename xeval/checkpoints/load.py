@@ -106,7 +106,8 @@ def load_model(
 def card_of(path: Path) -> RunCard | None:
     """Return what a run, a weight file inside one or an exported file says of its training; None for other weights."""
     folder = path if path.is_dir() else path.parent
-    if (folder / MANIFEST).is_file() and (path.is_dir() or path.suffix == ".safetensors"):
+    of_a_run = path.is_dir() or (path.suffix == ".safetensors" and path.stem in get_args(Weights))
+    if (folder / MANIFEST).is_file() and of_a_run:
         return read_card(folder)
     text = None if path.is_dir() else read_weights(path).content.get(CARD_KEY)
     return _card_in(path, text) if isinstance(text, str) else None
@@ -190,6 +191,8 @@ def _bare(
 ) -> LoadedModel:
     if describe is None:
         raise UsageError(f"{path} carries no description of its data set", "name one with --dataset")
+    if arch is not None and not is_built_in(arch) and ":" in arch:
+        raise UsageError(f"{arch} is a network of another library", f"first: xeval import {path} --arch {arch}")
     dataset = describe()
     tensors, renamed = canonical(tensors)
     spec = spec_of(path, tensors, dataset, arch)

@@ -83,7 +83,9 @@ class FileSplit(Split):
     @property
     def _subject(self) -> Subject:
         labels = hashlib.sha256(self.labels.astype("<i8").tobytes()).hexdigest()
-        return Subject(self._tree, self.ids, (type(self).__name__, self.name, self.info.size, self._native, labels))
+        ids = hashlib.sha256("\n".join(self.ids).encode()).hexdigest()
+        about = (type(self).__name__, self.name, self.info.size, self._native, labels, ids)
+        return Subject(self._tree, self._files, about)
 
     def _images(self, positions: Ints) -> Pixels:
         images = np.empty((len(positions), 3, self.info.size, self.info.size), dtype=np.uint8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from xeval.checkpoints.load import LoadedModel, tensors_sha256
+from xeval.checkpoints.normalization import identity
 from xeval.data import DatasetInfo, Split
 from xeval.data.base import Ints, Pixels
 from xeval.errors import DataError, UsageError
@@ -20,6 +22,7 @@ from xeval.scoring.answers import classes_of
 from xeval.scoring.loader import class_numbers, collect
 
 OUTSIDE, SHARE = 0.02, 0.01  # so far outside [0, 1] may lie so large a share of the pixels
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 FAR = 0.25  # and this far none: bicubic resizing overshoots a little
 
 
@@ -88,15 +91,30 @@ def adapt(
         raise DataError(f"the model has {outputs} outputs for {len(names)} classes", "check classes")
     info = DatasetInfo(name, names, constants.mean, constants.std, channels, pixels.shape[-1])
     notes = (*notes, *_remarks(given, is_bytes=is_bytes, normalized=normalization is not None))
-    loaded = LoadedModel(model, None, None, "memory", network_sha256(model), Path(name), notes)
+    loaded = LoadedModel(model, None, None, "memory", identity(network_sha256(model), info), Path(name), notes)
     return loaded, info, TensorSplit(info, pixels, class_numbers(labels, outputs))
 
 
 def network_sha256(model: nn.Module) -> str:
-    """Return the hash of a module's tensors, class and parts: the same weights may stand in another network."""
+    """Return the hash of a module's tensors, classes, parts and settings, as weights do not say which network it is.
+
+    What a forward pass reads elsewhere is not seen.
+    """
     state = {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
-    kind = type(model)
-    return digest([tensors_sha256(state), kind.__module__, kind.__qualname__, repr(model)])
+    parts = [
+        (name, type(part).__module__, type(part).__qualname__, _settings(part)) for name, part in model.named_modules()
+    ]
+    return digest([tensors_sha256(state), ADDRESS.sub("", repr(model)), parts])
+
+
+def _settings(part: nn.Module) -> list[tuple[str, str]]:
+    """Return the plain attributes of a module."""
+    plain = (bool, int, float, str, tuple, type(None))
+    return sorted(
+        (name, ADDRESS.sub("", repr(value)))
+        for name, value in vars(part).items()
+        if isinstance(value, plain) and name != "training" and not name.startswith("_")
+    )
 
 
 def _require_float32(model: nn.Module) -> None:

@@ -38,7 +38,10 @@ class ScoreOptions(BaseModel):
         description="row of the tables that it belongs to, such as its training method [default: its own]",
     )
     training_seed: int | None = Field(
-        None, ge=0, lt=2**63, description="seed of its training: the seeds of a method are its repetitions"
+        None,
+        ge=LEAST_SEED,
+        le=GREATEST_SEED,
+        description="seed of its training: the seeds of a method are its repetitions",
     )
     protocol: str = Field("xeval", description="named set of definitions (xeval list protocols)")
     explainers: tuple[str, ...] | None = Field(
