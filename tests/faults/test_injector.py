@@ -15,6 +15,9 @@ from tests.faults.injector import FAULTS, Point, Trial, a_tenth, every, points_o
 from tests.faults.matrix import PAGE
 
 NAMES = list(commands())
+# Those that are not yet known to survive every point, as the page says, run with the long proofs: a failed fdatasync of
+# a store leaves scores.sqlite.corrupt behind.
+COUNTED = ("train", "train --export", "import", "probe", "compare")
 traced = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 
 
@@ -26,7 +29,9 @@ def forks() -> Iterator[Forks]:
 
 @traced
 @pytest.mark.fault("S27")
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [name if name in COUNTED else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+)
 def test_a_tenth_of_the_points(forks: Forks, tmp_path: Path, name: str) -> None:
     trial = Trial(commands()[name], forks, tmp_path / "place")
     assert len(trial.points) >= 10
