@@ -74,4 +74,4 @@ def test_installed_commands_run_in_an_empty_folder(wheel, tmp_path):
     assert "report: xeval-demo/report.html" in shown
     assert (folder / "xeval-demo" / "report.html").is_file()
     for name in ("ce", "supcon", "excon", "exconb"):
-        assert (folder / "xeval-demo" / "runs" / f"digits-{name}-s0" / "scores.json").is_file()
+        assert (folder / "xeval-demo" / "runs" / f"digits-{name}-epochs6-s0" / "scores.json").is_file()
