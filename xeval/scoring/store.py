@@ -21,7 +21,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from xeval.errors import BusyError, DataError, UsageError, XevalError
+from xeval.errors import BusyError, DataError, ResourceError, UsageError, XevalError
 from xeval.runtime.files import disk_full, free_name, require_regular, set_aside
 
 Floats = NDArray[np.float64]
@@ -160,6 +160,11 @@ class Store:
         if whole in KILLED:
             again = "run the same `xeval score` command again: what it had committed is kept"
             return DataError(f"{self.path} was left by a scoring that was killed while it wrote", again)
+        if (
+            code == sqlite3.SQLITE_IOERR and whole != sqlite3.SQLITE_IOERR_SHORT_READ
+        ):  # the disk's fault, not the file's
+            again = "check the disk and run the same command again; what was saved is kept"
+            return ResourceError(f"{self.path} cannot be read or written ({error})", again)
         if code == sqlite3.SQLITE_FULL or "disk is full" in str(error):
             return disk_full(self.path, needed)
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
