@@ -86,14 +86,17 @@ class Group:
     @property
     def names(self) -> tuple[str, ...]:
         """Return what tells the group from others: the data set, the recipe of another name, the architecture."""
-        recipe = () if self.recipe in ("", self.dataset) else (self.recipe,)
-        return (self.dataset, *recipe, *(() if self.only_arch else (self.arch,)))
+        return (self.dataset, *self._beside("{}"))
 
     @property
     def told(self) -> tuple[str, ...]:
         """Return recipe and architecture in words, as far as they tell the group from others."""
-        recipe = () if self.recipe in ("", self.dataset) else (f"recipe {self.recipe}",)
-        return (*recipe, *(() if self.only_arch else (self.arch,)))
+        return self._beside("recipe {}")
+
+    def _beside(self, recipe: str) -> tuple[str, ...]:
+        """Return what is needed beside the data set; ``recipe`` is how a recipe of another name is told."""
+        own = () if self.recipe in ("", self.dataset) else (recipe.format(self.recipe),)
+        return own if self.only_arch else (*own, self.arch)
 
     @property
     def runs(self) -> list[Run]:

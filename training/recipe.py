@@ -66,10 +66,10 @@ def label(recipe: Recipe, overrides: Iterable[str] = ()) -> str:
 
     The name is left out where it is the data set's. Overrides are sorted, since their order changes nothing.
     """
-    changed = dict(override.split("=", 1) for override in overrides)
+    changed = {key.strip(): value.strip() for key, _, value in (override.partition("=") for override in overrides)}
+    changed.pop("name", None)
     own = [] if recipe.name == recipe.dataset else [recipe.name]
-    keys = sorted(key for key in changed if key.strip() != "name")
-    return "-".join(own + [f"{key.strip()}{changed[key].strip()}" for key in keys])
+    return "-".join(own + [f"{key}{value}" for key, value in sorted(changed.items())])
 
 
 def recipe_hash(recipe: Recipe) -> str:

@@ -160,9 +160,8 @@ class Store:
         if whole in KILLED:
             again = "run the same `xeval score` command again: what it had committed is kept"
             return DataError(f"{self.path} was left by a scoring that was killed while it wrote", again)
-        if (
-            code == sqlite3.SQLITE_IOERR and whole != sqlite3.SQLITE_IOERR_SHORT_READ
-        ):  # the disk's fault, not the file's
+        # Only a file that is shorter than it says is at fault itself; every other such error is the disk's.
+        if code == sqlite3.SQLITE_IOERR and whole != sqlite3.SQLITE_IOERR_SHORT_READ:
             again = "check the disk and run the same command again; what was saved is kept"
             return ResourceError(f"{self.path} cannot be read or written ({error})", again)
         if code == sqlite3.SQLITE_FULL or "disk is full" in str(error):
