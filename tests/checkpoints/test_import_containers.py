@@ -262,5 +262,5 @@ def test_names_keep_their_alphabet(tmp_path: Path) -> None:
     assert (read_card(run).name, read_card(run).method) == ("b", "対照")
     run, _ = brought(tmp_path / "мой.pth", NET, tmp_path / "d")
     assert read_card(run).method == "мой"
-    with pytest.raises(UsageError, match="--method .* is not one line of text"):
+    with pytest.raises(UsageError, match="--method .* is not one line of at most 200 characters"):
         brought(tmp_path / "c.pth", NET, tmp_path / "e", method="a\x1b[31m")

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from tests.training.interrupting import Interrupt, Stop
 from xeval.checkpoints.weightfiles import write_tensors
 from xeval.data import open_dataset
-from xeval.runtime.distributed import Processes, joined
+from xeval.runtime.distributed import Processes, end, joined
 from xeval.runtime.progress import Silent
 from xeval.training import methods
 from xeval.training.batches import make_pool
@@ -166,3 +166,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     with joined("cpu") as job:
         everything(job, Path(sys.argv[1]))
+    end(0)

@@ -19,7 +19,7 @@ from xeval.cli.completion import complete
 from xeval.cli.leave import JSON_ERRORS, leave, split_flag
 from xeval.cli.options import NORMALIZATION, PATH, options_of
 from xeval.errors import UsageError
-from xeval.runtime.distributed import ALONE, Processes, joined, require_one
+from xeval.runtime.distributed import ALONE, Processes, end, joined, require_one
 from xeval.runtime.signals import graceful, terminable
 from xeval.runtime.streams import lasting_streams
 
@@ -41,7 +41,7 @@ def _run(arguments: list[str], as_json: bool) -> NoReturn:
             sys.stdout.flush()
     except BaseException as error:
         leave(error, as_json=as_json)
-    sys.exit(0)
+    end(0)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -226,6 +226,7 @@ def joined(device: str = "auto") -> Iterator[Processes]:
         if error is not processes.agreed:
             error.add_note(OWN)
         raise
+    processes.exchange(None)  # no rank closes its connections while another still works
     dist.destroy_process_group()  # only after success: after an error, it could hang (see end())
 
 
@@ -268,7 +269,7 @@ def stay_silent(error: BaseException, status: int) -> None:
 
 
 def end(status: int) -> NoReturn:
-    """Exit with a status. A rank skips the clean-up, because threads that wait for an ended rank abort or hang."""
+    """Exit with a status. A rank skips the interpreter's clean-up, where the threads of connections abort or hang."""
     if world() > 1:
         sys.stdout.flush()
         sys.stderr.flush()
