@@ -45,9 +45,11 @@ def test_the_only_top_level_name_is_xeval(wheel):
     assert not any("tests/" in name or "benchmarks/" in name for name in names)
 
 
-def test_installed_commands_run_in_an_empty_folder(wheel, tmp_path):
-    """A fresh environment sees the wheel and, for the dependencies, this interpreter's packages; not the checkout."""
-    home = tmp_path / "venv"
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """Runs Python code in an empty folder, in a fresh environment that sees the wheel and, for the dependencies, this
+    interpreter's packages; not the checkout."""
+    home, folder = tmp_path_factory.mktemp("venv"), tmp_path_factory.mktemp("empty")
     venv.create(home, with_pip=False)
     python = home / "bin" / "python"
     found = subprocess.run(
@@ -57,21 +59,31 @@ def test_installed_commands_run_in_an_empty_folder(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(packages)
     others = [path for path in sys.path if path.endswith("site-packages")]
     (packages / "dependencies.pth").write_text("\n".join(others) + "\n")
-    folder = tmp_path / "empty"
-    folder.mkdir()
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
 
     def python_says(code, *arguments):
         command = [python, "-c", code, *arguments]
         return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True).stdout
 
-    def run(*arguments):
-        return python_says("from xeval.cli.main import main; main()", *arguments)
-
     assert str(packages) in python_says("import xeval, xeval.training, xeval.reports; print(xeval.__file__)")
+    return folder, lambda *arguments: python_says("from xeval.cli.main import main; main()", *arguments)
+
+
+def test_installed_commands_run_in_an_empty_folder(installed):
+    folder, run = installed
     assert "digits" in run("list", "recipes")
-    shown = run("demo", "--quick")
-    assert "report: xeval-demo/report.html" in shown
+    small = ("--limit", "100", "--set", "epochs=1", "--set", "image_size=8")
+    run("train", "digits", "--method", "excon", "--seed", "0", *small)
+    (trained,) = (folder / "runs").iterdir()
+    run("score", f"runs/{trained.name}", "--limit", "8", "--metrics", "drop", "--explainers", "grad-cam,random")
+    assert "drop.mag@0.45" in run("compare", "runs")
+    assert (folder / "runs" / "report" / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_the_installed_demo_runs_in_an_empty_folder(installed):
+    folder, run = installed
+    assert "report: xeval-demo/report.html" in run("demo", "--quick")
     assert (folder / "xeval-demo" / "report.html").is_file()
     for name in ("ce", "supcon", "excon", "exconb"):
         assert (folder / "xeval-demo" / "runs" / f"digits-{name}-epochs6-s0" / "scores.json").is_file()

@@ -39,7 +39,7 @@ def test_the_two_commands_as_typed(tmp_path):
         make_run(
             folder / "runs" / f"cifar100-{method}-s0", dataset="cifar100", method=method, seed=len(method), root=data
         )
-        xeval("score", f"runs/cifar100-{method}-s0", "--limit", "100", cwd=folder, XEVAL_DATA=str(data))
+        xeval("score", f"runs/cifar100-{method}-s0", "--limit", "10", cwd=folder, XEVAL_DATA=str(data))
     from xeval.checkpoints.load import export
 
     export(folder / "runs" / "cifar100-excon-s0", folder / "ckpt.pt")

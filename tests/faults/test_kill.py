@@ -74,6 +74,7 @@ def committed(out):
         return 0  # not there yet, or locked just now
 
 
+@pytest.mark.slow
 @pytest.mark.fault("S1")
 def test_sigkill_three_times_at_random(run, whole, tmp_path):
     """Killed while it starts, after the first images and after the next ones; each start tells what it has found."""

@@ -59,7 +59,11 @@ def test_torchvision_resnet_with_the_imagenet_stem():
     model = seeded(torchvision.models.resnet18, num_classes=5).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     frame = xeval.score(
-        model, loader(normalization=IMAGENET), normalization=IMAGENET, metrics=("drop", "complexity", "infidelity")
+        model,
+        loader(normalization=IMAGENET),
+        normalization=IMAGENET,
+        metrics=("drop", "complexity", "infidelity"),
+        batch_size=32,
     )
     assert frame.attrs["summary"]["explained"] == {"layer": "layer4", "cam_size": [2, 2], "target": "pred"}
     assert frame.attrs["summary"]["checkpoint"]["arch"] == "ResNet"

@@ -138,7 +138,7 @@ def test_clamping_the_normalised_image_zeroes_half_of_it():
 
 def scorer_of(run, **options):
     """A scorer whose network is in evaluation mode, which scoring itself sees to around all its passes."""
-    chosen = ScoreOptions(limit=8, **options)
+    chosen = ScoreOptions(limit=8, batch_size=64, **options)
     scorer = make_scorer(make_plan(run, chosen), chosen)
     scorer.engine.model.eval()
     return scorer

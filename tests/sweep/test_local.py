@@ -68,6 +68,7 @@ def wait_for_an_epoch(folder: Path, process: subprocess.Popen[str], *paths: str)
     raise AssertionError(f"no epoch of {paths}")
 
 
+@pytest.mark.slow
 @pytest.mark.fault("T10")
 def test_two_methods_with_two_seeds_and_a_job_that_is_killed(matrix):
     """One job is killed, one preempted: both go on after their last epoch, and the comparison has all four runs."""
