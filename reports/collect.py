@@ -151,7 +151,7 @@ def collect(*roots: Path) -> Collection:
     runs: list[Run] = []
     excluded = searched.left_out
     for folder in searched.places:
-        found = _read_folder(folder, searched.name(folder))
+        found = _read_folder(folder, searched.name(folder), searched.typed(folder))
         (runs if isinstance(found, Run) else excluded).append(found)  # type: ignore[arg-type]
     if not runs:
         raise _nothing_scored(roots, excluded)
@@ -162,12 +162,12 @@ def collect(*roots: Path) -> Collection:
     return Collection(tuple(_groups(runs)), tuple(excluded))
 
 
-def _read_folder(folder: Path, path: str) -> Run | Excluded:
+def _read_folder(folder: Path, path: str, typed: str) -> Run | Excluded:
     for name in (SCORES, CARD, HISTORY, ARTIFACTS):
         require_regular(folder / name)
     if not (folder / SCORES).is_file():
         if (folder / CARD).is_file():
-            return Excluded(path, "trained, not scored", f"xeval score {path}")
+            return Excluded(path, "trained, not scored", f"xeval score {typed}")
         return Excluded(path, "training has not finished", "start the same `xeval train` command again to resume")
     scores = _parse(folder / SCORES, Scores)
     if scores.schema_ != SCHEMA:
@@ -176,7 +176,7 @@ def _read_folder(folder: Path, path: str) -> Run | Excluded:
             "use the version of xeval that wrote it, or score again",
         )
     if scores.status != "complete":
-        return Excluded(path, f"scoring is {scores.status}", f"xeval score {path}")
+        return Excluded(path, f"scoring is {scores.status}", f"xeval score {typed}")
     images = images_of(folder, scores)
     if images is not None:
         images.require_agreement()
@@ -310,9 +310,19 @@ def _require_distinct(runs: list[Run]) -> None:
             pair = f"{clean(twin.path)} and {clean(run.path)}"
             seed = "of unknown seed" if run.seed is None else f"seed {run.seed}"
             raise DataError(
-                f"{pair} are both {clean(run.method)}, {seed}",
+                f"{pair} are both {clean(run.method)}, {seed}{_otherwise(twin, run)}",
                 "keep one of the two, or score one again with another --method or --training-seed",
             )
+
+
+def _otherwise(one: Run, other: Run) -> str:
+    """Return in words which settings of two runs' recipes differ."""
+    settings = [dict(_flat(run.card.recipe if run.card else {})) for run in (one, other)]
+    keys = [key for key in settings[0] if key in settings[1] and settings[0][key] != settings[1][key]]
+    told = ", ".join(
+        f"{clean(key, 60)} {clean(settings[0][key], 60)} and {clean(settings[1][key], 60)}" for key in keys[:5]
+    )
+    return f", with {told}" if told else ""
 
 
 def _groups(runs: list[Run]) -> Iterator[Group]:

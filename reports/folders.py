@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,12 @@ class Search:
         else:
             shown = folder.name if folder == root else folder.relative_to(root).as_posix()
         return shown.encode(errors="replace").decode()  # names may hold bytes that are no text
+
+    def typed(self, folder: Path) -> str:
+        """Return a folder as it can be typed where the roots were; of an absolute root only the name is shown."""
+        root = self.roots[0]
+        below = len(self.roots) == 1 and root.is_absolute()
+        return shlex.quote((root.name / folder.relative_to(root) if below else folder).as_posix())
 
     def below(self, root: Path) -> None:
         """Search a folder and all below it, in the order of their names, but no hidden one and no training state."""

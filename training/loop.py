@@ -85,24 +85,24 @@ def folder_name(out: Path, recipe: Recipe, seed: int, limit: int | None, overrid
     short = run_name(recipe.dataset, recipe.method, seed)
     if short == full or (out / full).exists():
         return full
-    begun = begun_with(out / short)
-    return full if begun is None or differences(begun, identity(recipe, seed, limit)) else short
+    return short if begun_otherwise(out / short, identity(recipe, seed, limit)) == [] else full
 
 
-def begun_with(directory: Path) -> dict[str, Any] | None:
-    """Return the :func:`identity` that the run in a directory was begun with; None where there is none to read."""
+def begun_otherwise(directory: Path, wanted: dict[str, Any]) -> list[str] | None:
+    """Return how the run in a directory differs from the identity ``wanted``; None where there is no run to read."""
     with suppress(XevalError, OSError):
         if (directory / MANIFEST).is_file():
-            return _identity_of(read_card(directory))
+            return differences(_identity_of(read_card(directory), wanted), wanted)
         state = load_state(directory, lambda _: None)
         if state is not None and isinstance(state.identity.get("recipe"), dict):
-            return {key: state.identity.get(key) for key in IDENTITY}
+            return differences({key: state.identity.get(key) for key in IDENTITY}, wanted)
     return None
 
 
-def _identity_of(card: RunCard) -> dict[str, Any]:
-    limit = card.provenance.get("limit")
-    return {"recipe": card.recipe, "seed": card.seed, "limit": limit, "explained_from": card.explained_from}
+def _identity_of(card: RunCard, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Return the identity of a finished run, as far as it is stored; of its crops it says nothing."""
+    own = {"recipe": card.recipe, "seed": card.seed, "explained_from": card.explained_from}
+    return {**own, "limit": card.provenance.get("limit"), "crops": wanted["crops"]}
 
 
 def _require_one_start(trainer: Trainer) -> None:
@@ -119,7 +119,7 @@ def _require_one_start(trainer: Trainer) -> None:
 
 def _require_same_run(directory: Path, recipe: Recipe, seed: int, limit: int | None) -> None:
     wanted = identity(recipe, seed, limit)
-    require_same(directory, {**_identity_of(read_card(directory)), "crops": wanted["crops"]}, wanted)
+    require_same(directory, _identity_of(read_card(directory), wanted), wanted)
 
 
 def _to_the_end(trainer: Trainer, reporter: Progress) -> None:

@@ -71,9 +71,31 @@ def test_an_empty_folder_is_refused(runs: Path) -> None:
 @pytest.mark.fault("P11")
 def test_nothing_scored_lists_what_was_found(runs: Path) -> None:
     (write_run(runs, scores("ce", 1, 0.3)) / "scores.json").unlink()
-    with pytest.raises(DataError, match=r"digits-ce-s1: trained, not scored.*xeval score digits-ce-s1") as caught:
+    with pytest.raises(DataError, match=r"digits-ce-s1: trained, not scored") as caught:
         collect(runs)
     assert caught.value.exit_code == 3
+    assert caught.value.remedy == f"xeval score {runs.name}/digits-ce-s1"
+
+
+def test_what_to_type_for_a_run_is_its_path_from_here(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (write_run(runs, scores("ce", 1, 0.3)) / "scores.json").unlink()
+    monkeypatch.chdir(runs.parent)
+    for root in (Path(runs.name), Path(runs.name) / "digits-ce-s1"):
+        with pytest.raises(DataError) as caught:
+            collect(root)
+        assert caught.value.remedy == f"xeval score {runs.name}/digits-ce-s1"
+
+
+def test_runs_of_one_recipe_with_other_settings_are_told_apart_in_words(runs: Path) -> None:
+    for number, epochs in enumerate((8, 30)):
+        content = scores("ce", 0, 0.3 + number)
+        content["checkpoint"]["sha256"] = f"{number}" * 64
+        folder = write_run(runs, content, folder=f"ce-{epochs}")
+        card = json.loads((folder / "run.json").read_text())
+        card["recipe"] = {**card["recipe"], "epochs": epochs}
+        (folder / "run.json").write_text(json.dumps(card))
+    with pytest.raises(DataError, match="ce-30 and ce-8 are both ce, seed 0, with epochs 30 and 8"):
+        collect(runs)
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:

@@ -77,3 +77,20 @@ def test_a_sweep_says_beforehand_which_runs_will_fail(tmp_path: Path, capsys: py
     shown = here(capsys, *sweep, "--dry-run")[1]
     assert shown.splitlines()[0] == first
     assert "will fail: the directory belongs to a run with other settings" in shown.splitlines()[1]
+
+
+def test_a_sweep_takes_up_a_run_under_its_earlier_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With crops, which a finished run does not store; one that was explained from another epoch is not the same."""
+    settings = [*TINY, "views.crop=[0.5, 1.0]"]
+    train(load_recipe("digits", "excon", settings), seed=0, out=tmp_path, limit=40, name="digits-excon-s0")
+    options = [word for one in settings for word in ("--set", one)]
+    sweep = ("sweep", "digits", "--methods", "excon", "--seeds", "0", *options, "--limit", "40", "--out", str(tmp_path))
+    taken, _ = here(capsys, *sweep, "--dry-run")[1].splitlines()
+    assert taken == "digits-excon-s0  to do"  # it is trained, not scored
+    manifest = tmp_path / "digits-excon-s0" / "run.json"
+    card = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**card, "explained_from": card["explained_from"] + 1}))
+    new, _ = here(capsys, *sweep, "--dry-run")[1].splitlines()
+    assert new.startswith("digits-excon-archcnn-tiny-epochs1-")
+    (tmp_path / "digits-excon-s0").rename(tmp_path / new.split()[0])
+    assert "will fail" in here(capsys, *sweep, "--dry-run")[1]

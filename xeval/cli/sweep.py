@@ -82,6 +82,7 @@ def run(recipe: str, methods: str | None, overrides: Sequence[str], out: Path, *
 
     _require_submitit()
     from xeval.sweep.plan import Wish, make_plan
+    from xeval.sweep.records import under_their_names
 
     wish = Wish(
         recipe,
@@ -89,7 +90,8 @@ def run(recipe: str, methods: str | None, overrides: Sequence[str], out: Path, *
         overrides=tuple(overrides),
         **{key: options.pop(key) for key in ("seeds", "data", "limit", "device")},
     )
-    _start(out.absolute(), make_plan(wish), wish.device, **options)
+    plan = under_their_names(out.absolute(), make_plan(wish))
+    _start(out.absolute(), plan, wish.device, **options)
 
 
 def _start(

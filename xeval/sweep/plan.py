@@ -51,6 +51,12 @@ class Run(Frozen):
     score: dict[str, Any] | None = None
 
     @property
+    def earlier_path(self) -> str:
+        """Where the run lay when directories were called without the recipe."""
+        name = run_name(self.choices[0].recipe["dataset"], self.method, self.seed)
+        return "/".join(filter(None, [self.folder, name]))
+
+    @property
     def training(self) -> dict[str, Any]:
         """The settings that must be equal for a run to be continued."""
         recipes = [decisive({"recipe": choice.recipe}) for choice in self.choices]

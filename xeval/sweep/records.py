@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,10 +21,9 @@ from xeval.runtime.files import digest, read_json, write_json
 from xeval.runtime.locks import is_held, waiting
 from xeval.runtime.validation import first_mistake
 from xeval.scoring.run import SCORES
-from xeval.sweep.plan import CONTROL, Choice, Frozen, Run
-from xeval.training.loop import begun_with
+from xeval.sweep.plan import CONTROL, Choice, Frozen, Run, SweepPlan
+from xeval.training.loop import begun_otherwise
 from xeval.training.recipe import Recipe, identity
-from xeval.training.state import differences
 
 SCHEMA = "xeval.sweep/1"
 State = Literal["waiting", "running", "failed", "complete"]
@@ -132,11 +132,26 @@ def is_of_another(out: Path, run: Run) -> bool:
     """Return whether the directory of a run holds one that was begun with other settings, by a sweep or by hand."""
     if not (out / run.path).is_dir():
         return False
-    if record_file(out, run.path).is_file():
-        return read(out, run.path).run.training != run.training
-    begun = begun_with(out / run.path)
-    ways = (identity(Recipe.model_validate(choice.recipe), run.seed, run.limit) for choice in run.choices)
-    return begun is not None and all(differences(begun, way) for way in ways)
+    if record_file(out, run.path).is_file() and read(out, run.path).run.training != run.training:
+        return True
+    return all(_begun_otherwise(out, run))
+
+
+def under_their_names(out: Path, plan: SweepPlan) -> SweepPlan:
+    """Return a plan whose runs keep earlier directories, called without the recipe, where they were begun there."""
+    return replace(plan, runs=tuple(_under_its_name(out, run) for run in plan.runs))
+
+
+def _under_its_name(out: Path, run: Run) -> Run:
+    earlier = run.model_copy(update={"path": run.earlier_path})
+    there = not (out / run.path).exists() and any(found == [] for found in _begun_otherwise(out, earlier))
+    return earlier if there else run
+
+
+def _begun_otherwise(out: Path, run: Run) -> list[list[str] | None]:
+    """Return, for every way to train a run, how what lies in its directory differs from it."""
+    ways = [identity(Recipe.model_validate(choice.recipe), run.seed, run.limit) for choice in run.choices]
+    return [begun_otherwise(out / run.path, way) for way in ways]
 
 
 @contextmanager
