@@ -317,11 +317,9 @@ def _require_distinct(runs: list[Run]) -> None:
 
 def _otherwise(one: Run, other: Run) -> str:
     """Return in words which settings of two runs' recipes differ."""
-    settings = [dict(_flat(run.card.recipe if run.card else {})) for run in (one, other)]
-    keys = [key for key in settings[0] if key in settings[1] and settings[0][key] != settings[1][key]]
-    told = ", ".join(
-        f"{clean(key, 60)} {clean(settings[0][key], 60)} and {clean(settings[1][key], 60)}" for key in keys[:5]
-    )
+    first, second = (dict(_flat(run.card.recipe if run.card else {})) for run in (one, other))
+    keys = [key for key in first if key in second and first[key] != second[key]]
+    told = ", ".join(f"{clean(key, 60)} {clean(first[key], 60)} and {clean(second[key], 60)}" for key in keys[:5])
     return f", with {told}" if told else ""
 
 

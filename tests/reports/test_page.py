@@ -166,7 +166,8 @@ def test_status_strip_links_the_excluded_runs(runs: Path, tmp_path: Path, no_fig
     (write_run(runs, scores("ce", 1, 0.3)) / "scores.json").unlink()
     text = Reader(compare(runs, tmp_path / "out").page.read_text()).text
     assert "trained, not scored" in text
-    assert "xeval score digits-ce-s1" in text
+    assert f"xeval score {runs.name}/digits-ce-s1" in text
+    assert str(runs) not in text
 
 
 def test_errors_in_cells_are_counted_aloud(runs: Path, tmp_path: Path, no_figures: None) -> None:
