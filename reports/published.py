@@ -1,7 +1,7 @@
 """Published values beside ours, where data set, method, batch size, backbone and protocol are the same.
 
 ``published.csv`` holds the numbers as printed, with their source; an empty protocol means that the number does not
-depend on one (accuracy). Published ± are the papers' own.
+depend on one (accuracy); ``version`` is the version of the protocol that computes it. Published ± are the papers' own.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ class Published:
 
     paper: str
     protocol: str
+    version: str
     dataset: str
     arch: str
     batch: int
@@ -41,7 +42,8 @@ class Published:
         scores, recipe = run.scores, run.card.recipe if run.card else {}
         own = (scores.dataset.name, scores.checkpoint.arch, recipe.get("batch_size"), run.method)
         same = own == (self.dataset, self.arch, self.batch, self.method)
-        return same and self.protocol in ("", scores.protocol.name)
+        defined = (scores.protocol.name, str(scores.protocol.version))
+        return same and (not self.protocol or (self.protocol, self.version) == defined)
 
 
 @cache
@@ -52,7 +54,9 @@ def known() -> tuple[Published, ...]:
 
 
 def _parsed(row: dict[str, str]) -> Published:
-    texts = {name: row[name] for name in ("paper", "protocol", "dataset", "arch", "method", "explainer", "column")}
+    texts = {
+        name: row[name] for name in ("paper", "protocol", "version", "dataset", "arch", "method", "explainer", "column")
+    }
     std = float(row["std"]) if row["std"] else None
     return Published(**texts, batch=int(row["batch"]), mean=float(row["mean"]), std=std, source=row["source"])
 

@@ -23,7 +23,7 @@ def write(runs: Path, seed: int = 0, **changes: Any) -> None:
     """A run like those of the ExCon paper's CIFAR-100 table at batch 128."""
     found = scores("excon", seed, 0.4, dataset=changes.get("dataset", "cifar100"), recipe="excon-cifar100-b128")
     found["checkpoint"]["arch"] = changes.get("arch", "resnet50-cifar")
-    found["protocol"]["name"] = changes.get("protocol", "excon-2022")
+    found["protocol"] |= {"name": changes.get("protocol", "excon-2022"), "version": changes.get("version", 1)}
     run = write_run(runs, found)
     card = json.loads((run / "run.json").read_text())
     card["recipe"] = {"batch_size": changes.get("batch", 128)}
@@ -56,6 +56,7 @@ def test_the_same_thing_measured_the_same_way_stands_beside(runs: Path, tmp_path
     [
         ({"protocol": "xeval"}, 1),  # accuracy does not depend on the protocol
         ({"protocol": "excon-2022+fill=blur"}, 1),
+        ({"version": 0}, 1),  # rows of an earlier version have other definitions
         ({"batch": 64}, 0),
         ({"arch": "resnet18-cifar"}, 0),
         ({"dataset": "cifar10"}, 0),
@@ -69,7 +70,7 @@ def test_anything_else_keeps_them_away(runs: Path, tmp_path: Path, change: dict[
 def test_the_file_names_things_that_exist_and_nothing_twice() -> None:
     columns = {c.name for name in PROTOCOLS for metric in PROTOCOLS[name].metrics for c in _columns(name, metric)}
     for one in known():
-        assert one.protocol == "" or one.protocol in PROTOCOLS
+        assert one.protocol == "" or one.version == str(PROTOCOLS[one.protocol].version)
         assert one.arch in MODELS
         assert one.column in columns | {"model.accuracy"}
         assert 0 <= one.mean < 12
