@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from xeval.errors import DataError
 from xeval.reports.schema import Score, Scores
 from xeval.reports.text import clean
-from xeval.scoring.store import Cell, Series, Store
+from xeval.scoring.store import Cell, Series, Store, definition_of_row
 
 STORE = "scores.sqlite"
 
@@ -33,7 +33,8 @@ class Images:
     def values(self, explainer: str, column: str) -> NDArray[np.float64]:
         """Return one column of one explainer (N,), NaN where it is undefined."""
         about = self.scores.columns[column]
-        series = self._read(explainer, about.metric, column, about.definition)
+        definition = definition_of_row(about.definition, self.scores.explainers[explainer].code)
+        series = self._read(explainer, about.metric, column, definition)
         return np.where(series.ok, series.values, np.nan)
 
     def require_agreement(self) -> None:

@@ -98,6 +98,7 @@ class Explainer(Part):
 
     control: bool = False
     citation: str = ""
+    code: str | None = None  # SHA-256 of the file that defines it, where it is from outside
 
 
 class Score(Part):

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 import tomllib
 
 import pytest
@@ -76,3 +77,79 @@ def test_the_generic_tests_pick_it_up(installed):
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout[-2000:]
     assert int(run.stdout.split(" passed")[0].split()[-1]) >= 10
+
+
+# ---- plug-ins that do not work
+
+BROKEN = {
+    "raises": "raise RuntimeError('no such device\\nsecond line')",
+    "leaves": "import sys\nsys.exit()",
+    "half": """
+        from xeval.explainers import explainer
+
+        @explainer("half", units="location", citation="nobody")
+        def half(model, layer, images, targets):
+            return images[:, :1]
+
+        import a_module_that_is_not_there
+    """,
+    "known": """
+        from xeval.explainers import explainer
+
+        @explainer("grad-cam", units="location", citation="nobody")
+        def other(model, layer, images, targets):
+            return images[:, :1]
+    """,
+}
+TOLD = {
+    "raises": "does not load (RuntimeError: no such device)",
+    "leaves": "does not load (it calls sys.exit(None))",
+    "half": "does not load (ModuleNotFoundError: No module named 'a_module_that_is_not_there')",
+    "known": "does not load (UsageError: the explainer 'grad-cam' is defined twice",
+}
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory):
+    """A folder on the path with a package whose entry points all fail, beside one that works."""
+    site = tmp_path_factory.mktemp("site")
+    about = site / "sad_package-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: sad-package\nVersion: 1.0\n")
+    lines = "\n".join(f"{name} = sad_{name}" for name in BROKEN)
+    (about / "entry_points.txt").write_text(f"[xeval.explainers]\n{lines}\nbrightness = sad_well\n")
+    for name, text in BROKEN.items():
+        (site / f"sad_{name}.py").write_text(textwrap.dedent(text))
+    (site / "sad_well.py").write_text(MODULES["plugged_explainer.py"])
+    return os.pathsep.join([str(ROOT), str(site)])
+
+
+@pytest.mark.fault("S29")
+def test_plug_ins_that_do_not_load_are_named_and_left_out(broken, tmp_path):
+    listed = xeval("list", "explainers", cwd=tmp_path, PYTHONPATH=broken)
+    warned = [line for line in listed.stderr.splitlines() if line.startswith("xeval: warning: ")]
+    assert len(warned) == len(BROKEN) == len(listed.stderr.splitlines())
+    for name, told in TOLD.items():
+        (line,) = (line for line in warned if f"explainer {name!r} of the package sad-package" in line)
+        assert told in line
+        assert "mend or uninstall sad-package" in line
+    names = [line.split()[0] for line in listed.stdout.splitlines()]
+    assert "brightness" in names
+    assert "grad-cam" in names
+    assert "half" not in names  # what it had registered before it failed is gone too
+
+
+@pytest.mark.fault("S29")
+def test_a_plug_in_that_was_asked_for_is_an_error(broken, tmp_path):
+    run, _ = make_run(tmp_path / "runs" / "digits-excon-s0")
+    asked = xeval("score", str(run), "--explainers", "half", cwd=tmp_path, PYTHONPATH=broken, check=2)
+    assert asked.stderr.splitlines()[-1] == (
+        "xeval: error[E200]: the explainer 'half' of the package sad-package does not load (ModuleNotFoundError: "
+        "No module named 'a_module_that_is_not_there') — mend or uninstall sad-package"
+    )
+
+
+def test_doctor_shows_plug_ins(broken, tmp_path):
+    shown = xeval("doctor", cwd=tmp_path, PYTHONPATH=broken).stdout
+    assert re.search(r"^  plug-in brightness +explainer of sad-package$", shown, re.MULTILINE)
+    assert re.search(r"^! plug-in leaves +explainer of sad-package does not load \(it calls sys.exit", shown, re.M)

@@ -6,17 +6,49 @@ What is registered appears in the command line, the tables, the docs and the gen
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.machinery import SourceFileLoader
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import module_from_spec, spec_from_loader
 from inspect import getfile, unwrap
 from pathlib import Path
 from pkgutil import iter_modules
 from typing import Generic, TypeVar
+from uuid import uuid4
 
 from xeval.errors import UsageError, unknown
 
 T = TypeVar("T")
+
+
+class PluginWarning(UserWarning):
+    """A plug-in was left out because it could not be loaded."""
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A plug-in that could not be loaded: the name of its entry point, the package that has it, and the error."""
+
+    name: str
+    package: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the code of a thing lies: its file, and whether that belongs to this package.
+
+    ``code`` stands for the code where the file does not tell it.
+    """
+
+    file: str
+    own: bool
+    code: str | None = None
 
 
 class Registry(Generic[T]):
@@ -29,8 +61,9 @@ class Registry(Generic[T]):
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._things: dict[str, T] = {}
-        self._files: dict[str, str] = {}
+        self._origins: dict[str, Origin] = {}
         self._plugins_loaded = False
+        self.broken: dict[str, Broken] = {}
 
     def add(self, name: str, thing: T, made_of: Callable[..., object]) -> None:
         """Register ``thing``, which a decorator has made of the function or class ``made_of``.
@@ -38,19 +71,48 @@ class Registry(Generic[T]):
         Registering the same name again from the same file does nothing; from another file, it raises
         :class:`UsageError`.
         """
-        origin = str(Path(getfile(unwrap(made_of))).resolve())
-        if self._files.get(name, origin) != origin:
-            raise UsageError(
-                f"the {self.kind} {name!r} is defined twice, in {self._files[name]} and {origin}", "rename one of them"
-            )
-        self._files[name] = origin
+        file = str(Path(getfile(unwrap(made_of))).resolve())
+        origin = Origin(file, own=made_of.__module__.partition(".")[0] == __name__.partition(".")[0])
+        before = self._origins.setdefault(name, origin).file
+        if before != file:
+            raise UsageError(f"the {self.kind} {name!r} is defined twice, in {before} and {file}", "rename one of them")
         self._things.setdefault(name, thing)
+
+    def foreign(self, name: str) -> str | None:
+        """Return the file that defines a thing from outside this package; None for a thing of its own."""
+        origin = self._origins.get(name)
+        return None if origin is None or origin.own else origin.file
+
+    def code(self, *names: str) -> dict[str, str]:
+        """Return the SHA-256 of the defining file of every named thing from outside: other code is another thing."""
+        origins = {name: self._origins[name] for name in names if name in self._origins}
+        return {
+            name: origin.code or sha256(Path(origin.file).read_bytes()).hexdigest()
+            for name, origin in origins.items()
+            if not origin.own
+        }
+
+    @contextmanager
+    def lent(self, name: str, thing: T, made_of: Callable[..., object]) -> Iterator[None]:
+        """Register a thing for the length of the body, with a code of its own; its name must not be taken."""
+        if name in self:
+            raise UsageError(f"the {self.kind} {name!r} exists already", "rename the function")
+        self._things[name] = thing
+        self._origins[name] = Origin(f"the function {made_of.__module__}.{name}", own=False, code=uuid4().hex)
+        try:
+            yield
+        finally:
+            del self._things[name], self._origins[name]
 
     def __getitem__(self, name: str) -> T:
         self._load_plugins()
         if name not in self._things:
-            raise unknown(self.kind, name, self._things)
+            raise self.absent(name, self._things)
         return self._things[name]
+
+    def absent(self, name: str, known: Iterable[str]) -> UsageError:
+        """Return the error for a name that is not registered: a plug-in that did not load, or an unknown name."""
+        return self._unloaded(self.broken[name]) if name in self.broken else unknown(self.kind, name, known)
 
     def __contains__(self, name: object) -> bool:
         self._load_plugins()
@@ -70,7 +132,51 @@ class Registry(Generic[T]):
             return
         self._plugins_loaded = True
         for point in entry_points(group=f"xeval.{self.kind}s"):
+            self._load(point)
+
+    def _load(self, point: EntryPoint) -> None:
+        """Load a plug-in; where that fails, leave out all of it with a warning, so that everything else goes on."""
+        before = dict(self._things), dict(self._origins)
+        try:
             point.load()
+        except (Exception, SystemExit) as error:
+            self._things, self._origins = before
+            package = point.dist.name if point.dist is not None else "an unknown package"
+            self.broken[point.name] = Broken(point.name, package, _in_one_line(error))
+            told = self._unloaded(self.broken[point.name])
+            warnings.warn(f"{told.problem}, so it is left out: {told.remedy}", PluginWarning, stacklevel=2)
+
+    def _unloaded(self, broken: Broken) -> UsageError:
+        return UsageError(
+            f"the {self.kind} {broken.name!r} of the package {broken.package} does not load ({broken.error})",
+            f"mend or uninstall {broken.package}",
+        )
+
+
+def load_file(path: Path) -> None:
+    """Run a Python file whose decorators register things, as ``--plugin`` names it.
+
+    Raises :class:`UsageError` where there is no such file or it fails.
+    """
+    if not path.is_file():
+        raise UsageError(f"the plug-in {path} is not a file", "name a Python file")
+    loader = SourceFileLoader(f"xeval_plugin_{path.stem}", str(path))
+    spec = spec_from_loader(loader.name, loader)
+    assert spec is not None  # a loader was given
+    module = module_from_spec(spec)
+    sys.modules[loader.name] = module  # where dataclasses and pickles look for it
+    try:
+        loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"the plug-in {path} does not load ({_in_one_line(error)})", "mend it") from error
+
+
+def _in_one_line(error: BaseException) -> str:
+    """Return the kind and the first line of an error; ``sys.exit`` is told as such."""
+    if isinstance(error, SystemExit):
+        return f"it calls sys.exit({error.code!r:.60})"
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text[:160]}".rstrip(": ")
 
 
 def import_modules(package: str) -> None:

@@ -23,10 +23,11 @@ from xeval.runtime.files import read_json
 from xeval.runtime.progress import Silent
 from xeval.scoring import run as scoring
 from xeval.scoring.answers import Output, as_logits
+from xeval.scoring.lent import OwnExplainer, OwnMetric, explainers_lent, metrics_lent
 from xeval.scoring.module import Normalization, adapt
 from xeval.scoring.options import EngineName, ScoreOptions, Switch, Target, validated
 from xeval.scoring.plan import plan_for
-from xeval.scoring.store import Store
+from xeval.scoring.store import Store, definition_of_row
 from xeval.scoring.summary import SCHEMA
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ def score(
     method: str | None = None,
     training_seed: int | None = None,
     protocol: str = "xeval",
-    explainers: Sequence[str] | None = None,
-    metrics: Sequence[str] | None = None,
+    explainers: str | Sequence[str | OwnExplainer] | None = None,
+    metrics: str | Sequence[str | OwnMetric] | None = None,
     thresholds: Sequence[float] | None = None,
     engine: EngineName = "native",
     arch: str | None = None,
@@ -79,12 +80,28 @@ def score(
     (images N×C×H×W, labels N): see :func:`xeval.scoring.module.adapt` for ``normalization``, ``classes`` and
     ``allow_stochastic``; its scores are kept only if ``out`` is given, and :func:`xeval.compare` takes that folder as a
     run of ``method`` with ``training_seed`` on the data set called ``dataset``. ``output="probabilities"`` takes the
-    logarithm of what the module answers. The other keywords are the options of ``xeval score``, whose help and
+    logarithm of what the module answers. ``explainers`` and ``metrics`` take names and functions of your own:
+    ``(model, images, targets) -> maps`` N×1×h×w, and ``(model, images, maps, targets) -> values`` N
+    (:mod:`xeval.scoring.lent`). The other keywords are the options of ``xeval score``, whose help and
     :class:`~xeval.scoring.options.ScoreOptions` say what they mean. The ``attrs`` of the frame hold the whole summary
     with conventions and provenance.
     """
     given = locals()
-    options = {field: given[field] for field in ScoreOptions.model_fields}
+    with explainers_lent(explainers) as rows, metrics_lent(metrics) as columns:
+        named = {"explainers": rows, "metrics": columns}
+        options = {field: {**given, **named}[field] for field in ScoreOptions.model_fields}
+        return _score(options, checkpoint, data, normalization, classes, output, allow_stochastic)
+
+
+def _score(
+    options: dict[str, Any],
+    checkpoint: Path | str | nn.Module,
+    data: Any,
+    normalization: Normalization | None,
+    classes: Sequence[str] | None,
+    output: Output,
+    allow_stochastic: bool,
+) -> pd.DataFrame:
     folder = data is None or isinstance(data, str | Path)
     if not isinstance(checkpoint, nn.Module):
         if not folder:
@@ -108,7 +125,7 @@ def score(
                 normalization=normalization,
                 classes=classes,
                 allow_stochastic=allow_stochastic,
-                name=dataset or "model",
+                name=options["dataset"] or "model",
             ),
         )
 
@@ -166,11 +183,13 @@ def results(run: Path | str) -> pd.DataFrame:
     wanted = (summary["checkpoint"]["sha256"], summary["dataset"]["key"])
     definitions = {name: about["definition"] for name, about in summary["columns"].items()}
     target = summary["explained"]["target"]
+    code = {row: about.get("code") for row, about in summary["explainers"].items()}
     with Store(folder / scoring.STORE, read_only=True) as store:
         series = {
             (cell.explainer, cell.name): store.read(number)
             for number, cell in store.cells()
-            if (cell.checkpoint, cell.data) == wanted and cell.definition == definitions.get(cell.name, target)
+            if (cell.checkpoint, cell.data) == wanted
+            and cell.definition == definition_of_row(definitions.get(cell.name, target), code.get(cell.explainer))
         }
         ids = store.images(summary["dataset"]["key"])
     model = {name: found.values for (explainer, name), found in series.items() if not explainer}

@@ -6,14 +6,18 @@ import platform
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import packages_distributions
+from importlib import import_module
+from importlib.metadata import entry_points, packages_distributions
 from pathlib import Path
 from typing import Any, Literal
 
 from xeval._version import __version__
+from xeval.cli.completion import REGISTRIES
 from xeval.errors import ResourceError, UsageError, XevalError
+from xeval.registry import PluginWarning
 from xeval.runtime.files import nearest_existing
 from xeval.runtime.provenance import package_version
 
@@ -47,6 +51,7 @@ def _all(root: Path | None) -> Iterator[Finding]:
     yield opencv(packages_distributions().get("cv2", []))
     yield from _disks(root)
     yield from _data(root)
+    yield from _plugins()
 
 
 def package(name: str) -> Finding:
@@ -125,6 +130,21 @@ def _data(root: Path | None) -> Iterator[Finding]:
 
     for row in listing(root):
         yield Finding(f"data {row['name']}", "ok", row["state"])
+
+
+def _plugins() -> Iterator[Finding]:
+    """Yield every plug-in that is installed, and for one that does not load, the error."""
+    for place in dict.fromkeys(place for places in REGISTRIES.values() for place in places):
+        module, name = place.split(":")
+        with warnings.catch_warnings(action="ignore", category=PluginWarning):
+            registry = getattr(import_module(module), name)
+            list(registry)
+        for point in entry_points(group=f"xeval.{registry.kind}s"):
+            package = point.dist.name if point.dist is not None else ""
+            broken = registry.broken.get(point.name)
+            text = f"{registry.kind} of {package}" + (f" does not load ({broken.error})" if broken else "")
+            state: Literal["ok", "warning"] = "warning" if broken else "ok"
+            yield Finding(f"plug-in {point.name}", state, text, f"mend or uninstall {package}" if broken else "")
 
 
 def lines(findings: Sequence[Finding]) -> list[str]:

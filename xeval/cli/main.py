@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args
 
@@ -17,8 +19,9 @@ from xeval.cli import sweep as cli_sweep
 from xeval.cli import tools as cli_tools
 from xeval.cli.completion import complete
 from xeval.cli.leave import JSON_ERRORS, leave, split_flag
-from xeval.cli.options import NORMALIZATION, PATH, options_of
+from xeval.cli.options import NORMALIZATION, PATH, PLUGIN, options_of
 from xeval.errors import UsageError
+from xeval.registry import PluginWarning
 from xeval.runtime.distributed import ALONE, Processes, end, joined, require_one
 from xeval.runtime.signals import graceful, terminable
 from xeval.runtime.streams import lasting_streams
@@ -36,12 +39,29 @@ def main() -> NoReturn:
 
 def _run(arguments: list[str], as_json: bool) -> NoReturn:
     try:
-        with terminable(), cli.make_context("xeval", arguments) as context:  # click's main hides closed pipes
+        # click's own main would hide closed pipes
+        with terminable(), _plain_warnings(), cli.make_context("xeval", arguments) as context:
             cli.invoke(context)
             sys.stdout.flush()
     except BaseException as error:
         leave(error, as_json=as_json)
     end(0)
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Print a warning of a plug-in as a line for people, and every other as Python does."""
+    with warnings.catch_warnings():
+        before = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+            if issubclass(category, PluginWarning):
+                sys.stderr.write(f"xeval: warning: {message}\n")
+            else:
+                before(message, category, *where)
+
+        warnings.showwarning = show
+        yield
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -237,6 +257,7 @@ def import_(foreign: Path, out: Path, dataset: str, **options: Any) -> None:
 
 @cli.command()
 @click.argument("checkpoints", metavar="CKPT...", nargs=-1, required=True, type=PATH)
+@PLUGIN
 @options_of("xeval.scoring.options:ScoreOptions")
 @click.option("--markdown", is_flag=True, help="print a Markdown table with a spread")
 @click.option(
@@ -352,6 +373,7 @@ def _compare(runs: Sequence[Path], out: Path, as_json: bool = False, **options: 
     shell_complete=complete,
     help="attribution method (xeval list explainers)",
 )
+@PLUGIN
 @click.option("--layer", help="explained layer [default: the last convolutional stage]")
 @click.option("--keep", default=0.45, show_default=True, help="fraction of pixels that the mask keeps")
 @click.option("--dataset", shell_complete=complete, help="data set of a file that does not describe itself")

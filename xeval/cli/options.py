@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 import click
 
 from xeval.cli.completion import REGISTRIES, complete
+from xeval.registry import load_file
 from xeval.runtime.endings import UNFIT
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -80,3 +81,21 @@ def _kind(about: Any) -> Any:
 
 NORMALIZATION = options_of("xeval.checkpoints.normalization:Wish")
 """The options of a command that opens weights which may not say how their images were normalised."""
+
+
+def _load_files(_context: click.Context, _parameter: click.Parameter, paths: tuple[Path, ...]) -> None:
+    for path in paths:
+        load_file(path)
+
+
+PLUGIN = click.option(
+    "--plugin",
+    type=PATH,
+    multiple=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_load_files,
+    metavar="FILE.py",
+    help="Python file that registers explainers, metrics or more; run in this call, never stored and followed",
+)
+"""The option of a command that takes registered names; it is eager, as other options are checked against them."""

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from xeval.cli.completion import complete
-from xeval.cli.options import NORMALIZATION, PATH
+from xeval.cli.options import NORMALIZATION, PATH, PLUGIN
 
 
 @click.command()
@@ -94,6 +94,7 @@ KINDS = ("explainers", "metrics", "quantus", "protocols", "methods", "recipes", 
 
 @click.command(name="list")
 @click.argument("kind", type=click.Choice(KINDS))
+@PLUGIN
 def list_things(kind: str) -> None:
     """What can be named on the command line.
 

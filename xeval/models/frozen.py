@@ -1,15 +1,15 @@
-"""Put a network into the mode in which it is scored, and make a copy of it with fresh weights."""
+"""Put a network into the mode in which it is scored, watch that it stays as it is, and copy it with fresh weights."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from xeval.errors import XevalError
+from xeval.errors import UsageError, XevalError
 
 
 @contextmanager
@@ -55,3 +55,23 @@ def reinitialized(model: nn.Module, seed: int) -> nn.Module:
                 order = torch.randperm(parameter.numel(), device=parameter.device)
                 parameter.copy_(parameter.flatten()[order].reshape(parameter.shape))
     return fresh.to(device).eval()
+
+
+def unchanged(model: nn.Module) -> Callable[[str], None]:
+    """Return a function that raises :class:`UsageError` where parameters or buffers are no longer what they are now."""
+    before = {name: value.detach().clone() for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+
+    def require(who: str) -> None:
+        now = model.state_dict()
+        changed = [name for name, value in before.items() if not _same(value, now.get(name))]
+        if changed:
+            raise UsageError(
+                f"the {who} changes the weights of the network ({changed[0]}), so nothing after it would be true",
+                "mend it: let it work on a copy, or restore what it changes",
+            )
+
+    return require
+
+
+def _same(value: Tensor, now: Tensor | None) -> bool:
+    return now is not None and value.shape == now.shape and bool(((value == now) | (value.isnan() & now.isnan())).all())

@@ -33,6 +33,11 @@ class Normalization:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    @property
+    def changes(self) -> bool:
+        """Whether the constants change any value."""
+        return any(self.mean) or any(part != 1 for part in self.std)
+
 
 class TensorSplit(Split):
     """A split whose images are held in memory as float32 in [0, 1], with ids ``0``, ``1``, …"""
@@ -90,7 +95,10 @@ def adapt(
     if outputs != len(names):
         raise DataError(f"the model has {outputs} outputs for {len(names)} classes", "check classes")
     info = DatasetInfo(name, names, constants.mean, constants.std, channels, pixels.shape[-1])
-    notes = (*notes, *_remarks(given, is_bytes=is_bytes, normalized=normalization is not None))
+    notes = (
+        *notes,
+        *_remarks(given, is_bytes=is_bytes, normalized=normalization is not None and normalization.changes),
+    )
     loaded = LoadedModel(model, None, None, "memory", identity(network_sha256(model), info), Path(name), notes)
     return loaded, info, TensorSplit(info, pixels, class_numbers(labels, outputs))
 

@@ -16,7 +16,7 @@ from xeval.checkpoints.load import LoadedModel, load_model
 from xeval.data import DatasetInfo, Split, open_dataset, stratified
 from xeval.data.damaged import without_damaged
 from xeval.errors import DataError, UsageError
-from xeval.explainers import CONTROLS
+from xeval.explainers import CONTROLS, EXPLAINERS
 from xeval.metrics import Column, Metric
 from xeval.models import find_layer, last_conv_stage
 from xeval.models.layers import EXCON_LAYER, excon_layer
@@ -25,7 +25,7 @@ from xeval.runtime.files import digest
 from xeval.scoring.normalization import normalized
 from xeval.scoring.options import ScoreOptions
 from xeval.scoring.protocols import Protocol, metric_list, resolve
-from xeval.scoring.store import Cell
+from xeval.scoring.store import Cell, definition_of_row
 
 MODEL_COLUMNS = ("label", "predicted", "correct", "p0", "confidence")
 
@@ -80,10 +80,23 @@ class Plan:
         """The explainers, then the controls; the first explainer is the controls' reference."""
         return (*self.protocol.explainers, *self.protocol.controls)
 
+    @property
+    def code(self) -> dict[str, str]:
+        """The hash of the code of every row whose explainer or control is from outside this package."""
+        return {**EXPLAINERS.code(*self.protocol.explainers), **CONTROLS.code(*self.protocol.controls)}
+
     def cells(self, task: Task) -> dict[tuple[str, str], Cell]:
         """Return the cells of one task, (explainer, column) → cell."""
+        code = self.code
         return {
-            (row, name): Cell(self.loaded.sha256, self.data_key, row, task.metric.name, name, task.definition)
+            (row, name): Cell(
+                self.loaded.sha256,
+                self.data_key,
+                row,
+                task.metric.name,
+                name,
+                definition_of_row(task.definition, code.get(row)),
+            )
             for row in self.rows
             for name in task.names
         }
@@ -284,6 +297,7 @@ def _task(protocol: Protocol, metric: Metric, settings: Any, layer: str) -> Task
         "metric": protocol.metric_definition(metric.name),
         "layer": layer,
         "reference": protocol.explainers[0],
+        **protocol.code(protocol.explainers[0]),
         **{key: value for key, value in protocol.general().items() if key not in ("layer", "layer_rule")},
     }
     return Task(metric, settings, columns, digest(definition), gains)

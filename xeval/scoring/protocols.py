@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from xeval.errors import UsageError, unknown
+from xeval.errors import UsageError
 from xeval.explainers import CONTROLS, EXPLAINERS
 from xeval.explainers.base import Explainer
 from xeval.metrics import METRICS, Metric
@@ -125,11 +125,19 @@ class Protocol(BaseModel):
             "metrics": {name: self.metric_definition(name) for name in self.metrics},
             **self.general(),
             "subset": self.subset,
+            **self.code(*self.explainers, *self.controls),
         }
+
+    def code(self, *rows: str) -> dict[str, Any]:
+        """Return the hashes of the code of rows and of the fill as far as it is from outside; empty for our own."""
+        found = {**EXPLAINERS.code(*rows), **CONTROLS.code(*rows), **FILLS.code(self.fill)}
+        return {"code": found} if found else {}
 
     def metric_definition(self, name: str) -> dict[str, Any]:
         """Return the version and settings of one metric."""
-        return {"version": METRICS[name].version, **self.metric_settings(name).definition()}
+        code = METRICS.code(name)
+        own = {"code": code[name]} if code else {}
+        return {"version": METRICS[name].version, **self.metric_settings(name).definition(), **own}
 
     def hash(self) -> str:
         """Return the SHA-256 of the definition."""
@@ -277,7 +285,7 @@ def _change(key: str, value: Any) -> str:
 def _require_names(protocol: Protocol) -> None:
     for name in protocol.explainers:
         if name not in EXPLAINERS:
-            raise unknown("explainer", name, [*EXPLAINERS, *CONTROLS])
+            raise EXPLAINERS.absent(name, [*EXPLAINERS, *CONTROLS])
     for name in protocol.controls:
         CONTROLS[name]
     for name in protocol.metrics:

@@ -18,6 +18,7 @@ from xeval.checkpoints.folder import MANIFEST
 from xeval.checkpoints.load import require_unchanged
 from xeval.engine import deterministic
 from xeval.errors import DataError, InternalError, PartialError, ResourceError, UsageError, XevalError
+from xeval.metrics import METRICS
 from xeval.models import frozen_eval
 from xeval.runtime.distributed import ALONE, Processes
 from xeval.runtime.endings import first_line
@@ -276,9 +277,7 @@ def _rehearse(session: Session, scorer: Scorer, store: Store | None, todo: Work)
     """Run everything on two images, so that mistakes show before the long loop, and estimate the work and its time."""
     first, tasks = todo[0] if todo else (chunks(session.plan)[0], [])
     small = Chunk(first.first, first.positions[:PREFLIGHT])
-    scorer.take_news()
-    blocks = scorer.score_chunk(small, tasks)
-    news = scorer.end_rehearsal()
+    blocks, news = scorer.rehearse(small, tasks)
     for name, failure in {failure.metric: failure for failure in news.failures}.items():
         session.progress.say(f"warning: {name} fails ({_told(failure)}); the other metrics go on")
     _tell_batch(scorer, session.progress)
@@ -324,7 +323,7 @@ def _told(failure: Failure) -> str:
     return first_line(f"{failure.kind}: {failure.message}", 120)
 
 
-def _defect(out: Path, failures: Sequence[Failure]) -> InternalError | None:
+def _defect(out: Path, failures: Sequence[Failure]) -> XevalError | None:
     """Return the error for metrics that failed; the traceback of the first is kept beside the scores."""
     if not failures:
         return None
@@ -332,7 +331,8 @@ def _defect(out: Path, failures: Sequence[Failure]) -> InternalError | None:
     path = out / f"traceback-{slug(first.metric)}.txt"
     atomic_write(path, first.trace.encode())
     names = ", ".join(dict.fromkeys(failure.metric for failure in failures))
-    return InternalError(
-        f"{names} failed on {len(failures):,} images, first {first.metric} on {first.image} ({_told(first)})",
-        f"everything else is scored; please report {path}",
-    )
+    problem = f"{names} failed on {len(failures):,} images, first {first.metric} on {first.image} ({_told(first)})"
+    file = METRICS.foreign(first.metric)
+    if file is not None:
+        return UsageError(f"{problem}, in {file}", f"mend it or leave it out; everything else is scored, see {path}")
+    return InternalError(problem, f"everything else is scored; please report {path}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,12 +18,15 @@ from xeval.data import normalize
 from xeval.engine import Engine, pick_device, softmax64
 from xeval.engine.batch_size import copies, probe_batch_size
 from xeval.engine.folding import compiled, network_of
-from xeval.errors import XevalError
+from xeval.errors import UsageError, XevalError
+from xeval.explainers import CONTROLS, EXPLAINERS
 from xeval.metrics import Explained, Scene, Values
 from xeval.metrics.metric import Scores
 from xeval.models import frozen_eval
+from xeval.models.frozen import unchanged
 from xeval.perturb.draws import image_keys
 from xeval.perturb.fills import FILLS
+from xeval.runtime.endings import first_line
 from xeval.runtime.memory import is_device_failure, is_out_of_memory, resources
 from xeval.scoring.cost import Meter
 from xeval.scoring.maps import Maps
@@ -77,6 +81,10 @@ class News:
     passes: int
 
 
+def _no_guard(_who: str) -> None:
+    """Check nothing."""
+
+
 @dataclass
 class Scorer:
     """Computes a plan on a device; built by :func:`make_scorer`.
@@ -96,6 +104,7 @@ class Scorer:
     cam_size: tuple[int, int] = (0, 0)
     failures: list[Failure] = field(default_factory=list)
     passes: int = 0
+    guard: Callable[[str], None] = _no_guard
 
     def read(self, positions: list[int]) -> Tensor:
         """Read images to the host as uint8; for a CUDA device in pinned memory, from which it can copy directly."""
@@ -108,10 +117,17 @@ class Scorer:
         self.failures, self.passes = [], 0
         return news
 
-    def end_rehearsal(self) -> News:
-        """Give away what the rehearsal has shown and forget its costs."""
+    def rehearse(self, chunk: Chunk, tasks: list[Task]) -> tuple[Blocks, News]:
+        """Score a few images, give away what that has shown, and forget its costs.
+
+        Raises :class:`UsageError` that names an explainer or a metric which changes the weights of the network.
+        """
+        self.take_news()
+        self.guard = unchanged(self.engine.model)
+        blocks = self.score_chunk(chunk, tasks)
+        self.guard = _no_guard
         self.meter.clear()
-        return self.take_news()
+        return blocks, self.take_news()
 
     def add_news(self, news: News) -> None:
         """Add the failures and passes of another process."""
@@ -142,9 +158,24 @@ class Scorer:
         """Return the maps of every row, and measure the cost of each."""
         source, found = self.maps.of(scene, positions), []
         for name in self.plan.rows:
-            with self.meter.part(name):
+            with self.meter.part(name), self._named(name):
                 found.append(next(source))
+            self.guard(f"explainer {name!r}")
         return found
+
+    @contextmanager
+    def _named(self, row: str) -> Iterator[None]:
+        """Name an explainer from outside whose code fails; errors that say themselves what to do pass."""
+        file = EXPLAINERS.foreign(row) or CONTROLS.foreign(row)
+        try:
+            yield
+        except Exception as error:
+            if file is None or isinstance(error, XevalError) or is_out_of_memory(error) or is_device_failure(error):
+                raise
+            told = first_line(f"{type(error).__name__}: {error}", 160)
+            raise UsageError(
+                f"the explainer {row!r} of {file} fails ({told})", "mend it, or name others with --explainers"
+            ) from error
 
     def _blocks(self, task: Task, positions: list[int], scene: Scene, rows: Named) -> Blocks:
         """Return one task's values; where the metric fails, halve the images until only those it fails on are lost."""
@@ -169,7 +200,9 @@ class Scorer:
         mistakes.
         """
         try:
-            return task_blocks(task, scene, rows, self.meter)
+            found = task_blocks(task, scene, rows, self.meter)
+            self.guard(f"metric {task.metric.name!r}")
+            return found
         except Exception as error:
             if isinstance(error, XevalError) or is_out_of_memory(error) or is_device_failure(error):
                 raise
@@ -277,6 +310,7 @@ def task_blocks(task: Task, scene: Scene, rows: Named, meter: Meter) -> Blocks:
     for name, draws in rows:
         with meter.part(name, metric.name):
             scores[name] = average([metric.score(one, settings, shared) for one in draws])
+            _require_declared(task, scores[name], len(scene.images))
     _fill_gains(task, scores)
     errors = {name: _broken(scene, draws) for name, draws in rows}
     return {
@@ -284,6 +318,17 @@ def task_blocks(task: Task, scene: Scene, rows: Named, meter: Meter) -> Blocks:
         for name, columns in scores.items()
         for column, values in columns.items()
     }
+
+
+def _require_declared(task: Task, scores: Scores, images: int) -> None:
+    """Raise TypeError for a metric that does not give one value an image for each column that it declares."""
+    wanted = set(task.names) - task.gains.keys()
+    if scores.keys() != wanted:
+        raise TypeError(f"it gives the columns {sorted(scores)} and declares {sorted(wanted)}")
+    for name, values in scores.items():
+        shape = tuple(values.value.shape)
+        if shape != (images,) and not (name in task.metric.curves and len(shape) == 2 and shape[0] == images):
+            raise TypeError(f"it gives {name} as {shape} for {images} images, not one value for each")
 
 
 def _broken(scene: Scene, draws: list[Explained]) -> Errors:

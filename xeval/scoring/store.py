@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xeval.errors import BusyError, DataError, ResourceError, UsageError, XevalError
-from xeval.runtime.files import disk_full, free_name, require_regular, set_aside
+from xeval.runtime.files import digest, disk_full, free_name, require_regular, set_aside
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.uint8]
@@ -58,6 +58,11 @@ class Cell:
     metric: str
     name: str
     definition: str
+
+
+def definition_of_row(definition: str, code: str | None) -> str:
+    """Return a column's definition for the row of an explainer; ``code`` is the hash of one from outside."""
+    return definition if code is None else digest([definition, code])
 
 
 @dataclass(frozen=True)

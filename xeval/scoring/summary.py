@@ -56,7 +56,7 @@ def summarize(store: Store, plan: Plan, cam_size: tuple[int, int], cost: dict[st
         "model": model_numbers(model["confidence"].values[known], model["p0"].values[known], correct[known]),
         "columns": {name: about for task in plan.tasks for name, about in _columns(task).items()},
         "conventions": [*plan.protocol.conventions(), *filter(None, [plan.loaded.normalization])],
-        "explainers": {name: _explainer(name) for name in plan.rows},
+        "explainers": {name: {**_explainer(name), **_code(plan.code, name)} for name in plan.rows},
         "scores": scores,
         "curves": {"fractions": _fractions(curves), **curves},
         "reliability": reliability(model["confidence"].values[known], correct[known]),
@@ -188,6 +188,10 @@ def _explainer(name: str) -> dict[str, Any]:
     if name in CONTROLS:
         return {"control": True, "units": "location", "draws": CONTROLS[name].draws}
     return {"control": False, "units": EXPLAINERS[name].units, "citation": EXPLAINERS[name].citation}
+
+
+def _code(code: dict[str, str], name: str) -> dict[str, str]:
+    return {"code": code[name]} if name in code else {}
 
 
 def _left_out(plan: Plan) -> str | None:
