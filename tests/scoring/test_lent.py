@@ -107,7 +107,7 @@ def test_a_function_is_never_taken_from_an_earlier_call(data: DataLoader[tuple[T
         kinds = store.execute(
             "SELECT explainer, count(DISTINCT definition) FROM cell WHERE name = 'drop.mag@0.45' GROUP BY 1"
         ).fetchall()
-        assert dict(kinds) == {"mine": 3, "saliency": 1} | {name: 1 for name, _ in kinds}
+        assert dict(kinds) == {**dict.fromkeys(dict(kinds), 1), "mine": 3}
     values = xeval.results(tmp_path / "out")
     assert values[values.explainer == "mine"]["drop.mag@0.45"].mean() == pytest.approx(found[2]["drop.mag@0.45"])
 
