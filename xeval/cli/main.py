@@ -54,13 +54,13 @@ def _plain_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         before = warnings.showwarning
 
-        def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
             if issubclass(category, PluginWarning):
                 sys.stderr.write(f"xeval: warning: {message}\n")
             else:
-                before(message, category, *where)
+                before(message, category, *where, **more)
 
-        warnings.showwarning = show
+        warnings.showwarning = show  # type: ignore[assignment] # the rest is passed on as it comes
         yield
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 
 from xeval.errors import UsageError
 from xeval.explainers import EXPLAINERS
-from xeval.explainers.base import Explainer
+from xeval.explainers.base import Explainer, Units
 from xeval.metrics import METRICS, Column, Explained, Scores, Settings, Values
 from xeval.metrics.metric import ARROWS, Metric
 from xeval.registry import Registry
@@ -74,8 +74,8 @@ def _explainer(name: str, function: OwnExplainer) -> Explainer:
     def explain(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) -> Tensor:
         return _as_maps(function(model, images, targets), images)
 
-    units = getattr(function, "units", "location")
-    if units not in ("gradient", "location"):
+    units: Units = getattr(function, "units", "location")
+    if units not in get_args(Units):
         raise UsageError(f"units of the explainer {name!r} are {units!r:.40}", "set gradient or location")
     return Explainer(name, explain, units, "a function of this session")
 
@@ -84,11 +84,10 @@ def _as_maps(maps: Any, images: Tensor) -> Tensor:
     """Return maps N×h×w or N×1×h×w as N×1×h×w."""
     if not isinstance(maps, Tensor):
         raise TypeError(f"it gives {type(maps).__name__}, not a tensor N×1×h×w")
-    if maps.ndim == 3:
-        maps = maps.unsqueeze(1)
-    if maps.ndim != 4 or maps.shape[:2] != (len(images), 1):
-        raise TypeError(f"it gives {tuple(maps.shape)} for {len(images)} images, not N×1×h×w")
-    return maps.detach().to(images)
+    found: Tensor = maps.unsqueeze(1) if maps.ndim == 3 else maps
+    if found.ndim != 4 or found.shape[:2] != (len(images), 1):
+        raise TypeError(f"it gives {tuple(found.shape)} for {len(images)} images, not N×1×h×w")
+    return found.detach().to(images)
 
 
 def _metric(name: str, function: OwnMetric) -> Metric:
