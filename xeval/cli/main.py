@@ -60,7 +60,7 @@ def _plain_warnings() -> Iterator[None]:
             else:
                 before(message, category, *where, **more)
 
-        warnings.showwarning = show  # type: ignore[assignment] # the rest is passed on as it comes
+        warnings.showwarning = show
         yield
 
 
