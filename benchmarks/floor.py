@@ -7,6 +7,7 @@ how much of it is batches that are smaller than the engine's.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,7 +70,9 @@ def scorer_of(arch: str, options: Options) -> Scorer:
     given: dict[str, Any] = {"compile": "on"} if options.compile else {}
     chosen = validated(explainers=ROWS, metrics=metrics, device=options.device, batch_size=options.batch_size, **given)
     plan: Plan = plan_for(*adapt(model, [(images, labels)]), chosen)
-    return make_scorer(plan, chosen)
+    scorer = make_scorer(plan, chosen)
+    scorer.tune(chosen, math.inf)
+    return scorer
 
 
 def score(scorer: Scorer) -> None:

@@ -261,6 +261,13 @@ def _require_alike(runs: list[Run]) -> None:
         f"the runs on {name} were scored under different definitions",
         "score all of them with the same protocol and options",
     )
+    _require_one_kind(
+        runs,
+        lambda run: run.scores.dataset.objects,
+        lambda run: f"masks {(run.scores.dataset.objects or 'unknown')[:12]}",
+        f"the runs on {name} were scored with different masks or boxes of the objects",
+        "score all of them again with those that the data have now",
+    )
 
 
 def _particulars(run: Run, runs: list[Run]) -> str:

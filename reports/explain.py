@@ -18,7 +18,7 @@ import numpy as np
 from xeval.checkpoints.load import LoadedModel, load_model
 from xeval.data import Dataset, DatasetInfo, open_dataset
 from xeval.data.base import ArraySplit, Pixels
-from xeval.data.images import decode, square
+from xeval.data.images import decode, fitted
 from xeval.engine import deterministic
 from xeval.errors import UsageError
 from xeval.models import frozen_eval
@@ -134,9 +134,9 @@ def _pixels(content: bytes, path: Path, info: DatasetInfo) -> Pixels:
     """Return one picture as the network takes it: uint8 C×H×W."""
     if info.channels not in (1, 3):
         raise UsageError(f"the network takes {info.channels} channels", "explain with a network for grey or RGB images")
-    image = square(decode(content, str(path)), info.size)
+    image = fitted(decode(content, str(path)), info.size)
     found = np.asarray(image.convert("L") if info.channels == 1 else image)
-    return found.reshape(info.size, info.size, info.channels).transpose(2, 0, 1)
+    return found.reshape(image.height, image.width, info.channels).transpose(2, 0, 1)
 
 
 def _explained(

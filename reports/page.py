@@ -18,7 +18,7 @@ from xeval.reports.declaration import Declaration
 from xeval.reports.drawing import Figure
 from xeval.reports.gallery import Gallery
 from xeval.reports.methods import methods
-from xeval.reports.provenance import origins, status, undefined, versions, warnings
+from xeval.reports.provenance import notes, origins, status, undefined, versions, warnings
 from xeval.reports.tables import Table, to_csv, to_latex, to_markdown
 from xeval.reports.text import clean, slug
 from xeval.reports.verdict import Verdict
@@ -140,6 +140,7 @@ def _section(section: Section) -> dict[str, Any]:
         "costs": costs(section.group),
         "undefined": undefined(section.group),
         "warnings": warnings(section.group),
+        "notes": notes(section.group),
     }
 
 

@@ -88,6 +88,11 @@ def warnings(group: Group) -> list[tuple[str, int]]:
     return sorted(Counter(text for run in group.runs for text in run.scores.warnings).items())
 
 
+def notes(group: Group) -> list[tuple[str, int]]:
+    """Return what was said of the data, such as files that were passed over, and on how many runs."""
+    return sorted(Counter(text for run in group.runs for text in run.scores.dataset.notes).items())
+
+
 def provenance(run: Run) -> dict[str, Any]:
     """Say where one run's numbers come from."""
     scores, card = run.scores, run.card

@@ -50,8 +50,10 @@ class ScoredData(Part):
     manifest: str  # of the whole split
     key: str | None = None  # of the chosen images, where the scorer gives one
     classes: tuple[str, ...]
-    size: int
+    size: int | tuple[int, int]
     channels: int
+    objects: str | None = None  # hash of the masks, where they are the user's
+    notes: tuple[str, ...] = ()
 
 
 class Protocol(Part):

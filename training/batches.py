@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -90,7 +91,7 @@ class Pool:
 def make_pool(split: Split, rows: NDArray[np.int64], device: torch.device, processes: Processes = ALONE) -> Pool:
     """Put the images ``rows`` of a split on a device; more than 2 GiB are read batch by batch instead."""
     info = split.info
-    fits = 0 < len(rows) * info.channels * info.size**2 <= RESIDENT_BYTES
+    fits = 0 < len(rows) * math.prod(info.shape) <= RESIDENT_BYTES
     chunks = [split.read(rows[start : start + CHUNK]) for start in range(0, len(rows), CHUNK)] if fits else []
     return Pool(
         split,

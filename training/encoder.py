@@ -22,10 +22,12 @@ from xeval.checkpoints.normalization import KEY, NormalizeName, Wish, same_const
 from xeval.checkpoints.weightfiles import write_tensors
 from xeval.data import Dataset, DatasetInfo, holdout, open_dataset
 from xeval.data import normalize as normalized
+from xeval.data.base import Size
 from xeval.engine import pick_device
 from xeval.models import Classifier, ModelSpec, frozen_eval
 from xeval.runtime.files import digest, require_writable, writable_directory
 from xeval.runtime.locks import locked
+from xeval.runtime.progress import Progress, Silent, told_if_slow
 from xeval.runtime.provenance import provenance
 from xeval.runtime.validation import require_seed
 from xeval.training.batches import Pool, make_pool
@@ -44,7 +46,7 @@ def probe_encoder(
     out: Path,
     data_root: Path | None = None,
     arch: str | None = None,
-    image_size: int | None = None,
+    image_size: Size | None = None,
     head: HeadKind = "linear",
     normalize_features: bool = False,
     weight_decay: float = 1e-4,
@@ -55,6 +57,7 @@ def probe_encoder(
     std: str | Sequence[float] | None = None,
     normalize: NormalizeName | None = None,
     rehash: bool = False,
+    progress: Progress | None = None,
 ) -> Path:
     """Fit a head on the training split and write a run directory that can be scored.
 
@@ -72,7 +75,11 @@ def probe_encoder(
     wish = Wish.of(mean=mean, std=std, normalize=normalize)
     opened = open_dataset(dataset, data_root, image_size)
     split, info = opened.split("train"), _normalized(path, opened, wish)
-    split.manifest(rehash=rehash)
+    reporter: Progress = progress or Silent()
+    for note in split.notes:
+        reporter.say(f"note: {note}")
+    with told_if_slow(reporter, "hashing the images"):
+        split.manifest(rehash=rehash)
     fit, held = holdout(split.labels, HELD_OUT, seed)
     where = pick_device(device)
     unit = normalize_features or head != "linear"

@@ -161,7 +161,9 @@ class Recipe(Settings):
     description: str = ""
     method: str
     dataset: str
-    image_size: int | None = Field(default=None, ge=4, description="side in pixels; default: the data set's own")
+    image_size: Annotated[int, Field(ge=4)] | tuple[int, int] | None = Field(
+        default=None, description="side in pixels, or [height, width]; default: the data set's own"
+    )
     arch: str
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=2)

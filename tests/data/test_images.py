@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.data.makers import noise, png
-from xeval.data.images import FORMATS, decode, decoders, is_image_name, square, suffixes
+from xeval.data.images import FORMATS, decode, decoders, fitted, is_image_name, suffixes
 from xeval.errors import DataError
 
 PIXELS = noise(1, 24, seed=3)[0]
@@ -194,13 +194,13 @@ def test_a_pillow_without_a_decoder_reads_the_rest(monkeypatch: pytest.MonkeyPat
 def test_square_cuts_the_centre() -> None:
     wide = np.zeros((10, 30, 3), np.uint8)
     wide[:, 10:20] = 200
-    assert (np.asarray(square(Image.fromarray(wide), 10)) == 200).all()
+    assert (np.asarray(fitted(Image.fromarray(wide), 10)) == 200).all()
 
 
 def test_shrinking_is_antialiased() -> None:
     checks = np.indices((64, 64)).sum(axis=0) % 2 * 255
     image = Image.fromarray(np.repeat(checks[..., None], 3, axis=2).astype(np.uint8))
-    assert abs(np.asarray(square(image, 16)).astype(int)[2:-2, 2:-2] - 127).max() < 8
+    assert abs(np.asarray(fitted(image, 16)).astype(int)[2:-2, 2:-2] - 127).max() < 8
 
 
 @pytest.mark.parametrize(

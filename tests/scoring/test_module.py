@@ -148,7 +148,7 @@ def test_what_does_not_fit_is_said():
         xeval.score(model, loader(), classes=list("abc"))
     with pytest.raises(DataError, match="yields no batch"):
         xeval.score(model, [])
-    with pytest.raises(DataError, match="square images"):
-        xeval.score(model, [(torch.zeros(2, 3, 8, 9), torch.zeros(2))])
+    with pytest.raises(DataError, match="images have shape"):
+        xeval.score(model, [(torch.zeros(2, 8, 9, 3), torch.zeros(2))])
     with pytest.raises(UsageError, match="does not return logits"):
         xeval.score(nn.Sequential(nn.Conv2d(3, 4, 3)), loader())

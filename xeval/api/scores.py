@@ -17,6 +17,7 @@ from xeval.checkpoints.folder import Weights
 from xeval.checkpoints.load import LoadedModel
 from xeval.checkpoints.normalization import NormalizeName
 from xeval.data import DatasetInfo, Split
+from xeval.data.base import Size
 from xeval.errors import DataError, UsageError
 from xeval.perturb.thresholds import Mask
 from xeval.runtime.files import read_json
@@ -44,6 +45,7 @@ def score(
     allow_stochastic: bool = False,
     dataset: str | None = None,
     split: str = "test",
+    size: Size | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     normalize: NormalizeName | None = None,
@@ -77,13 +79,14 @@ def score(
 
     A checkpoint (run directory, exported file, state dict) is scored on its data set, whose folder ``data`` may name;
     scores are stored beside it, or in ``out``, and found again by the next call. A module needs ``data``, a loader of
-    (images N×C×H×W, labels N): see :func:`xeval.scoring.module.adapt` for ``normalization``, ``classes`` and
-    ``allow_stochastic``; its scores are kept only if ``out`` is given, and :func:`xeval.compare` takes that folder as a
-    run of ``method`` with ``training_seed`` on the data set called ``dataset``. ``output="probabilities"`` takes the
-    logarithm of what the module answers. ``explainers`` and ``metrics`` take names and functions of your own:
-    ``(model, images, targets) -> maps`` N×1×h×w, and ``(model, images, maps, targets) -> values`` N
-    (:mod:`xeval.scoring.lent`). The other keywords are the options of ``xeval score``, whose help and
-    :class:`~xeval.scoring.options.ScoreOptions` say what they mean. The ``attrs`` of the frame hold the whole summary
+    (images N×C×H×W, labels N), with masks or boxes of the objects as a third item or without: see
+    :func:`xeval.scoring.module.adapt` for ``normalization``, ``classes`` and ``allow_stochastic``; its scores are kept
+    only if ``out`` is given, and :func:`xeval.compare` takes that folder as a run of ``method`` with ``training_seed``
+    on the data set called ``dataset``. ``output="probabilities"`` takes the logarithm of what the module answers.
+    ``explainers`` and ``metrics`` take names and functions of your own: ``(model, images, targets) -> maps`` N×1×h×w,
+    and ``(model, images, maps, targets) -> values`` N (:mod:`xeval.scoring.lent`). The other keywords are the options
+    of ``xeval score``, whose help and :class:`~xeval.scoring.options.ScoreOptions` say what they mean; ``size`` is a
+    side or (height, width). The ``attrs`` of the frame hold the whole summary
     with conventions and provenance.
     """
     given = locals()
@@ -112,6 +115,8 @@ def _score(
     if folder:
         raise UsageError("a module needs data to be scored on", "give batches of (images, labels)")
     chosen = validated(**{**options, "data": None})
+    if chosen.size is not None:
+        raise UsageError("size= is for checkpoints", "resize the images in the loader")
     if chosen.normalization.given:
         raise UsageError(
             "mean=, std= and normalize= are for checkpoints", "give normalization= of the loader's transform"

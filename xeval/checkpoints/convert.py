@@ -26,6 +26,7 @@ from xeval.checkpoints.places import Choice
 from xeval.checkpoints.sandbox import Foreign, open_foreign
 from xeval.checkpoints.weightfiles import regular, weakness, write_tensors
 from xeval.data import DatasetInfo, open_dataset
+from xeval.data.base import Size
 from xeval.errors import DataError, UsageError
 from xeval.models import ModelSpec
 from xeval.models.architectures import is_built_in
@@ -46,6 +47,7 @@ def import_checkpoint(
     progress: Progress,
     *,
     data: Path | None = None,
+    size: Size | None = None,
     arch: str | None = None,
     method: str | None = None,
     classifier: Path | None = None,
@@ -74,7 +76,7 @@ def import_checkpoint(
     if seed is not None:
         require_seed(seed)
     wish = Wish.of(mean=mean, std=std, normalize=normalize)
-    opened = open_dataset(dataset, data)
+    opened = open_dataset(dataset, data, size)
     foreign = open_foreign(path)
     if classifier is not None:
         head = classifier_of(classifier, open_foreign(classifier).containers)

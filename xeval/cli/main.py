@@ -19,7 +19,7 @@ from xeval.cli import sweep as cli_sweep
 from xeval.cli import tools as cli_tools
 from xeval.cli.completion import complete
 from xeval.cli.leave import JSON_ERRORS, leave, split_flag
-from xeval.cli.options import NORMALIZATION, PATH, PLUGIN, options_of
+from xeval.cli.options import NORMALIZATION, PATH, PLUGIN, SIZE, options_of
 from xeval.errors import UsageError
 from xeval.registry import PluginWarning
 from xeval.runtime.distributed import ALONE, Processes, end, joined, require_one
@@ -207,7 +207,9 @@ def train_digits(method: str, seed: int, out: Path, overrides: Sequence[str], pr
 @click.option("--normalize-features", is_flag=True, help="the head sees features of unit length")
 @click.option("--weight-decay", default=1e-4, show_default=True, help="of the linear head")
 @click.option("--arch", shell_complete=complete, help="architecture of the encoder [default: the one whose shapes fit]")
-@click.option("--size", "image_size", type=int, help="side of the images in pixels [default: the data set's]")
+@click.option(
+    "--size", "image_size", type=SIZE, help="size of the images in pixels: a side, or HEIGHTxWIDTH [default: their own]"
+)
 @click.option("--method", help="name in the tables [default: the file's]")
 @click.option("--seed", default=0, show_default=True, help="seed of the held-out images")
 @click.option("--rehash", is_flag=True, help="hash every image again, whatever earlier commands have kept of them")
@@ -218,9 +220,10 @@ def probe(encoder: Path, dataset: str, **options: Any) -> None:
 
     Example: xeval probe encoder.safetensors --dataset cifar100 --method moco
     """
+    from xeval.runtime.progress import for_terminal
     from xeval.training.encoder import probe_encoder
 
-    click.echo(str(probe_encoder(encoder, dataset, **options)))
+    click.echo(str(probe_encoder(encoder, dataset, progress=for_terminal(), **options)))
 
 
 @cli.command(name="import")
@@ -236,6 +239,7 @@ def probe(encoder: Path, dataset: str, **options: Any) -> None:
 @NORMALIZATION
 @click.option("--classifier", type=PATH, help="file with the linear head, where it is kept apart")
 @click.option("--arch", shell_complete=complete, help="architecture [default: the one whose shapes fit]")
+@click.option("--size", type=SIZE, help="size of the images in pixels: a side, or HEIGHTxWIDTH [default: their own]")
 @click.option("--key", help="which network of the file, by its keys joined with dots [default: the only one]")
 @click.option("--ema", is_flag=True, help="take the averaged weights of a file that holds both")
 @click.option("--name", help="name of the run [default: that of its folder]")
@@ -393,7 +397,7 @@ def _compare(runs: Sequence[Path], out: Path, as_json: bool = False, **options: 
 def explain(checkpoint: Path, images: Sequence[Path], out: Path, **options: Any) -> None:
     """Explain your own pictures: map, masked picture, and the softmax of the predicted class before and after.
 
-    Pictures are cut to a square and resized to the size of the training images.
+    Pictures are resized and cut to the size of the training images.
 
     Example: xeval explain runs/digits-excon-s0 three.png --out strip.pdf
     """

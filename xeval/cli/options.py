@@ -34,7 +34,20 @@ class UsablePath(click.Path):
         return path
 
 
+class ImageSize(click.ParamType):
+    """A size of images: the side of a square, or HEIGHTxWIDTH."""
+
+    name = "size"
+
+    def convert(self, value: Any, _param: click.Parameter | None, _ctx: click.Context | None) -> Any:
+        """Return the size; a text that is none ends with the remedy of :func:`read_size`."""
+        from xeval.data.base import read_size
+
+        return read_size(value) if isinstance(value, str) else value
+
+
 PATH = UsablePath(path_type=Path)
+SIZE = ImageSize()
 
 
 def options_of(model: str) -> Callable[[F], F]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +22,30 @@ Ints = NDArray[np.int64]
 Pixels = NDArray[np.uint8]
 Index = Sequence[int] | np.ndarray
 CHUNK = 512
+Size: TypeAlias = int | tuple[int, int]
+"""The side of square images, or height and width of others."""
+
+
+def as_size(height: int, width: int) -> Size:
+    """Return the size of images of this height and width: one number for squares."""
+    return height if height == width else (height, width)
+
+
+def height_and_width(size: Size) -> tuple[int, int]:
+    """Return height and width of images of a size."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def size_text(size: Size) -> str:
+    """Return a size as height×width."""
+    return "×".join(map(str, height_and_width(size)))
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
     """The facts that a model and a report need about a data set; ``mean`` and ``std`` are of images scaled to [0, 1].
 
-    ``size`` is the side of the images as read; ``native`` is that of the files, None if they differ or there are none.
+    ``size`` is that of the images as read; ``native`` is that of the files, None if they differ or there are none.
     """
 
     name: str
@@ -35,8 +53,21 @@ class DatasetInfo:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     channels: int
-    size: int
-    native: int | None = None
+    size: Size
+    native: Size | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The shape of an image as read: channels, height, width."""
+        return self.channels, *height_and_width(self.size)
+
+
+def read_size(text: str) -> Size:
+    """Return the size that a text says, a side or HEIGHTxWIDTH; raise :class:`UsageError` for any other text."""
+    sides = re.fullmatch(r"([0-9]{1,6})(?:[x×]([0-9]{1,6}))?", text.strip().lower())
+    if sides is None:
+        raise UsageError(f"{text!r} is no size of images", "give a side such as 224, or HEIGHTxWIDTH such as 48x96")
+    return as_size(int(sides[1]), int(sides[2] or sides[1]))
 
 
 class Split(ABC):
@@ -46,6 +77,8 @@ class Split(ABC):
     """
 
     notes: tuple[str, ...] = ()
+    own_objects: bool = False
+    """Whether masks and boxes are the user's, who may change them: scores are then told apart by them too."""
 
     def __init__(self, info: DatasetInfo, name: str, labels: np.ndarray, ids: Sequence[str]) -> None:
         self.info = info
@@ -102,7 +135,7 @@ class Split(ABC):
 
     def _hashed(self, each: Callable[[Pixels], None] = lambda _: None) -> str:
         """Read all images and return their manifest; ``each`` is called with the pixels of blocks of images."""
-        shape = (len(self), self.info.channels, self.info.size, self.info.size)
+        shape = (len(self), *self.info.shape)
         digest = hashlib.sha256(repr(shape).encode())
         digest.update(self.labels.astype("<i8").tobytes())
         for start in range(0, len(self), CHUNK):
@@ -194,14 +227,16 @@ def normalize(images: torch.Tensor, info: DatasetInfo) -> torch.Tensor:
     return (scaled - mean[:, None, None]) / std[:, None, None]
 
 
-def resized(images: Pixels, side: int) -> Pixels:
-    """Resize uint8 images (N, C, H, W) to side × side pixels: bilinear, with antialiasing where they shrink."""
+def resized(images: Pixels, size: Size) -> Pixels:
+    """Resize uint8 images (N, C, H, W) as a whole to another size: bilinear, with antialiasing where they shrink."""
     import torch
 
-    if images.shape[2:] == (side, side):
+    wanted = height_and_width(size)
+    if images.shape[2:] == wanted:
         return images
     pixels = torch.from_numpy(np.ascontiguousarray(images)).float()
-    small = torch.nn.functional.interpolate(pixels, (side, side), mode="bilinear", antialias=side < images.shape[2])
+    shrinks = any(new < old for new, old in zip(wanted, images.shape[2:], strict=True))
+    small = torch.nn.functional.interpolate(pixels, wanted, mode="bilinear", antialias=shrinks)
     result: Pixels = small.round().to(torch.uint8).numpy()
     return result
 

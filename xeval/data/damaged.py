@@ -17,7 +17,7 @@ class Readable(Split):
 
     def __init__(self, whole: Split, places: Ints) -> None:
         super().__init__(whole.info, whole.name, whole.labels[places], [whole.ids[place] for place in places])
-        self.notes = whole.notes
+        self.notes, self.own_objects = whole.notes, whole.own_objects
         self._whole = whole
         self._places = places
 

@@ -4,52 +4,96 @@ PATH/train/<class>/… and PATH/test/<class>/… are the two splits, each with t
 ``training``, ``testing``, ``val``, ``valid`` or ``validation`` too, in any case. A PATH that holds the class folders
 directly is one split called ``test``: it can be scored, and cannot be trained on by mistake. Image files at any depth
 below a class folder count; other files are passed over and counted in the notes of their split. PATH may be a zip file
-of such a folder, which is read in place.
+of such a folder, which is read in place. Objects may be marked by PATH/masks or PATH/boxes.csv (see
+:mod:`xeval.data.objects`); masks and boxes are resized and cut as the images are.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from xeval.data.base import Dataset, DatasetInfo, Ints, Pixels, moments
+from xeval.data.base import Dataset, DatasetInfo, Index, Ints, Pixels, Size, as_size, height_and_width, moments
 from xeval.data.files import FolderTree, Tree, ZipTree
-from xeval.data.images import FileSplit, decode, is_image_name, square
+from xeval.data.images import FileSplit, decode, fitted, fitted_mask, is_image_name
+from xeval.data.objects import BOXES, Objects, find_objects, masks_folder
 from xeval.data.sources import reader
 from xeval.data.subsets import stratified
 from xeval.errors import DataError
 
+if TYPE_CHECKING:
+    import torch
+
 SAMPLE, SAMPLE_SEED = 256, 0
 SIDE = 224
+LARGEST = 512  # pixels a side up to which images that are not square are read in their own size
 NAMES = {"train": ("train", "training"), "test": ("test", "testing", "val", "valid", "validation")}
 """Folders that are splits, in any case and in this order; a folder of such a name is never a class."""
 KINDS = 5
 """So many kinds of passed-over files are named."""
 
 
-@reader("folder", "folder:PATH, your images in one folder a class")
-def read(path: Path, size: int | None) -> Dataset:
+class FolderSplit(FileSplit):
+    """A split of a user's image files, with a mask of the object for some of them, or for none."""
+
+    own_objects = True
+
+    def __init__(
+        self,
+        info: DatasetInfo,
+        name: str,
+        tree: Tree,
+        objects: Objects,
+        ids: list[str],
+        labels: Ints,
+        notes: tuple[str, ...],
+    ) -> None:
+        super().__init__(info, name, tree, ids, labels, notes)
+        self._objects = objects if objects.among(ids) else None
+
+    def masks(self, index: Index) -> torch.Tensor | None:
+        """Return the objects, bool (n, 1, H, W), empty where an image has none; None if no image of the split has."""
+        import torch
+
+        positions = self._positions(index)
+        if self._objects is None:
+            return None
+        masks = np.zeros((len(positions), 1, *self.info.shape[1:]), dtype=np.bool_)
+        for row, position in enumerate(positions):
+            own = self._objects.of(self.ids[position])
+            if own is not None:
+                masks[row, 0] = fitted_mask(own, self.info.size)
+        return torch.from_numpy(masks)
+
+
+@reader("folder", "folder:PATH, your images in one folder a class", any_shape=True)
+def read(path: Path, size: Size | None) -> Dataset:
     """Classes are the sorted folder names; mean and standard deviation come from the training images.
 
     They are measured on the readable images of a seeded, stratified sample of 256, at the size that is read. Without
-    ``size``, that is the images' own side if the whole sample is square and of one size, else 224.
+    ``size``, that is the images' own size if the whole sample has one size, square or at most 512 pixels a side, else
+    224 a side.
     """
     tree = _tree(path)
-    folders = _splits(tree)
-    listed = {name: _list(tree, folder) for name, folder in folders.items()}
-    classes = _classes(tree, folders)
+    folders, unread = _splits(tree)
+    masks = masks_folder(tree, folders.values())
+    listed = {name: _list(tree, folder, masks, unread[name]) for name, folder in folders.items()}
+    classes = _classes(tree, folders, masks)
+    objects = find_objects(tree, masks, [image for images, *_ in listed.values() for image in images])
     ids, labels, _ = listed["train" if "train" in listed else "test"]
     images = _decoded(tree, [ids[row] for row in stratified(labels, SAMPLE, SAMPLE_SEED)])
-    native = _common_side(images)
-    side = size or native or SIDE
-    pixels: Pixels = np.stack([np.asarray(square(image, side)).transpose(2, 0, 1) for image in images])
-    info = DatasetInfo(f"folder:{path}", classes, *moments(pixels), channels=3, size=side, native=native)
-    splits = {name: partial(FileSplit, info, name, tree, *rows) for name, rows in listed.items()}
+    native = _common_size(images)
+    size = size or _usual_size(native)
+    pixels: Pixels = np.stack([np.asarray(fitted(image, size)).transpose(2, 0, 1) for image in images])
+    info = DatasetInfo(f"folder:{path}", classes, *moments(pixels), channels=3, size=size, native=native)
+    splits = {name: partial(FolderSplit, info, name, tree, objects, *rows) for name, rows in listed.items()}
     return Dataset(info, splits, measured=True)
 
 
@@ -72,15 +116,20 @@ def _wrapper(tree: Tree) -> str | None:
     return found[0] if alone and tree.folders(found[0]) else None
 
 
-def _splits(tree: Tree) -> dict[str, str]:
-    """Return the folder of each split by its name, relative to the tree."""
+def _splits(tree: Tree) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """Return the folder of each split by its name, relative to the tree, and those of its other names, unread."""
     present = {folder.lower(): folder for folder in tree.folders("")}
-    found = {split: next((present[name] for name in names if name in present), None) for split, names in NAMES.items()}
-    return {split: folder for split, folder in found.items() if folder} or {"test": ""}
+    found = {split: [present[name] for name in names if name in present] for split, names in NAMES.items()}
+    folders = {split: places[0] for split, places in found.items() if places} or {"test": ""}
+    return folders, {split: places[1:] for split, places in found.items()}
 
 
-def _classes(tree: Tree, folders: dict[str, str]) -> tuple[str, ...]:
-    names = {name: tree.folders(folder) for name, folder in folders.items()}
+def _class_folders(tree: Tree, folder: str, masks: str | None) -> list[str]:
+    return [name for name in tree.folders(folder) if folder or name != masks]
+
+
+def _classes(tree: Tree, folders: dict[str, str], masks: str | None) -> tuple[str, ...]:
+    names = {name: _class_folders(tree, folder, masks) for name, folder in folders.items()}
     train, test = set(names.get("train", names.get("test", []))), set(names.get("test", names.get("train", [])))
     if train != test:
         only = [", ".join(sorted(names)) or "none" for names in (train - test, test - train)]
@@ -91,21 +140,28 @@ def _classes(tree: Tree, folders: dict[str, str]) -> tuple[str, ...]:
     return tuple(sorted(train))
 
 
-def _list(tree: Tree, folder: str) -> tuple[list[str], Ints, tuple[str, ...]]:
-    """Return all images below the class folders, sorted, their labels and a note on the files that are passed over.
+def _list(tree: Tree, folder: str, masks: str | None, unread: list[str]) -> tuple[list[str], Ints, tuple[str, ...]]:
+    """Return all images below the class folders, sorted, their labels and notes on what is passed over.
 
     Raises:
         DataError: there is no class folder, or one holds no images.
     """
     start = f"{folder}/" if folder else ""
-    classes = {name: tree.below(f"{start}{name}") for name in tree.folders(folder)}
+    classes = {name: tree.below(f"{start}{name}") for name in _class_folders(tree, folder, masks)}
     if not classes:
         raise DataError(f"{tree.describe(folder)} holds no class folders", "put the images of each class in a folder")
     images = [_images(tree.describe(start + name), files) for name, files in classes.items()]
     ids = [file for files in images for file in files]
     labels = np.repeat(np.arange(len(images)), [len(files) for files in images])
-    left = Counter(map(_kind, tree.files(folder))) + _left(*classes.values())
-    return ids, labels, (f"files passed over: {_counted(left)}",) if left else ()
+    left = Counter(_kind(file) for file in tree.files(folder) if file != BOXES) + _left(*classes.values())
+    return ids, labels, tuple(_notes(left, folder, unread))
+
+
+def _notes(left: Counter[str], folder: str, unread: list[str]) -> Iterator[str]:
+    if left:
+        yield f"files passed over: {_counted(left)}"
+    if unread:
+        yield f"the images are those of the folder {folder}; not read: {', '.join(unread)}"
 
 
 def _images(folder: str, files: list[str]) -> list[str]:
@@ -140,10 +196,16 @@ def _counted(kinds: Counter[str]) -> str:
     return ", ".join([f"{count:,} {kind}" for kind, count in ordered[:KINDS]] + [f"{more:,} others"] * (more > 0))
 
 
-def _common_side(images: list[Image.Image]) -> int | None:
-    """Return the side of the images if all are squares of one size, else None."""
-    sides = {side for image in images for side in image.size}
-    return sides.pop() if len(sides) == 1 else None
+def _common_size(images: list[Image.Image]) -> Size | None:
+    """Return the size of the images if all have the same one, else None."""
+    sizes = {as_size(image.height, image.width) for image in images}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def _usual_size(native: Size | None) -> Size:
+    """Return the size in which images are read if nobody says another one."""
+    fits = native is not None and (isinstance(native, int) or max(height_and_width(native)) <= LARGEST)
+    return native if native is not None and fits else SIDE
 
 
 def _decoded(tree: Tree, names: list[str]) -> list[Image.Image]:

@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
-from xeval.data.base import Dataset, DatasetInfo, Index, Ints
+from xeval.data.base import Dataset, DatasetInfo, Index, Ints, Size
 from xeval.data.files import FolderTree
-from xeval.data.images import FileSplit, decode, is_image_name, size_of
+from xeval.data.images import FileSplit, decode, fitted_mask, is_image_name, size_of
 from xeval.data.sources import missing, reader
 from xeval.errors import DataError
 
@@ -43,7 +42,7 @@ class SegmentedSplit(FileSplit):
         import torch
 
         positions = self._positions(index)
-        masks = np.empty((len(positions), 1, self.info.size, self.info.size), dtype=np.bool_)
+        masks = np.empty((len(positions), 1, *self.info.shape[1:]), dtype=np.bool_)
         for row, position in enumerate(positions):
             masks[row, 0] = self._mask(int(position))
         return torch.from_numpy(masks)
@@ -59,9 +58,7 @@ class SegmentedSplit(FileSplit):
                 f"{expected[1]}",
                 "replace the file",
             )
-        own = Image.fromarray((numbers == self.labels[position] + 1).astype(np.uint8))
-        side = (self.info.size, self.info.size)
-        return np.asarray(ImageOps.fit(own, side, method=Image.Resampling.NEAREST)).astype(np.bool_)
+        return fitted_mask(numbers == self.labels[position] + 1, self.info.size)
 
 
 def segmentation_of(image: str) -> str:
@@ -81,8 +78,14 @@ def locate(root: Path) -> Path | None:
     return next((place for place in (root, root / "ImageNetS50") if (place / SEGMENTATION).is_dir()), None)
 
 
-@reader("imagenet-s50", "50 classes of ImageNet, 224 px, colour, with exact masks", locate=locate, remedy=REMEDY)
-def read(root: Path, size: int | None) -> Dataset:
+@reader(
+    "imagenet-s50",
+    "50 classes of ImageNet, 224 px, colour, with exact masks",
+    locate=locate,
+    remedy=REMEDY,
+    any_shape=True,
+)
+def read(root: Path, size: Size | None) -> Dataset:
     """Classes are the sorted WordNet ids; images at 224 px unless ``size`` says otherwise."""
     place = locate(root)
     if place is None:

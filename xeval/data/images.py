@@ -5,7 +5,8 @@
 * Of a stereo or preview JPEG (MPO), the first picture is used.
 * Empty, damaged or animated files, floating-point pictures and pictures beyond 50 million pixels raise DataErrors that
   name the file.
-* For another size, the shorter side is resized (bilinear with antialiasing) and the centre square cut out.
+* For another size, the picture is resized (bilinear with antialiasing) until it just covers that size, and the centre
+  is cut out.
 """
 
 from __future__ import annotations
@@ -16,22 +17,26 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from xeval.data.base import DatasetInfo, Ints, Pixels, Split
+from xeval.data.base import DatasetInfo, Ints, Pixels, Size, Split, height_and_width
 from xeval.data.manifests import Subject, image_hash, keep, kept
 from xeval.errors import DataError
 
 if TYPE_CHECKING:
     from xeval.data.files import Tree
 
+T = TypeVar("T")
+Mask = NDArray[np.bool_]
 FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
 """What is decoded; each further decoder is a way in for hostile files, and that of EPS runs another program."""
 MAX_PIXELS = 50_000_000
 THREADS = 4
+ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # the tag in EXIF, and its values that swap width and height
 THUMBNAIL = 64  # pixels a side; up to this size, decoding is mostly Python code, which threads do not speed up
 
 
@@ -88,7 +93,7 @@ class FileSplit(Split):
         return Subject(self._tree, self._files, about)
 
     def _images(self, positions: Ints) -> Pixels:
-        images = np.empty((len(positions), 3, self.info.size, self.info.size), dtype=np.uint8)
+        images = np.empty((len(positions), *self.info.shape), dtype=np.uint8)
         if self._native and self._native <= THUMBNAIL:
             for row, position in enumerate(positions):
                 images[row] = self._image(position)
@@ -104,17 +109,32 @@ class FileSplit(Split):
         if self._native and image.size != (self._native, self._native):
             width, height = image.size
             raise _unfit(self._tree.describe(name), f"is {width}×{height}, the first image a square of {self._native}")
-        return np.asarray(square(image, self.info.size)).transpose(2, 0, 1)
+        return np.asarray(fitted(image, self.info.size)).transpose(2, 0, 1)
 
 
 def decode(data: bytes, name: str) -> Image.Image:
     """Decode one upright RGB picture; raise DataError naming the file for anything else (rules above)."""
+    return opened(data, name, lambda image: _rgb(ImageOps.exif_transpose(image)))
+
+
+def size_of(data: bytes, name: str) -> tuple[int, int]:
+    """Return width and height of a picture as :func:`decode` returns it; only its header is read."""
+    return opened(data, name, _upright)
+
+
+def mask_of(data: bytes, name: str) -> Mask:
+    """Return where an upright picture is not 0 in any channel but the transparency, bool (H, W)."""
+    return opened(data, name, lambda image: _marked(ImageOps.exif_transpose(image)))
+
+
+def opened(data: bytes, name: str, use: Callable[[Image.Image], T]) -> T:
+    """Return what ``use`` makes of a picture; raise DataError naming the file for what is no plain picture."""
     if not data:
         raise _unfit(name, "is a 0-byte file")
     try:
         with Image.open(BytesIO(data), formats=decoders()) as image:
             _require_plain(image, name)
-            return _rgb(ImageOps.exif_transpose(image))
+            return use(image)
     except DataError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as fault:
@@ -125,16 +145,16 @@ def decode(data: bytes, name: str) -> Image.Image:
         raise _unfit(name, f"is damaged ({fault})") from fault
 
 
-def size_of(data: bytes, name: str) -> tuple[int, int]:
-    """Return width and height of a picture as :func:`decode` returns it."""
-    return decode(data, name).size
+def fitted(image: Image.Image, size: Size, method: Image.Resampling = Image.Resampling.BILINEAR) -> Image.Image:
+    """Return the picture in another size: resized until it just covers that size, and its centre cut out."""
+    height, width = height_and_width(size)
+    return image if image.size == (width, height) else ImageOps.fit(image, (width, height), method=method)
 
 
-def square(image: Image.Image, side: int) -> Image.Image:
-    """Return the picture at side × side pixels: resize the shorter side and cut out the centre."""
-    if image.size == (side, side):
-        return image
-    return ImageOps.fit(image, (side, side), method=Image.Resampling.BILINEAR)
+def fitted_mask(mask: Mask, size: Size) -> Mask:
+    """Return a mask (H, W) resized and cut as :func:`fitted` does with its picture; each pixel is the nearest one."""
+    image = Image.fromarray(mask.astype(np.uint8))
+    return np.asarray(fitted(image, size, Image.Resampling.NEAREST)).astype(np.bool_)
 
 
 @cache
@@ -169,6 +189,17 @@ def _rgb(image: Image.Image) -> Image.Image:
         values = np.asarray(image).astype(np.int64)
         image = Image.fromarray(((values + 128) // 257).clip(0, 255).astype(np.uint8))
     return image.convert("RGB")
+
+
+def _upright(image: Image.Image) -> tuple[int, int]:
+    turned = image.getexif().get(ORIENTATION) in TURNED
+    return (image.height, image.width) if turned else image.size
+
+
+def _marked(image: Image.Image) -> Mask:
+    if image.mode not in ("1", "L") and not image.mode.startswith("I"):
+        image = image.convert("RGB")
+    return np.asarray(np.asarray(image).reshape(image.height, image.width, -1).any(2))
 
 
 def _unfit(name: str, problem: str) -> DataError:

@@ -35,15 +35,15 @@ class Shapes(Split):
         super().__init__(info, name, np.arange(count) % len(CLASSES), [f"{name}-{row:04d}" for row in range(count)])
 
     def _images(self, positions: Ints) -> Pixels:
-        images = np.empty((len(positions), 3, self.info.size, self.info.size), dtype=np.uint8)
+        images = np.empty((len(positions), *self.info.shape), dtype=np.uint8)
         for row, position in enumerate(positions):
-            images[row] = draw(self.name, int(position), self.info.size)[0]
+            images[row] = draw(self.name, int(position), images.shape[3])[0]
         return images
 
     def _masks(self, positions: Ints) -> Mask:
-        masks = np.empty((len(positions), 1, self.info.size, self.info.size), dtype=np.bool_)
+        masks = np.empty((len(positions), 1, *self.info.shape[1:]), dtype=np.bool_)
         for row, position in enumerate(positions):
-            masks[row, 0] = draw(self.name, int(position), self.info.size)[1]
+            masks[row, 0] = draw(self.name, int(position), masks.shape[3])[1]
         return masks
 
     def masks(self, index: Index) -> torch.Tensor | None:

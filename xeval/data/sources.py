@@ -6,26 +6,31 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from xeval.data.base import Dataset
+from xeval.data.base import Dataset, Size, as_size, height_and_width, size_text
 from xeval.data.download import Archive, require_checksum
 from xeval.errors import DataError, UsageError
 from xeval.registry import Registry
 from xeval.runtime.cache import user_cache
 
-Reader = Callable[[Path, int | None], Dataset]
+Reader = Callable[[Path, Any], Dataset]
 Locate = Callable[[Path], Path | None]
 
 
 @dataclass(frozen=True)
 class Source:
-    """A reader, called with data root and side in pixels (None for the default), and what the lists say of its data."""
+    """A reader, called with data root and side in pixels (None for the default), and what the lists say of its data.
+
+    One for ``any_shape`` is also called with (height, width).
+    """
 
     read: Reader
     description: str
     archives: tuple[Archive, ...]
     locate: Locate
     remedy: str
+    any_shape: bool = False
 
 
 READERS: Registry[Source] = Registry("dataset")
@@ -38,15 +43,16 @@ def reader(
     archives: tuple[Archive, ...] = (),
     locate: Locate = lambda _root: None,
     remedy: str = "",
+    any_shape: bool = False,
 ) -> Callable[[Reader], Reader]:
     """Register the function that reads a data set under the data set's name.
 
     ``archives`` are the official files; the first is the one to fetch. ``locate`` finds the data set below a data root.
-    ``remedy`` says how to get what cannot be fetched.
+    ``remedy`` says how to get what cannot be fetched. ``any_shape`` says that images need not be read as squares.
     """
 
     def decorate(read: Reader) -> Reader:
-        READERS.add(name, Source(read, description, archives, locate, remedy), read)
+        READERS.add(name, Source(read, description, archives, locate, remedy, any_shape), read)
         return read
 
     return decorate
@@ -80,20 +86,35 @@ def require_official(place: Path, archives: tuple[Archive, ...]) -> bool:
     return bool(named)
 
 
-def open_dataset(name: str, root: Path | None = None, size: int | None = None) -> Dataset:
-    """Open a data set by name, or ``folder:PATH``; ``size`` resizes its images to that many pixels a side.
+def open_dataset(name: str, root: Path | None = None, size: Size | None = None) -> Dataset:
+    """Open a data set by name, or ``folder:PATH``; ``size`` resizes its images: pixels a side, or (height, width).
 
     Raises:
         UsageError: the name is unknown or the size is impossible.
         DataError: files are missing or unreadable; the message says what was looked for and where.
     """
-    if size is not None and not 4 <= size <= 4096:
-        raise UsageError(f"images of {size} pixels a side were asked for", "choose a side from 4 to 4096")
     kind, _, path = name.partition(":")
     source = READERS[kind]
+    if size is not None:
+        size = _possible(size, kind, source)
     if (kind == "folder") != bool(path):
         raise UsageError(f"the data set {name!r} is not understood", "write folder:PATH, or the name alone")
     where = Path(path) if path else data_root(root)
     if root is not None and not path and not root.exists():
         raise DataError(f"the data directory {root} does not exist", "check --data")
     return source.read(where, size)
+
+
+def _possible(size: Size, kind: str, source: Source) -> Size:
+    """Return a size as it is written; raise :class:`UsageError` for one that the images cannot have."""
+    sides = height_and_width(size)
+    if not all(4 <= side <= 4096 for side in sides):
+        raise UsageError(
+            f"images of {' and '.join(map(str, dict.fromkeys(sides)))} pixels a side were asked for",
+            "choose a side from 4 to 4096",
+        )
+    if len(set(sides)) > 1 and not source.any_shape:
+        raise UsageError(
+            f"{kind} has square images, not {size_text(size)}", "choose one number of pixels for both sides"
+        )
+    return as_size(*sides)

@@ -54,7 +54,7 @@ class BoxedSplit(FileSplit):
         files: list[str] | None = None,
     ) -> None:
         super().__init__(info, name, tree, ids, labels, native=native, files=files)
-        self._boxes = scale_boxes(boxes, native, info.size)
+        self._boxes = scale_boxes(boxes, native, info.shape[1])
 
     def boxes(self, index: Index) -> torch.Tensor | None:
         """Return the boxes, int64 (n, 4), inclusive."""

@@ -1,7 +1,11 @@
-"""Find how many images to pass through a network at a time, and measure how fast they go."""
+"""Find how many images to pass through a network at a time, and measure how fast they go.
+
+Measuring passes images too: never more of them than there are to pass afterwards.
+"""
 
 from __future__ import annotations
 
+import math
 import time
 
 import torch
@@ -11,14 +15,23 @@ from xeval.engine.devices import synchronize
 from xeval.engine.folding import Forward
 from xeval.runtime.memory import is_out_of_memory
 
+FIRST, LARGEST = 16, 1024
+RUNS = 3  # a warm-up and two timed ones
 
-def probe_batch_size(network: Forward, example: Tensor, *, largest: int = 1024) -> int:
-    """Return the smallest batch size within 5 % of the best throughput, found by doubling; ``example`` is 1×C×H×W."""
-    best_size, best_rate, size = 1, 0.0, 16
-    while size <= largest:
+
+def probe_batch_size(network: Forward, example: Tensor, *, largest: int = LARGEST, images: float = math.inf) -> int:
+    """Return the smallest batch size within 5 % of the best throughput, found by doubling; ``example`` is 1×C×H×W.
+
+    At most ``images`` images are passed to find it: the best of the sizes that these suffice for, or the first size, as
+    far as there are so many, where they suffice for none.
+    """
+    size = best_size = int(max(1, min(FIRST, largest, images)))
+    best_rate = 0.0
+    while size <= largest and RUNS * size <= images:
+        images -= RUNS * size
         rate = _rate_if_it_fits(network, example, size)
         if rate is None:
-            break
+            return best_size if best_rate else 1
         if rate > best_rate * 1.05:
             best_size, best_rate = size, rate
         elif size >= 4 * best_size:
@@ -28,7 +41,7 @@ def probe_batch_size(network: Forward, example: Tensor, *, largest: int = 1024) 
 
 
 def throughput(network: Forward, example: Tensor, size: int) -> float:
-    """Return the images per second in batches of ``size``."""
+    """Return the images per second in batches of ``size``; :data:`RUNS` of them are passed."""
     return size / _seconds(network, copies(example, size))
 
 
@@ -47,10 +60,10 @@ def copies(example: Tensor, size: int) -> Tensor:
 
 
 def _seconds(network: Forward, images: Tensor) -> float:
-    """Return the shorter of two timed forward passes after one warm-up, in seconds."""
+    """Return the shortest of the timed forward passes after one warm-up, in seconds."""
     times = []
     with torch.no_grad():
-        for _ in range(3):
+        for _ in range(RUNS):
             synchronize(images.device)
             start = time.perf_counter()
             network(images)

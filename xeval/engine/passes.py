@@ -6,6 +6,7 @@ between. Probabilities are the softmax in float64 of float32 logits, which remov
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
-from xeval.engine.batch_size import copies, throughput
+from xeval.engine.batch_size import RUNS, copies, throughput
 from xeval.engine.folding import Network, plain
 from xeval.engine.precision import softmax64
 from xeval.explainers.base import Explainer
@@ -99,11 +100,17 @@ class Engine:
         self.count(max(sum(seen), len(images)))
         return found
 
-    def rate(self, example: Tensor) -> float:
-        """Return the images per second in the engine's batches, once they are known to fit; ``example`` is 1×C×H×W."""
+    def rate(self, example: Tensor, images: float = math.inf) -> float:
+        """Return the images per second in the engine's batches, once they are known to fit; ``example`` is 1×C×H×W.
+
+        At most ``images`` images are passed, in smaller batches where it must be; infinity where not even one can.
+        """
+        size = int(min(self.batch_size, images // (RUNS + 1)))
+        if not size:
+            return math.inf
         with torch.no_grad():
-            self._batches(lambda start, stop: self._pass(copies(example, stop - start)), self.batch_size)
-        return throughput(self._pass, example, self.batch_size)
+            self._batches(lambda start, stop: self._pass(copies(example, stop - start)), size)
+        return throughput(self._pass, example, min(size, self.batch_size))
 
     def _pass(self, images: Tensor) -> Tensor:
         return self.network(images, whole=len(images) == self.batch_size)

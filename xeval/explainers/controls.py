@@ -35,11 +35,11 @@ def random_cam(_images: Tensor, reference: Tensor, keys: Tensor, draw: int) -> T
 
 @control("centre")
 def centre(images: Tensor, _reference: Tensor, _keys: Tensor, _draw: int) -> Tensor:
-    """A Gaussian at the centre, σ = H/4: what knowing that objects sit in the middle is worth."""
+    """A Gaussian at the centre, σ = min(H, W)/4: what knowing that objects sit in the middle is worth."""
     height, width = images.shape[-2:]
     y = torch.arange(height, device=images.device) - (height - 1) / 2
     x = torch.arange(width, device=images.device) - (width - 1) / 2
-    bump = torch.exp(-(y[:, None] ** 2 + x[None, :] ** 2) / (2 * (height / 4) ** 2))
+    bump = torch.exp(-(y[:, None] ** 2 + x[None, :] ** 2) / (2 * (min(height, width) / 4) ** 2))
     return bump.expand(len(images), 1, height, width).clone()
 
 

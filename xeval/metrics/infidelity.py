@@ -30,7 +30,9 @@ class InfidelitySettings(Settings):
         "becomes noise around 0 in normalised space",
     )
     n: int = Field(default=64, ge=2, description="perturbations an image")
-    side: float = Field(default=0.125, gt=0, lt=1, description="side of the square over the image's, then rounded")
+    side: float = Field(
+        default=0.125, gt=0, lt=1, description="side of the square over the image's shorter one, then rounded"
+    )
     sigma: float = Field(default=0.2, gt=0, description="standard deviation of noisy_baseline, in normalised units")
 
 
@@ -138,7 +140,7 @@ def _baselines(scene: Scene, settings: InfidelitySettings) -> Baselines:
 def _squares(scene: Scene, settings: InfidelitySettings) -> Squares:
     """Draw the squares, fill each of them and measure how much the probability changes."""
     height, width = scene.size
-    side = max(1, round(height * settings.side))
+    side = max(1, round(min(height, width) * settings.side))
     u = uniform(scene.seed, "infidelity", scene.keys, settings.n, 2)
     top = (u[..., 0] * (height - side + 1)).long()
     left = (u[..., 1] * (width - side + 1)).long()
@@ -170,9 +172,9 @@ def _convention(settings: InfidelitySettings) -> str:
             "for this number was never published)"
         )
     return (
-        f"infidelity: {settings.n} squares of side round({settings.side:g}·H) at uniform positions set to the fill, "
-        "D = change in the explained class's softmax, I = 1 on the square in every channel (x − fill for gradients); "
-        "skill = r·|r|, r = the correlation of I·A and D"
+        f"infidelity: {settings.n} squares of side round({settings.side:g}·min(H, W)) at uniform positions set to the "
+        "fill, D = change in the explained class's softmax, I = 1 on the square in every channel (x − fill for "
+        "gradients); skill = r·|r|, r = the correlation of I·A and D"
     )
 
 

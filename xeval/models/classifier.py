@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated, TypeAlias
+
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
@@ -10,16 +12,21 @@ from torch.nn import functional as F
 from xeval.errors import UsageError
 from xeval.models.architectures import backbone
 
+Side: TypeAlias = Annotated[int, Field(ge=1)]
+
 
 class ModelSpec(BaseModel):
-    """What is needed to build a classifier, saved with the checkpoint; a k-NN head has ``bank`` examples."""
+    """What is needed to build a classifier, saved with the checkpoint; a k-NN head has ``bank`` examples.
+
+    ``image_size`` is the side of square images, or height and width of others.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     arch: str = Field(max_length=100)
     num_classes: int = Field(ge=2)
     in_channels: int = Field(default=3, ge=1, le=1024)
-    image_size: int = Field(ge=1)
+    image_size: Side | tuple[Side, Side]
     normalize_features: bool = False
     bank: int = Field(default=0, ge=0)
 

@@ -50,7 +50,7 @@ def last_conv_stage(model: nn.Module, example: Tensor) -> str:
 EXCON_LAYER = "excon-2022"  # in recipes and protocols: the layer that excon_layer names
 
 
-def excon_layer(model: nn.Module, size: int) -> str:
+def excon_layer(model: nn.Module, size: int | tuple[int, int]) -> str:
     """Return the name of the convolution that the ExCon paper explains, before BatchNorm and the residual sum.
 
     At 32 px, it is the last convolution of the stage whose map has half the image's side (``layer2``: 16×16); at 64 px,
@@ -59,7 +59,7 @@ def excon_layer(model: nn.Module, size: int) -> str:
     Raises:
         UsageError: the paper names no layer for this network and size.
     """
-    stages = {32: "layer2", 64: "layer4"}
+    stages: dict[object, str] = {32: "layer2", 64: "layer4"}
     if isinstance(model, Classifier) and isinstance(model.backbone, ResNet) and size in stages:
         blocks = dict(model.backbone.named_children()).get(stages[size])
         if isinstance(blocks, nn.Sequential):

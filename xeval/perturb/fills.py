@@ -66,11 +66,12 @@ def black_fill(images: Tensor, mean: Tensor, pixel: Tensor, _keys: Tensor, _seed
 
 @fill("blur")
 def blur_fill(images: Tensor, _mean: Tensor, _pixel: Tensor, _keys: Tensor, _seed: int) -> Tensor:
-    """The image itself under a Gaussian of σ = H/8 (kernel cut at 2σ, edges reflected)."""
+    """The image itself under a Gaussian of σ = min(H, W)/8 (kernel cut at 2σ, edges reflected)."""
     from torchvision.transforms.functional import gaussian_blur
 
-    sigma = images.shape[-2] / 8
-    kernel = 2 * min(round(2 * sigma), min(images.shape[-2:]) - 1) + 1
+    side = min(images.shape[-2:])
+    sigma = side / 8
+    kernel = 2 * min(round(2 * sigma), side - 1) + 1
     blurred: Tensor = gaussian_blur(images, [kernel, kernel], [sigma, sigma])
     return blurred
 

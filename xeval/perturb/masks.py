@@ -1,4 +1,4 @@
-"""Turn maps into masks: how many pixels are kept, in which order, and min-max scaling."""
+"""Turn maps and boxes into masks: how many pixels are kept, in which order, and min-max scaling."""
 
 from __future__ import annotations
 
@@ -79,3 +79,11 @@ def complement(maps: Tensor) -> Tensor:
 def cutoff_mask(maps: Tensor, cutoff: float) -> Tensor:
     """Return a boolean mask of the pixels whose min-max scaled value exceeds ``cutoff`` (ExCon's training mask)."""
     return minmax(maps) > cutoff
+
+
+def box_masks(boxes: Tensor, height: int, width: int) -> Tensor:
+    """Return boxes (N, 4) x0, y0, x1, y1, inclusive, as masks: bool N×1×H×W."""
+    x, y = torch.arange(width, device=boxes.device), torch.arange(height, device=boxes.device)
+    across = (x >= boxes[:, 0:1]) & (x <= boxes[:, 2:3])
+    down = (y >= boxes[:, 1:2]) & (y <= boxes[:, 3:4])
+    return (down[:, :, None] & across[:, None, :]).unsqueeze(1)

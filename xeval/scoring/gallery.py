@@ -79,7 +79,8 @@ def pictures_of(scorer: Scorer) -> Pictures:
     """Return the gallery of a plan's images, explained by the protocol's first explainer."""
     plan = scorer.plan
     ids = [plan.split.ids[i] for i in plan.chosen]
-    numbers = choose(ids, plan.protocol.seed, plan.info.size**2)
+    _, height, width = plan.info.shape
+    numbers = choose(ids, plan.protocol.seed, height * width)
     return explained_pictures(scorer, [int(plan.chosen[i]) for i in numbers])
 
 

@@ -1,12 +1,16 @@
-"""What a loader yields, as images N×C×H×W and labels (N,): used where the meaning is plain, else refused in a sentence.
+"""What a loader yields, as images N×C×H×W, labels (N,) and masks: used where the meaning is plain, else refused.
 
-Accepted are batches as pairs, as triples whose rest is ignored, as dictionaries with the usual keys, of tensors, arrays
-or lists, and a data set of (image, label) instead of a loader.
+Accepted are batches as pairs, as triples, as dictionaries with the usual keys, of tensors, arrays or lists, and a data
+set of (image, label) instead of a loader. A third item, or the keys ``mask`` and ``boxes``, say where the objects are:
+masks N×H×W or N×1×H×W of 0 and 1, or boxes N×4 with the first and the last pixel x0, y0, x1, y1. A third item of
+another shape, and whatever comes after it, is ignored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,64 +18,160 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from xeval.errors import DataError
+from xeval.perturb.masks import box_masks
 from xeval.runtime.endings import first_line
 
 IMAGE_KEYS = ("image", "images", "pixel_values", "img", "x")
 LABEL_KEYS = ("label", "labels", "target", "targets", "y")
+MASK_KEYS, BOX_KEYS = ("mask", "masks"), ("box", "boxes")
 BYTES = 255
 ITEMS = 64
+FEW, CHANNELS = 4, 16  # so short is the last axis of images whose channels lie last, and longer the first one
+GIVE = "give masks N×H×W or N×1×H×W, or boxes N×4"
 
 
-def collect(data: Any) -> tuple[Tensor, Tensor, bool]:
-    """Return all images, float32 N×C×H×W, their labels as given, and whether the images were bytes from 0 to 255.
+@dataclass(frozen=True)
+class Batch:
+    """What one batch or one item holds, on the host: images, labels, and masks or boxes where there are any.
 
-    Bytes are divided by 255. Raises :class:`DataError` for anything else than images with labels.
+    ``named`` says that masks or boxes were called so; a third item may be something else.
     """
-    batches = [_pair(batch) for batch in _batches(data)]
+
+    images: Tensor
+    labels: Tensor
+    where: Tensor | None = None
+    named: bool = False
+
+
+@dataclass(frozen=True)
+class Given:
+    """All that a loader yields: images, float32 N×C×H×W, labels as given, and masks, bool N×1×H×W, if there are any.
+
+    ``is_bytes`` says that the images were bytes from 0 to 255, which are divided by 255.
+    """
+
+    images: Tensor
+    labels: Tensor
+    masks: Tensor | None
+    is_bytes: bool
+
+
+def collect(data: Any) -> Given:
+    """Return what a loader yields; raise :class:`DataError` for anything else than images with labels."""
+    batches = list(_batches(data))
     if not batches:
         raise DataError("the loader yields no batch", "give batches of (images, labels)")
-    shapes = sorted({tuple(images.shape[1:]) for images, _ in batches})
+    shapes = sorted({tuple(batch.images.shape[1:]) for batch in batches})
     if len(shapes) > 1:
         raise DataError(f"the images have several shapes: {shapes[:3]}", "resize them to one size in the loader")
-    images = torch.cat([images for images, _ in batches])
-    labels = torch.cat([labels for _, labels in batches])
-    if images.ndim != 4 or images.shape[-1] != images.shape[-2] or len(images) != len(labels):
-        raise DataError(f"images have shape {tuple(images.shape)}", "give square images N×C×H×W and N labels")
+    images = torch.cat([batch.images for batch in batches])
+    labels = torch.cat([batch.labels for batch in batches])
+    if images.ndim != 4 or _channels_last(images) or len(images) != len(labels):
+        raise DataError(f"images have shape {tuple(images.shape)}", "give images N×C×H×W and N labels")
     is_bytes = images.dtype == torch.uint8
-    return images.float() / (BYTES if is_bytes else 1), labels, is_bytes
+    return Given(images.float() / (BYTES if is_bytes else 1), labels, _all_masks(batches), is_bytes)
 
 
-def _batches(data: Any) -> Iterator[Any]:
+def _channels_last(images: Tensor) -> bool:
+    """Return whether images must be N×H×W×C: as N×C×H×W they would have many channels and hardly any width."""
+    _, first, second, last = images.shape
+    return last <= FEW < first or (last <= CHANNELS < first and last < second)
+
+
+def _all_masks(batches: list[Batch]) -> Tensor | None:
+    """Return the masks of all images, empty for those of batches without any; None where no batch has any."""
+    found = [masks_of(batch) for batch in batches]
+    if all(masks is None for masks in found):
+        return None
+    empty = [torch.zeros_like(batch.images[:, :1], dtype=torch.bool) for batch in batches]
+    return torch.cat([other if masks is None else masks for masks, other in zip(found, empty, strict=True)])
+
+
+def masks_of(batch: Batch) -> Tensor | None:
+    """Return the masks of a batch, bool N×1×H×W, those of boxes drawn; None where it has neither.
+
+    Raises :class:`DataError` for masks of other values than 0 and 1, boxes that lie outside, and other shapes.
+    """
+    where, (count, _, height, width) = batch.where, batch.images.shape
+    if where is None:
+        return None
+    if where.shape == (count, 4):
+        return _drawn(where, height, width)
+    if where.shape not in ((count, height, width), (count, 1, height, width)):
+        if batch.named:
+            raise DataError(f"the masks or boxes of {count} images have shape {tuple(where.shape)}", GIVE)
+        return None
+    if not ((where == 0) | (where == 1)).all():
+        raise DataError("the masks hold other values than 0 and 1", "give bool masks, such as mask > 0")
+    return where.bool().reshape(count, 1, height, width)
+
+
+def _drawn(boxes: Tensor, height: int, width: int) -> Tensor:
+    """Return boxes N×4 as masks."""
+    limit = torch.tensor([width, height, width, height])
+    outside = (boxes < 0) | (boxes >= limit) | (boxes != boxes.floor())
+    bad = outside.any(1) | (boxes[:, :2] > boxes[:, 2:]).any(1)
+    if bad.any():
+        raise DataError(
+            f"{boxes[bad][0].tolist()} is no box in {width}×{height} pixels",
+            "give whole numbers x0, y0, x1, y1: the first and the last pixel across and down",
+        )
+    return box_masks(boxes, height, width)
+
+
+def _batches(data: Any) -> Iterator[Batch]:
     """Yield batches; the items of a data set are stacked."""
     if not isinstance(data, Dataset):
         if not isinstance(data, Iterable):
             raise DataError(f"the data are a {type(data).__name__}", "give a loader of (images, labels)")
-        yield from data
+        yield from map(_batch, data)
         return
-    items = [_pair(data[number]) for number in range(len(data))]  # type: ignore[arg-type]
+    items = [_batch(data[number]) for number in range(len(data))]  # type: ignore[arg-type]
     for start in range(0, len(items), ITEMS):
-        part = items[start : start + ITEMS]
-        try:
-            yield torch.stack([image for image, _ in part]), torch.stack([label for _, label in part])
-        except RuntimeError as error:
-            raise DataError(
-                f"the items of the data set have several shapes ({first_line(error)})", "resize them to one size"
-            ) from None
+        yield _stacked(items[start : start + ITEMS])
 
 
-def _pair(batch: Any) -> tuple[Tensor, Tensor]:
-    """Return images and labels of one batch, on the host."""
-    if isinstance(batch, Mapping):
-        images, labels = _named(batch, IMAGE_KEYS), _named(batch, LABEL_KEYS)
-    elif isinstance(batch, tuple | list) and len(batch) >= 2:
-        images, labels = batch[0], batch[1]
-    else:
-        raise DataError(f"a batch is a {type(batch).__name__}", "give batches of (images, labels)")
+def _stacked(items: list[Batch]) -> Batch:
+    """Return some items as one batch; third items of several shapes are nothing that is read here."""
+    where = [item.where for item in items if item.where is not None]
+    alike = len(where) == len(items) and len({part.shape for part in where}) == 1
     try:
-        found, classes = torch.as_tensor(images), torch.as_tensor(labels)
+        return Batch(
+            torch.stack([item.images for item in items]),
+            torch.stack([item.labels for item in items]),
+            torch.stack(where) if alike or items[0].named else None,
+            items[0].named,
+        )
+    except RuntimeError as error:
+        raise DataError(
+            f"the items of the data set have several shapes ({first_line(error)})", "resize them to one size"
+        ) from None
+
+
+def _batch(batch: Any) -> Batch:
+    """Return what one batch or item holds, on the host."""
+    if isinstance(batch, Mapping):
+        named = [batch[key] for key in (*MASK_KEYS, *BOX_KEYS) if key in batch]
+        return Batch(
+            _array(_named(batch, IMAGE_KEYS)),
+            _array(_named(batch, LABEL_KEYS)),
+            _array(named[0]) if named else None,
+            bool(named),
+        )
+    if not isinstance(batch, tuple | list) or len(batch) < 2:
+        raise DataError(f"a batch is a {type(batch).__name__}", "give batches of (images, labels)")
+    third = None
+    with suppress(DataError):  # a third item may be anything
+        third = _array(batch[2]) if len(batch) > 2 else None
+    return Batch(_array(batch[0]), _array(batch[1]), third)
+
+
+def _array(part: Any) -> Tensor:
+    """Return a part of a batch as a tensor of its own."""
+    try:
+        return torch.as_tensor(part).detach().clone().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"a batch holds no arrays ({first_line(error)})", "give batches of (images, labels)") from None
-    return found.detach().clone().cpu(), classes.detach().clone().cpu()
 
 
 def _named(batch: Mapping[Any, Any], keys: tuple[str, ...]) -> Any:

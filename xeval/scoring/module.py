@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from xeval.checkpoints.load import LoadedModel, tensors_sha256
 from xeval.checkpoints.normalization import identity
 from xeval.data import DatasetInfo, Split
-from xeval.data.base import Ints, Pixels
+from xeval.data.base import Index, Ints, Pixels, as_size
 from xeval.errors import DataError, UsageError
 from xeval.runtime.files import digest
 from xeval.scoring.answers import classes_of
@@ -40,15 +40,22 @@ class Normalization:
 
 
 class TensorSplit(Split):
-    """A split whose images are held in memory as float32 in [0, 1], with ids ``0``, ``1``, …"""
+    """A split whose images are held in memory as float32 in [0, 1], with ids ``0``, ``1``, …; so are its masks."""
 
-    def __init__(self, info: DatasetInfo, images: Tensor, labels: Tensor) -> None:
+    own_objects = True
+
+    def __init__(self, info: DatasetInfo, images: Tensor, labels: Tensor, masks: Tensor | None) -> None:
         super().__init__(info, "given", labels.numpy(), [str(number) for number in range(len(labels))])
-        self._tensor = images
+        self._tensor, self._objects = images, masks
 
     def read(self, index: Sequence[int] | np.ndarray) -> Tensor:
         """Return the images at these positions, float32 (n, C, H, W) in [0, 1]."""
         return self._tensor[torch.as_tensor(self._positions(index))]
+
+    def masks(self, index: Index) -> Tensor | None:
+        """Return the masks of the objects, bool (n, 1, H, W)."""
+        positions = torch.as_tensor(self._positions(index))
+        return None if self._objects is None else self._objects[positions]
 
     def _images(self, positions: Ints) -> Pixels:
         """Return the images' float32 bytes, for the manifest."""
@@ -68,7 +75,8 @@ def adapt(
 
     Args:
         model: any module that answers with logits N×classes; see :mod:`xeval.scoring.answers` for what is checked.
-        data: batches of (images N×C×H×W, labels N); see :mod:`xeval.scoring.loader` for the other forms.
+        data: batches of (images N×C×H×W, labels N), with masks or boxes of the objects or without; see
+            :mod:`xeval.scoring.loader` for the other forms.
         normalization: the constants that the loader applied; without them images are taken as pixels in [0, 1], which
             are also the units of noise and the meaning of the fill ``mean`` (then 0, black). Bytes from 0 to 255 are
             pixels in any case, and are normalised for the model.
@@ -81,26 +89,24 @@ def adapt(
         UsageError: a model that does not answer with logits.
     """
     _require_float32(model)
-    given, labels, is_bytes = collect(data)
-    channels = given.shape[1]
+    given = collect(data)
+    channels = given.images.shape[1]
     constants = normalization or Normalization((0.0,) * channels, (1.0,) * channels)
     if len(constants.mean) != channels or len(constants.std) != channels:
         raise DataError(f"normalization has {len(constants.mean)} constants for {channels} channels", "give one each")
     mean, std = (torch.tensor(part).reshape(channels, 1, 1) for part in (constants.mean, constants.std))
-    pixels = given if is_bytes else given * std + mean
+    pixels = given.images if given.is_bytes else given.images * std + mean
     _require_pixels(pixels, normalized=normalization is not None)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     outputs, notes = classes_of(model, ((pixels[:2] - mean) / std).to(device), allow_stochastic=allow_stochastic)
     names = tuple(classes) if classes is not None else tuple(str(number) for number in range(outputs))
     if outputs != len(names):
         raise DataError(f"the model has {outputs} outputs for {len(names)} classes", "check classes")
-    info = DatasetInfo(name, names, constants.mean, constants.std, channels, pixels.shape[-1])
-    notes = (
-        *notes,
-        *_remarks(given, is_bytes=is_bytes, normalized=normalization is not None and normalization.changes),
-    )
+    info = DatasetInfo(name, names, constants.mean, constants.std, channels, as_size(*pixels.shape[2:]))
+    normalized = normalization is not None and normalization.changes
+    notes = (*notes, *_remarks(given.images, is_bytes=given.is_bytes, normalized=normalized))
     loaded = LoadedModel(model, None, None, "memory", identity(network_sha256(model), info), Path(name), notes)
-    return loaded, info, TensorSplit(info, pixels, class_numbers(labels, outputs))
+    return loaded, info, TensorSplit(info, pixels, class_numbers(given.labels, outputs), given.masks)
 
 
 def network_sha256(model: nn.Module) -> str:

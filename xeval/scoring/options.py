@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from xeval.checkpoints.folder import Weights
 from xeval.checkpoints.normalization import Mean, Named, Std, Wish
+from xeval.data.base import read_size
 from xeval.errors import UsageError
 from xeval.perturb.thresholds import Mask, require_thresholds
 from xeval.runtime.validation import GREATEST_SEED, LEAST_SEED, first_mistake
@@ -26,6 +27,10 @@ class ScoreOptions(BaseModel):
     dataset: str | None = Field(None, description="data set to score on [default: the checkpoint's own]")
     data: Path | None = Field(None, description="folder of the data [default: $XEVAL_DATA, else the user cache]")
     split: str = Field("test", description="split to score on")
+    size: int | tuple[int, int] | None = Field(
+        None,
+        description="size of the images in pixels: a side, or HEIGHTxWIDTH [default: as in training, or their own]",
+    )
     mean: Mean = None
     std: Std = None
     normalize: Named = None
@@ -70,6 +75,11 @@ class ScoreOptions(BaseModel):
     allow_partial: bool = Field(False, description="leave out unreadable images, accept gaps in the numbers (exit 7)")
     rehash: bool = Field(False, description="hash every image again, whatever earlier commands have kept of them")
     recompute: bool = Field(False, description="score everything again; old scores are kept under another name")
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _pixels(cls, value: Any) -> Any:
+        return read_size(value) if isinstance(value, str) else value
 
     @field_validator("thresholds")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import nn
 
 from xeval.checkpoints.load import LoadedModel, load_model
 from xeval.data import DatasetInfo, Split, open_dataset, stratified
+from xeval.data.base import CHUNK, size_text
 from xeval.data.damaged import without_damaged
 from xeval.errors import DataError, UsageError
 from xeval.explainers import CONTROLS, EXPLAINERS
@@ -60,7 +62,10 @@ class Label:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything about a scoring run that is known before the first pass; made by :func:`make_plan`."""
+    """Everything about a scoring run that is known before the first pass; made by :func:`make_plan`.
+
+    ``objects`` is the hash of the user's masks of the chosen images, None where they are not used or not the user's.
+    """
 
     loaded: LoadedModel
     info: DatasetInfo
@@ -72,8 +77,14 @@ class Plan:
     tasks: tuple[Task, ...]
     data_key: str
     label: Label
-    notes: tuple[str, ...] = ()
+    objects: str | None = None
+    data_notes: tuple[str, ...] = ()
     unreadable: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is worth saying of the checkpoint and the data before the work begins."""
+        return (*self.loaded.notes, *self.data_notes)
 
     @property
     def rows(self) -> tuple[str, ...]:
@@ -122,6 +133,7 @@ def plan_for(loaded: LoadedModel, info: DatasetInfo, split: Split, options: Scor
     split, damaged = without_damaged(split) if options.allow_partial else (split, {})
     protocol, left_out = _what_the_data_allow(protocol, split, asked=options.metrics is not None)
     chosen, selection = _choose(split, options)
+    objects, unmarked = _objects(protocol, split, chosen)
     layer = options.layer or _default_layer(loaded.model, info, protocol)
     find_layer(loaded.model, layer)
     data_key = digest(
@@ -131,7 +143,7 @@ def plan_for(loaded: LoadedModel, info: DatasetInfo, split: Split, options: Scor
             "images": [split.ids[i] for i in chosen],
         }
     )
-    tasks = tuple(_task(protocol, metric, settings, layer) for metric, settings in metric_list(protocol))
+    tasks = tuple(_task(protocol, metric, settings, layer, objects) for metric, settings in metric_list(protocol))
     return Plan(
         loaded,
         info,
@@ -143,7 +155,8 @@ def plan_for(loaded: LoadedModel, info: DatasetInfo, split: Split, options: Scor
         tasks,
         data_key,
         _label(loaded, options),
-        notes=(*loaded.notes, *split.notes, *left_out),
+        objects=objects,
+        data_notes=(*split.notes, *left_out, *unmarked),
         unreadable=tuple(damaged.values()),
     )
 
@@ -196,12 +209,12 @@ def _open(checkpoint: Path, options: ScoreOptions) -> tuple[LoadedModel, Dataset
     def described() -> DatasetInfo:
         if options.dataset is None:
             raise UsageError(f"{checkpoint} carries no description of its data set", "name one with --dataset")
-        return open_dataset(options.dataset, options.data).info
+        return open_dataset(options.dataset, options.data, options.size).info
 
     loaded = load_model(checkpoint, weights=options.weights, arch=options.arch, describe=described)
     known = loaded.card.dataset if loaded.card else None
     name = options.dataset or (known.name if known else described().name)
-    dataset = open_dataset(name, options.data, known.size if known else None)
+    dataset = open_dataset(name, options.data, options.size or (known.size if known else None))
     return *normalized(loaded, dataset.info, options, measured=dataset.measured), dataset.split(options.split)
 
 
@@ -228,9 +241,9 @@ def _require_fit(loaded: LoadedModel, info: DatasetInfo) -> None:
         )
     files = (trained.native or info.native, info.native or trained.native)  # equal where one of them is unknown
     for expected, found in ((loaded.spec.image_size, info.size), files):
-        if expected != found:
+        if expected is not None and found is not None and expected != found:
             raise DataError(
-                f"trained on images of {expected}×{expected} pixels, {info.name} has {found}×{found}",
+                f"trained on images of {size_text(expected)} pixels, {info.name} has {size_text(found)}",
                 "give images of the size of the training images",
             )
     if (trained.mean, trained.std) != (info.mean, info.std):
@@ -252,21 +265,48 @@ def _class_difference(trained: tuple[str, ...], found: tuple[str, ...]) -> str:
 
 def _require_thresholds(protocol: Protocol, info: DatasetInfo) -> None:
     """Raise UsageError for a threshold above 0 that keeps no pixel, which only shows once the image size is known."""
-    drop = protocol.metric_settings("drop")
+    drop, (_, height, width) = protocol.metric_settings("drop"), info.shape
     for q in drop.thresholds if "drop" in protocol.metrics and drop.mask == "topk" else ():
-        if q > 0 and kept(q, info.size**2) == 0:
-            raise UsageError(f"the threshold {q:g} keeps no pixel of {info.size}×{info.size}", "give a larger fraction")
+        if q > 0 and kept(q, height * width) == 0:
+            raise UsageError(f"the threshold {q:g} keeps no pixel of {size_text(info.size)}", "give a larger fraction")
+
+
+def _of_masks(protocol: Protocol) -> list[str]:
+    """Return the metrics that need object masks."""
+    return [metric.name for metric, _ in metric_list(protocol) if "masks" in metric.needs]
 
 
 def _what_the_data_allow(protocol: Protocol, split: Split, *, asked: bool) -> tuple[Protocol, list[str]]:
-    """Leave out metrics whose object masks the data lack; raise UsageError where they were asked for by name."""
-    if split.masks([0]) is not None or split.boxes([0]) is not None:
+    """Leave out metrics whose object masks the data lack, with a note; raise UsageError where they were asked for."""
+    lacking = _of_masks(protocol)
+    if not lacking or split.masks([0]) is not None or split.boxes([0]) is not None:
         return protocol, []
-    lacking = [metric.name for metric, _ in metric_list(protocol) if "masks" in metric.needs]
-    if lacking and asked:
+    if asked:
         raise UsageError(f"{lacking[0]} needs object masks or boxes, {split.info.name} has none", "leave it out")
     kept_names = tuple(name for name in protocol.metrics if name not in lacking)
-    return protocol.model_copy(update={"metrics": kept_names}), []
+    note = f"left out, as the images have no object masks or boxes: {', '.join(lacking)}"
+    return protocol.model_copy(update={"metrics": kept_names}), [note]
+
+
+def _objects(protocol: Protocol, split: Split, chosen: NDArray[np.int64]) -> tuple[str | None, list[str]]:
+    """Read the user's masks of the chosen images, so that a mistake in one shows now.
+
+    Returns their hash, and a note on images without; None where no metric takes masks or the masks are official.
+    """
+    if not split.own_objects or not _of_masks(protocol):
+        return None, []
+    content, without = hashlib.sha256(), 0
+    for start in range(0, len(chosen), CHUNK):
+        masks = split.masks(chosen[start : start + CHUNK])
+        if masks is None:
+            return None, []
+        content.update(np.packbits(masks.numpy()).tobytes())
+        without += int((~masks.flatten(1).any(1)).sum())
+    if not without:
+        return content.hexdigest(), []
+    metrics = ", ".join(_of_masks(protocol))
+    note = f"{without:,} of {len(chosen):,} images have no object mask or box: {metrics} leave them out"
+    return content.hexdigest(), [note]
 
 
 def _default_layer(model: nn.Module, info: DatasetInfo, protocol: Protocol) -> str:
@@ -277,7 +317,7 @@ def _default_layer(model: nn.Module, info: DatasetInfo, protocol: Protocol) -> s
     if protocol.layer_rule == EXCON_LAYER:
         return excon_layer(model, info.size)
     parameter = next(model.parameters())
-    example = torch.zeros(1, info.channels, info.size, info.size, device=parameter.device)
+    example = torch.zeros(1, *info.shape, device=parameter.device)
     try:
         return last_conv_stage(model, example)
     except UsageError:
@@ -290,7 +330,7 @@ def _choose(split: Split, options: ScoreOptions) -> tuple[NDArray[np.int64], str
     return stratified(split.labels, options.limit, options.seed), f"stratified sample, seed {options.seed}"
 
 
-def _task(protocol: Protocol, metric: Metric, settings: Any, layer: str) -> Task:
+def _task(protocol: Protocol, metric: Metric, settings: Any, layer: str, objects: str | None = None) -> Task:
     gains = dict(metric.gain_of) if "random" in protocol.controls else {}
     columns = tuple(c for c in metric.columns(settings) if c.name in gains or c.name not in metric.gain_of)
     definition = {
@@ -299,5 +339,6 @@ def _task(protocol: Protocol, metric: Metric, settings: Any, layer: str) -> Task
         "reference": protocol.explainers[0],
         **protocol.code(protocol.explainers[0]),
         **{key: value for key, value in protocol.general().items() if key not in ("layer", "layer_rule")},
+        **({"objects": objects} if objects and "masks" in metric.needs else {}),
     }
     return Task(metric, settings, columns, digest(definition), gains)

@@ -274,7 +274,7 @@ def images_of(todo: Work) -> int:
 
 
 def _rehearse(session: Session, scorer: Scorer, store: Store | None, todo: Work) -> None:
-    """Run everything on two images, so that mistakes show before the long loop, and estimate the work and its time."""
+    """Run everything on two images, so that mistakes show before anything is timed; then estimate work and time."""
     first, tasks = todo[0] if todo else (chunks(session.plan)[0], [])
     small = Chunk(first.first, first.positions[:PREFLIGHT])
     blocks, news = scorer.rehearse(small, tasks)
@@ -283,7 +283,10 @@ def _rehearse(session: Session, scorer: Scorer, store: Store | None, todo: Work)
     _tell_batch(scorer, session.progress)
     if store is not None:
         _require_space(store.path, images_of(todo) * _bytes_of(blocks) // len(small.positions))
-    session.progress.say(_announcement(session, scorer, images_of(todo), news.passes / len(small.positions)))
+    passes = news.passes / len(small.positions)
+    scorer.tune(session.options, images_of(todo) * passes / session.processes.world)
+    _tell_batch(scorer, session.progress)
+    session.progress.say(_announcement(session, scorer, images_of(todo), passes))
 
 
 def _announcement(session: Session, scorer: Scorer, images: int, passes: float) -> str:

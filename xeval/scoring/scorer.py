@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from xeval.data import normalize
 from xeval.engine import Engine, pick_device, softmax64
-from xeval.engine.batch_size import copies, probe_batch_size
+from xeval.engine.batch_size import FIRST, LARGEST, copies, probe_batch_size
 from xeval.engine.folding import compiled, network_of
 from xeval.errors import UsageError, XevalError
 from xeval.explainers import CONTROLS, EXPLAINERS
@@ -26,6 +27,7 @@ from xeval.models import frozen_eval
 from xeval.models.frozen import unchanged
 from xeval.perturb.draws import image_keys
 from xeval.perturb.fills import FILLS
+from xeval.perturb.masks import box_masks
 from xeval.runtime.endings import first_line
 from xeval.runtime.memory import is_device_failure, is_out_of_memory, resources
 from xeval.scoring.cost import Meter
@@ -68,7 +70,8 @@ def failure_of(metric: str, image: str, error: Exception) -> Failure:
 
 def chunks(plan: Plan) -> list[Chunk]:
     """Return the chosen images in blocks of 64, or fewer where images are large; the same for every run of a plan."""
-    size = max(16, 64 * 64**2 // max(plan.info.size, 64) ** 2)
+    _, height, width = plan.info.shape
+    size = max(16, 64 * 64**2 // max(height * width, 64**2))
     positions = [int(i) for i in plan.chosen]
     return [Chunk(first, positions[first : first + size]) for first in range(0, len(positions), size)]
 
@@ -89,9 +92,9 @@ def _no_guard(_who: str) -> None:
 class Scorer:
     """Computes a plan on a device; built by :func:`make_scorer`.
 
-    ``batch_size`` is the one that was asked for or found, ``rate`` the images per second in such batches; ``failures``
-    collects what metrics raised, ``passes`` counts the images that went through the network, ``cam_size`` is the grid
-    of the maps.
+    ``batch_size`` is the one that was asked for or found, ``rate`` the images per second in such batches, once
+    :meth:`tune` has measured it; ``failures`` collects what metrics raised, ``passes`` counts the images that went
+    through the network, ``cam_size`` is the grid of the maps.
     """
 
     plan: Plan
@@ -100,11 +103,27 @@ class Scorer:
     maps: Maps
     meter: Meter
     batch_size: int
-    rate: float
+    rate: float = math.inf
     cam_size: tuple[int, int] = (0, 0)
     failures: list[Failure] = field(default_factory=list)
     passes: int = 0
     guard: Callable[[str], None] = _no_guard
+
+    def tune(self, options: ScoreOptions, images: float) -> None:
+        """Find the batch size unless one is asked for, compile the network on request, and measure the speed.
+
+        Whatever can be refused has been by then. ``images`` is the number of images that there are to pass: measuring
+        passes no more of them.
+        """
+        engine, example = self.engine, _example(self.plan, self.device)
+        with resources():
+            if options.batch_size is None:
+                largest = min(LARGEST, most_at_once(self.plan))
+                engine.batch_size = probe_batch_size(engine.network, example, largest=largest, images=images / 2)
+                self.batch_size = engine.batch_size
+            if options.compile == "on":
+                engine.network = compiled(engine.network, copies(example, self.batch_size))
+            self.rate = engine.rate(example, images / 2)
 
     def read(self, positions: list[int]) -> Tensor:
         """Read images to the host as uint8; for a CUDA device in pinned memory, from which it can copy directly."""
@@ -244,7 +263,7 @@ class Scorer:
         if masks is not None:
             return masks.to(self.device)
         boxes = split.boxes(positions)
-        return None if boxes is None else box_masks(boxes.to(self.device), self.plan.info.size)
+        return None if boxes is None else box_masks(boxes.to(self.device), *self.plan.info.shape[1:])
 
     def save_maps(self, out: Path) -> None:
         """Write every explainer's signed maps on their own grid to ``maps.safetensors``."""
@@ -259,18 +278,19 @@ class Scorer:
 
 
 def make_scorer(plan: Plan, options: ScoreOptions) -> Scorer:
-    """Put a plan on its device, and find the fastest form of the network, the batch size and the speed."""
-    device, info = pick_device(options.device), plan.info
+    """Put a plan on its device, and find the fastest form of the network that gives the same logits."""
+    device = pick_device(options.device)
     model = plan.loaded.model.to(device)
     with frozen_eval(model), resources():
-        example = torch.zeros(1, info.channels, info.size, info.size, device=device)
-        network = network_of(model, example)
-        size = min(options.batch_size or probe_batch_size(network, example), most_at_once(plan))
-        if options.compile == "on":
-            network = compiled(network, copies(example, size))
-        engine = Engine(model, network=network, batch_size=size, single=plan.protocol.softmax == "float32")
-        rate = engine.rate(example)
-    return Scorer(plan, device, engine, Maps(plan, engine), Meter(engine, device), size, rate)
+        network = network_of(model, _example(plan, device))
+    size = min(options.batch_size or FIRST, most_at_once(plan))
+    engine = Engine(model, network=network, batch_size=size, single=plan.protocol.softmax == "float32")
+    return Scorer(plan, device, engine, Maps(plan, engine), Meter(engine, device), size)
+
+
+def _example(plan: Plan, device: torch.device) -> Tensor:
+    """Return an image of the size that the plan has, 1×C×H×W."""
+    return torch.zeros(1, *plan.info.shape, device=device)
 
 
 def most_at_once(plan: Plan) -> int:
@@ -291,14 +311,6 @@ def model_blocks(scene: Scene) -> Blocks:
     broken = {NETWORK: ~probabilities.isfinite().all(1)}
     found = {name: to_block(Values(value.double()), broken) for name, value in columns.items()}
     return {"label": to_block(Values(scene.labels.double())), **found}
-
-
-def box_masks(boxes: Tensor, side: int) -> Tensor:
-    """Return boxes (N, 4) x0, y0, x1, y1, inclusive, as masks: bool N×1×side×side."""
-    place = torch.arange(side, device=boxes.device)
-    across = (place >= boxes[:, 0:1]) & (place <= boxes[:, 2:3])
-    down = (place >= boxes[:, 1:2]) & (place <= boxes[:, 3:4])
-    return (down[:, :, None] & across[:, None, :]).unsqueeze(1)
 
 
 def task_blocks(task: Task, scene: Scene, rows: Named, meter: Meter) -> Blocks:

@@ -164,7 +164,8 @@ def _dataset(plan: Plan) -> dict[str, Any]:
         "classes": list(plan.info.classes),
         "size": plan.info.size,
         "channels": plan.info.channels,
-        **({"notes": list(plan.split.notes)} if plan.split.notes else {}),
+        **({"objects": plan.objects} if plan.objects else {}),
+        **({"notes": list(plan.data_notes)} if plan.data_notes else {}),
     }
 
 

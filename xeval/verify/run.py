@@ -20,7 +20,7 @@ from xeval.runtime.provenance import package_version
 from xeval.runtime.tables import markdown_lines
 from xeval.scoring.options import validated
 from xeval.scoring.plan import make_plan
-from xeval.scoring.scorer import make_scorer
+from xeval.scoring.scorer import VERSIONS, make_scorer
 from xeval.verify.cams import CAMS
 from xeval.verify.check import Check, Subject
 from xeval.verify.curves import CURVES
@@ -59,6 +59,7 @@ def verify(checkpoint: Path | str, progress: Progress | None = None, *, n: int =
     plan = make_plan(Path(checkpoint), chosen)
     scorer = make_scorer(plan, chosen)
     with frozen_eval(scorer.engine.model):
+        scorer.tune(chosen, VERSIONS * len(plan.chosen))
         scene, _ = scorer.scene([int(position) for position in plan.chosen])
         subject = Subject(scene, plan.layer, EXPLAINERS["grad-cam"])
         wanted = checks()
