@@ -18,6 +18,7 @@ from xeval.checkpoints.load import LoadedModel
 from xeval.checkpoints.normalization import NormalizeName
 from xeval.data import DatasetInfo, Split
 from xeval.errors import DataError, UsageError
+from xeval.models.layout import Grid, reshaped_by
 from xeval.perturb.thresholds import Mask
 from xeval.runtime.files import read_json
 from xeval.runtime.progress import Silent
@@ -41,6 +42,7 @@ def score(
     classes: Sequence[str] | None = None,
     output: Output = "logits",
     allow_stochastic: bool = False,
+    reshape: Grid | None = None,
     dataset: str | None = None,
     split: str = "test",
     mean: Sequence[float] | None = None,
@@ -79,9 +81,10 @@ def score(
     (images N×C×H×W, labels N): see :func:`xeval.scoring.module.adapt` for ``normalization``, ``classes`` and
     ``allow_stochastic``; its scores are kept only if ``out`` is given, and :func:`xeval.compare` takes that folder as a
     run of ``method`` with ``training_seed`` on the data set called ``dataset``. ``output="probabilities"`` takes the
-    logarithm of what the module answers. The other keywords are the options of ``xeval score``, whose help and
-    :class:`~xeval.scoring.options.ScoreOptions` say what they mean. The ``attrs`` of the frame hold the whole summary
-    with conventions and provenance.
+    logarithm of what the module answers. ``reshape`` is a function that slices, transposes and reshapes the output of
+    the named ``layer`` to N×K×h×w, where evidence does not tell how it lies. The other keywords are the options of
+    ``xeval score``, whose help and :class:`~xeval.scoring.options.ScoreOptions` say what they mean. The ``attrs`` of
+    the frame hold the whole summary with conventions and provenance.
     """
     given = locals()
     options = {field: given[field] for field in ScoreOptions.model_fields}
@@ -91,6 +94,8 @@ def score(
             raise UsageError("a checkpoint is scored on its data set", "give data= the folder of the data, or nothing")
         if normalization is not None:
             raise UsageError("normalization= is that of a module's loader", "give mean= and std=, or normalize=")
+        if reshape is not None:
+            raise UsageError("reshape= is for a module, not for a checkpoint", "load it and score it with its data")
         return _frame(scoring.score(checkpoint, **options))
     if folder:
         raise UsageError("a module needs data to be scored on", "give batches of (images, labels)")
@@ -99,7 +104,7 @@ def score(
         raise UsageError(
             "mean=, std= and normalize= are for checkpoints", "give normalization= of the loader's transform"
         )
-    with torch.inference_mode(False), as_logits(checkpoint, output):
+    with torch.inference_mode(False), as_logits(checkpoint, output), reshaped_by(reshape, layer):
         return _of_module(
             chosen,
             *adapt(
@@ -108,6 +113,7 @@ def score(
                 normalization=normalization,
                 classes=classes,
                 allow_stochastic=allow_stochastic,
+                reshape=reshape,
                 name=dataset or "model",
             ),
         )
