@@ -75,6 +75,14 @@ def activations_and_gradient(model: nn.Module, layer: str, images: Tensor, targe
     return grid(output.detach()), grid(gradient)
 
 
+def activations_of(model: nn.Module, layer: str, images: Tensor) -> Tensor:
+    """Return the output of ``layer``, N×K×h×w."""
+    with torch.no_grad(), capture(model, layer, leaf=True) as captured:
+        model(images)
+    output = captured.output().detach()
+    return grid_of(model, find_layer(model, layer), images, output)(output)
+
+
 def closed_form_applies(model: nn.Module, layer: str) -> bool:
     """Return whether the head is linear on ``layer``'s un-normalised average output, so that Grad-CAM = CAM / (h·w)."""
     linear = isinstance(model, Classifier) and isinstance(model.head, nn.Linear)

@@ -12,7 +12,7 @@ from xeval.errors import UsageError
 from xeval.models.architectures import Bottleneck, ResNet
 from xeval.models.classifier import Classifier
 from xeval.models.layout import Evidence
-from xeval.models.watch import Call, calls_and_slopes, example, same
+from xeval.models.watch import Call, calls_and_slopes, same, two_examples
 
 POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.AvgPool2d, nn.Identity)
 
@@ -91,9 +91,7 @@ class _Reading:
 
 
 def _read(model: nn.Module, images: Tensor) -> _Reading:
-    """Watch two different images, so that nothing that is shared by a batch or made of windows is taken for a map."""
-    one = example(images)
-    two = torch.cat([one, one.flip(-1, -2)])
+    two = two_examples(images)
     seen, slopes = calls_and_slopes(model, two)
     names = {module: name for name, module in model.named_modules() if name and not isinstance(module, POOLS)}
     last = {call.module: call for call in seen}

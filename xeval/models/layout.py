@@ -84,7 +84,7 @@ class Evidence:
         if _is_of_attention(self.seen, module):
             raise UsageError("the explained layer gives the weights of attention, no feature map", NAME)
         if output.ndim == 3:
-            return _taken(self.patches(module, output))
+            return taken(self.patches(module, output))
         return _turned if _channels_are_last(self, module, output) else _as_it_is
 
     def patches(self, module: nn.Module, output: Tensor) -> Patches:
@@ -177,7 +177,8 @@ def _turned(output: Tensor) -> Tensor:
     return output.permute(0, 3, 1, 2)
 
 
-def _taken(patches: Patches) -> Grid:
+def taken(patches: Patches) -> Grid:
+    """Return how a grid of patches is taken from tokens N×T×K."""
     height, width, start = patches
 
     def grid(one: Tensor) -> Tensor:

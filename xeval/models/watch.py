@@ -55,6 +55,12 @@ def example(images: Tensor) -> Tensor:
     return pixels.to(images.device, images.dtype)
 
 
+def two_examples(images: Tensor) -> Tensor:
+    """Return two different images, in which nothing that a batch shares or that is made of windows looks like a map."""
+    one = example(images)
+    return torch.cat([one, one.flip(-1, -2)])
+
+
 def _waves(count: int) -> Tensor:
     return torch.arange(count, dtype=torch.float64).square().mul(0.618).cos()
 
