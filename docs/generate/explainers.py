@@ -37,30 +37,49 @@ def looks_at_layer(one: Explainer) -> bool:
     return not _parameters(one)[1].startswith("_")
 
 
+def _reads(one: Explainer) -> str:
+    if looks_at_layer(one):
+        return "the activations of one layer (`--layer`)"
+    return f"{'the weights of attention' if _on_patches(one) else 'the image'}; `--layer` is ignored"
+
+
+def _on_patches(one: Explainer) -> bool:
+    """Return whether the map lies on the grid of patches, by the words of the docstring."""
+    return "on the grid of patches" in " ".join((inspect.getdoc(one.explain) or "").split())
+
+
 def _facts(one: Explainer) -> list[tuple[str, str]]:
-    layer, classes = looks_at_layer(one), not _parameters(one)[3].startswith("_")
+    classes = not _parameters(one)[3].startswith("_")
     meaning = {
         "gradient": "`gradient`: change of the score per unit of input",
         "location": "`location`: how much a place matters",
     }
     return [
         ("unit", meaning[one.units]),
-        ("reads", "the activations of one layer (`--layer`)" if layer else "the image; `--layer` is ignored"),
-        ("grid", "the layer's own, upsampled for scoring" if layer else _grid(one)),
+        ("reads", _reads(one)),
+        ("grid", _grid(one)),
         ("explains", "the class that is asked for" if classes else "the image: the map is the same for every class"),
     ]
 
 
 def _grid(one: Explainer) -> str:
-    """Return the size of the map: the image's, unless the docstring gives the map's shape in numbers."""
-    cells = re.search(r"N×1×(\d+×\d+)", inspect.getdoc(one.explain) or "")
+    """Return the size of the map: the layer's or the image's, unless the docstring says another one."""
+    doc = inspect.getdoc(one.explain) or ""
+    if _on_patches(one):
+        return "the patches', upsampled for scoring"
+    if looks_at_layer(one) and "N×1×H×W" not in doc:
+        return "the layer's own, upsampled for scoring"
+    cells = re.search(r"N×1×(\d+×\d+)", doc)
     return f"{cells[1]} cells, upsampled for scoring" if cells else "the image's"
 
 
 def _refused(one: Explainer) -> list[str]:
-    if looks_at_layer(one):
-        return ["Layers that give no feature map N×K×h×w (exit code 2): name a convolutional layer with `--layer`."]
     found = [f"{text[0].upper()}{text[1:].rstrip('.')} (exit code 2)." for text in refusals(one.explain)]
+    if looks_at_layer(one):
+        found.append(
+            "Layers that give neither a feature map nor tokens of a known grid (exit code 2): name another with "
+            "`--layer`."
+        )
     return found or ["No network: the logits, or their gradient, are all it needs."]
 
 

@@ -82,14 +82,14 @@ def settled(model: nn.Module) -> nn.Module:
     return model
 
 
-def tiny_vit() -> nn.Module:
-    """torchvision's vision transformer, small."""
+def tiny_vit(side: int = 32) -> nn.Module:
+    """torchvision's vision transformer of 4×4 patches, small; its head is 0."""
     from torchvision.models import VisionTransformer
 
     return seeded(
         VisionTransformer,
-        image_size=32,
-        patch_size=8,
+        image_size=side,
+        patch_size=side // 4,
         num_layers=2,
         num_heads=2,
         hidden_dim=16,

@@ -19,6 +19,8 @@ CLASSES = {
     "eigen-cam": "EigenCAM",
     "eigen-cam-numpy": "EigenCAM",
     "score-cam": "ScoreCAM",
+    "hires-cam": "HiResCAM",
+    "xgrad-cam": "XGradCAM",
 }
 
 
@@ -49,7 +51,7 @@ def scaled(maps, size):
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-@pytest.mark.parametrize("name", ["grad-cam", "grad-cam++", "layer-cam", "eigen-cam", "eigen-cam-numpy"])
+@pytest.mark.parametrize("name", [name for name in CLASSES if name != "score-cam"])
 def test_equals_pytorch_grad_cam(name, layer):
     model, x = small_model(), images(5)
     raw, final = library(name, model, layer, x, TARGETS)
@@ -81,6 +83,8 @@ def test_one_channel_by_hand():
         t = torch.tensor([target])
         assert torch.allclose(cam.grad_cam(model, layer, x, t), gradient * x)
         assert torch.allclose(cam_variants.layer_cam(model, layer, x, t), max(gradient, 0) * x)
+        assert torch.allclose(cam_variants.hires_cam(model, layer, x, t), gradient * x)
+        assert torch.allclose(cam_variants.xgrad_cam(model, layer, x, t), gradient * x)
         alpha = gradient**2 / (2 * gradient**2 + 10 * gradient**3 + 1e-6)
         expected = 4 * alpha * max(gradient, 0) * x
         assert torch.allclose(cam_variants.grad_cam_plus_plus(model, layer, x, t), expected)
@@ -105,6 +109,44 @@ def test_grad_cam_plus_plus_from_its_definition():
             expected[n] += weight * a[n, k]
     found = cam_variants.grad_cam_plus_plus(model, layer, x, TARGETS[:2])[:, 0].numpy()
     assert np.allclose(found, expected, rtol=1e-4, atol=1e-8)
+
+
+class FlatHead(nn.Module):
+    """A linear layer on every position of a feature map."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4 * 36, 3)
+
+    def forward(self, x):
+        return self.head(self.conv(x).flatten(1))
+
+
+def test_hires_cam_adds_up_where_a_linear_layer_reads_the_map():
+    """And Grad-CAM, which averages the gradients, does not; behind average pooling, the two are one."""
+    model, x = seeded(FlatHead), images(3, side=8)
+    t = TARGETS[:3] % 3
+    logits = model(x).gather(1, t[:, None])[:, 0] - model.head.bias[t]
+    found = cam_variants.hires_cam(model, "conv", x, t)
+    assert torch.allclose(found.sum((1, 2, 3)), logits, atol=1e-5)
+    parts = (model.head.weight[t] * model.conv(x).flatten(1)).reshape(3, 4, 6, 6).sum(1)
+    assert torch.allclose(found[:, 0], parts, atol=1e-6)
+    assert not torch.allclose(cam.grad_cam(model, "conv", x, t).sum((1, 2, 3)), logits, atol=1e-2)
+    pooled, layer = small_model(), "backbone.layer3"
+    found = cam_variants.hires_cam(pooled, layer, x, t)
+    assert torch.allclose(found, cam.grad_cam(pooled, layer, x, t), atol=1e-6)
+
+
+def test_xgrad_cam_from_its_definition():
+    model, x, layer = small_model(), images(2), "backbone.layer2"
+    a, g = (part.double().numpy() for part in cam.activations_and_gradient(model, layer, x, TARGETS[:2]))
+    expected = np.zeros((2, *a.shape[2:]))
+    for n in range(2):
+        for k in range(a.shape[1]):
+            share = a[n, k] / (a[n, k].sum() + 1e-7)
+            expected[n] += (share * g[n, k]).sum() * a[n, k]
+    found = cam_variants.xgrad_cam(model, layer, x, TARGETS[:2])[:, 0].numpy()
+    assert np.allclose(found, expected, rtol=1e-4, atol=1e-7)
 
 
 def test_eigen_cam_is_the_first_principal_component():
@@ -164,5 +206,7 @@ def test_another_last_layer():
         "eigen-cam-numpy",
         "eigen-cam-signed",
         "score-cam",
+        "hires-cam",
+        "xgrad-cam",
     ):
         assert EXPLAINERS[name].explain(model, "backbone.stage.0", images(2), TARGETS[:2]).shape == (2, 1, 4, 4)

@@ -16,16 +16,31 @@ from xeval.explainers import EXPLAINERS
 from xeval.models import ModelSpec, build, frozen_eval
 
 NAMES = list(EXPLAINERS)
-CAMS = [name for name in NAMES if "cam" in name]
+CAMS = [name for name in NAMES if name.endswith(("cam", "cam++", "numpy", "signed")) and name != "guided-grad-cam"]
+OF_ATTENTION = ["attention-rollout", "gradient-attention"]
+OF_IMAGES = [name for name in NAMES if name not in OF_ATTENTION]
 GRIDS = ["lime", "kernel-shap"]
 RATES = {"saliency", "smoothgrad", "guided-backprop"}
-WITH_RULES = ["deep-lift", "guided-backprop", "lrp"]
+WITH_RULES = ["deep-lift", "guided-backprop", "guided-grad-cam", "lrp"]
 LAYER = "backbone.layer3"
 
 
 def explain(name, model, layer, x, targets):
     with frozen_eval(model):
         return EXPLAINERS[name].explain(model, layer, x, targets)
+
+
+def subject(name):
+    """A network that the explainer is made for."""
+    return settled(attentive() if name in OF_ATTENTION else small_model())
+
+
+def attentive():
+    """A vision transformer of 4×4 patches, with a head that is not 0."""
+    model = tiny_vit(side=16)
+    with torch.no_grad():
+        model.heads.head.weight.copy_(torch.randn(4, 16, generator=torch.Generator().manual_seed(0)))
+    return model
 
 
 def close(found, expected, tolerance=1e-5):
@@ -36,11 +51,11 @@ def close(found, expected, tolerance=1e-5):
 def test_units():
     assert {name for name in NAMES if EXPLAINERS[name].units == "gradient"} == RATES
     assert all(EXPLAINERS[name].citation for name in NAMES)
-    assert len(NAMES) >= 16
+    assert len(NAMES) >= 23
 
 
 @pytest.mark.parametrize(("channels", "side"), [(1, 8), (3, 16), (1, 64)])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_IMAGES)
 def test_shapes_and_finite_values_also_for_constant_images(name, channels, side):
     model, layer = settled(small_model(channels)), LAYER
     constant = torch.full((channels, side, side), 0.4)
@@ -50,7 +65,9 @@ def test_shapes_and_finite_values_also_for_constant_images(name, channels, side)
             seeded(build, ModelSpec(arch="cnn-tiny", num_classes=4, in_channels=1, image_size=64)),
             "backbone.stage",
         )
-    found = explain(name, model, layer, x, torch.arange(len(x)) % 4)
+    with torch.no_grad():
+        likeliest = model(x).argmax(1)  # a class that something speaks for: guided-grad-cam shows nothing else
+    found = explain(name, model, layer, x, likeliest)
     grid = side // 4 if name in CAMS else 8 if name in GRIDS else side
     assert found.shape == (len(x), 1, grid, grid)
     assert found.isfinite().all()
@@ -67,9 +84,19 @@ def test_a_map_of_one_cell(name):
     assert found.isfinite().all()
 
 
+@pytest.mark.parametrize("name", OF_ATTENTION)
+def test_attention_of_constant_images_has_a_finite_map(name):
+    x = torch.stack([images(1)[0], torch.full((3, 16, 16), 0.4), torch.zeros(3, 16, 16)])
+    found = explain(name, subject(name), "", x, torch.arange(3))
+    assert found.shape == (3, 1, 4, 4)
+    assert found.isfinite().all()
+    assert not found.requires_grad
+    assert found[0].abs().max() > 0
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_maps_depend_on_their_image_alone(name):
-    model, x, targets = settled(small_model()), images(5, seed=3), torch.tensor([0, 1, 2, 3, 0])
+    model, x, targets = subject(name), images(5, seed=3), torch.tensor([0, 1, 2, 3, 0])
     x[1], order = 0, torch.tensor([3, 1, 4, 0, 2])
     together = explain(name, model, LAYER, x, targets)
     shuffled = explain(name, model, LAYER, x[order], targets[order])
@@ -81,7 +108,7 @@ def test_maps_depend_on_their_image_alone(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_everything_is_left_as_it_was(name):
-    model, x, targets = settled(small_model()), images(2), torch.tensor([0, 1])
+    model, x, targets = subject(name), images(2), torch.tensor([0, 1])
     before, image = copy.deepcopy(model.state_dict()), x.clone()
     attributes = {key: set(vars(module)) for key, module in model.named_modules()}
     parameters = [parameter.data_ptr() for parameter in model.parameters()]
@@ -105,24 +132,36 @@ def test_everything_is_left_as_it_was(name):
     assert random.getstate() == states[2]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_IMAGES)
 def test_in_place_activations_are_harmless(name):
     x, targets = images(2), torch.tensor([0, 1])
     found = explain(name, seeded(Plain, inplace=True), "second", x, targets)
     assert close(found, explain(name, seeded(Plain), "second", x, targets))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_ATTENTION)
+def test_frozen_attention_can_be_explained(name):
+    x, targets = images(2), torch.tensor([0, 1])
+    frozen = attentive().requires_grad_(False)
+    assert close(explain(name, frozen, "", x, targets), explain(name, attentive(), "", x, targets))
+
+
+@pytest.mark.parametrize("name", OF_IMAGES)
 def test_frozen_parameters_can_be_explained(name):
     x, targets = images(2), torch.tensor([0, 1])
     frozen = seeded(Plain).requires_grad_(False)
     assert close(explain(name, frozen, "act2", x, targets), explain(name, seeded(Plain), "act2", x, targets))
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "deep-lift"])
+@pytest.mark.parametrize("name", [name for name in OF_IMAGES if name != "deep-lift"])
 def test_torchvision_resnet(name):
     model = torchvision_resnet()
-    if name in (*GRIDS, "occlusion", "score-cam"):  # many passes: the stem and the first stage are enough
+    if name in (
+        *GRIDS,
+        "occlusion",
+        "score-cam",
+        "ablation-cam",
+    ):  # many passes: the stem and the first stage are enough
         model = nn.Sequential(model.conv1, model.bn1, model.relu, model.layer1, model.avgpool, nn.Flatten())
         layer, classes = "3", 64
     else:

@@ -8,12 +8,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 import xeval
-from tests.explainers.networks import tiny_vit
 from tests.outside.networks import Plain, labels, pixels, seeded
-from tests.scenes import images, small_model
+from tests.scenes import small_model
 from xeval.errors import DataError, UsageError
 from xeval.explainers import EXPLAINERS
-from xeval.models import last_conv_stage
 from xeval.models.layers import excon_layer
 from xeval.scoring.module import Normalization
 
@@ -49,11 +47,6 @@ def test_items_of_several_sizes() -> None:
 def test_labels_with_too_many_axes() -> None:
     with pytest.raises(DataError, match=r"labels have shape \(12, 2, 2\)"):
         xeval.score(seeded(Plain), [(pixels(), torch.zeros(12, 2, 2))])
-
-
-def test_tokens_behind_the_last_feature_map() -> None:
-    with pytest.raises(UsageError, match="works on tokens behind its last feature map"):
-        last_conv_stage(tiny_vit(), images(1, side=32))
 
 
 @pytest.mark.parametrize(("model", "size"), [(small_model, 16), (lambda: nn.Linear(2, 2), 32)])

@@ -180,8 +180,10 @@ class InPieces(nn.Module):
 
 
 class Pair(nn.Module):
+    """Two maps, of which neither is the output."""
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x, x
+        return x, -x
 
 
 @pytest.mark.parametrize(
@@ -193,7 +195,7 @@ class Pair(nn.Module):
         (lambda: ChannelsFirst(64), "flat", "64×16 numbers an image, and nothing tells"),
         (lambda: ChannelsFirst(16), "flat", "16×16 numbers an image, and nothing tells"),
         (InPieces, "windows", "no N×K×h×w feature map"),
-        (InPieces, "pair", "gives a tuple, no tensor"),
+        (InPieces, "pair", "gives a tuple, not one tensor"),
         (InPieces, "unused", "is not used in a forward pass"),
         (lambda: Transformer(1), "head", "no N×K×h×w feature map"),
     ],
@@ -205,10 +207,10 @@ def test_what_is_no_grid_is_refused(build: Callable[[], nn.Module], layer: str, 
     assert "--layer" in told.value.remedy
 
 
-def test_a_network_of_tokens_is_scored_by_a_named_layer() -> None:
+def test_a_network_of_tokens_is_scored_by_a_named_layer_and_by_its_last_tokens() -> None:
     model = seeded(lambda: Transformer(1))
     chosen: dict[str, Any] = {"metrics": ("drop",), "explainers": ("grad-cam", "random-cam")}
     found = xeval.score(model, [(pixels(), labels())], layer="blocks.0", **chosen)
     assert found.attrs["summary"]["explained"] == {"layer": "blocks.0", "cam_size": [4, 4], "target": "pred"}
-    with pytest.raises(UsageError, match="feature map"):
-        xeval.score(model, [(pixels(), labels())], **chosen)
+    found = xeval.score(model, [(pixels(), labels())], **chosen)
+    assert found.attrs["summary"]["explained"]["layer"] == "blocks"

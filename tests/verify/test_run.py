@@ -5,12 +5,15 @@ import pytest
 import torch
 
 from tests.commands import ROOT, here
+from tests.explainers.networks import seeded
+from tests.models.test_layers import Tokens, of_class
 from tests.runs import make_run
 from tests.scenes import images, scene_of, small_model
 from xeval.errors import DataError
 from xeval.explainers import EXPLAINERS
 from xeval.metrics.drop import drop_increase
 from xeval.verify import run as verify
+from xeval.verify.cams import CAMS
 from xeval.verify.check import Check, Subject
 
 
@@ -55,6 +58,17 @@ def test_both_sides_see_the_colours(subject):
         if not check.needs_masks:
             row = verify.compare(check, subject)
             assert row.verdict == "equal", row
+
+
+def test_what_one_side_is_not_made_for_is_said():
+    """Tokens: captum reads maps only, guided backpropagation has no rule, and pytorch-grad-cam is told their grid."""
+    model = seeded(lambda: Tokens(of_class))
+    tokens = Subject(scene_of(model, images(4)), "blocks.1.norm", EXPLAINERS["grad-cam"])
+    rows = [verify.compare(check, tokens) for name, check in CAMS if name != "ablation-cam"]
+    assert [row.verdict for row in rows if "captum" in row.oracle] == ["refused", "refused"]
+    assert [row.verdict for row in rows if "pytorch" in row.oracle] == ["equal"] * (len(rows) - 2)
+    verify.require_agreement(rows)
+    assert "| refused |" in "\n".join(verify.table(rows))
 
 
 def test_a_wrong_definition_is_found(subject, monkeypatch):

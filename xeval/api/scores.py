@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from xeval.checkpoints.normalization import NormalizeName
 from xeval.data import DatasetInfo, Split
 from xeval.data.base import Size
 from xeval.errors import DataError, UsageError
+from xeval.models.layout import Grid, reshaped_by
 from xeval.perturb.thresholds import Mask
 from xeval.runtime.files import read_json
 from xeval.runtime.progress import Silent
@@ -43,6 +45,7 @@ def score(
     classes: Sequence[str] | None = None,
     output: Output = "logits",
     allow_stochastic: bool = False,
+    reshape: Grid | None = None,
     dataset: str | None = None,
     split: str = "test",
     size: Size | None = None,
@@ -83,36 +86,50 @@ def score(
     :func:`xeval.scoring.module.adapt` for ``normalization``, ``classes`` and ``allow_stochastic``; its scores are kept
     only if ``out`` is given, and :func:`xeval.compare` takes that folder as a run of ``method`` with ``training_seed``
     on the data set called ``dataset``. ``output="probabilities"`` takes the logarithm of what the module answers.
-    ``explainers`` and ``metrics`` take names and functions of your own: ``(model, images, targets) -> maps`` N×1×h×w,
-    and ``(model, images, maps, targets) -> values`` N (:mod:`xeval.scoring.lent`). The other keywords are the options
-    of ``xeval score``, whose help and :class:`~xeval.scoring.options.ScoreOptions` say what they mean; ``size`` is a
-    side or (height, width). The ``attrs`` of the frame hold the whole summary
-    with conventions and provenance.
+    ``reshape`` is a function that slices, transposes and reshapes the output of the named ``layer`` to N×K×h×w, where
+    evidence does not tell how it lies. ``explainers`` and ``metrics`` take names and functions of your own:
+    ``(model, images, targets) -> maps`` N×1×h×w, and ``(model, images, maps, targets) -> values`` N
+    (:mod:`xeval.scoring.lent`). The other keywords are the options of ``xeval score``, whose help and
+    :class:`~xeval.scoring.options.ScoreOptions` say what they mean; ``size`` is a side or (height, width). The
+    ``attrs`` of the frame hold the whole summary with conventions and provenance.
     """
     given = locals()
     with explainers_lent(explainers) as rows, metrics_lent(metrics) as columns:
         named = {"explainers": rows, "metrics": columns}
         options = {field: {**given, **named}[field] for field in ScoreOptions.model_fields}
-        return _score(options, checkpoint, data, normalization, classes, output, allow_stochastic)
+        own = _Own(normalization, classes, output, allow_stochastic, reshape)
+        if isinstance(checkpoint, nn.Module):
+            return _of_module(checkpoint, data, own, options)
+        return _of_checkpoint(checkpoint, data, own, options)
 
 
-def _score(
-    options: dict[str, Any],
-    checkpoint: Path | str | nn.Module,
-    data: Any,
-    normalization: Normalization | None,
-    classes: Sequence[str] | None,
-    output: Output,
-    allow_stochastic: bool,
-) -> pd.DataFrame:
-    folder = data is None or isinstance(data, str | Path)
-    if not isinstance(checkpoint, nn.Module):
-        if not folder:
-            raise UsageError("a checkpoint is scored on its data set", "give data= the folder of the data, or nothing")
-        if normalization is not None:
-            raise UsageError("normalization= is that of a module's loader", "give mean= and std=, or normalize=")
-        return _frame(scoring.score(checkpoint, **options))
-    if folder:
+@dataclass(frozen=True)
+class _Own:
+    """What a call says of a module and of its loader; a checkpoint says it itself."""
+
+    normalization: Normalization | None
+    classes: Sequence[str] | None
+    output: Output
+    allow_stochastic: bool
+    reshape: Grid | None
+
+
+def _is_folder(data: Any) -> bool:
+    return data is None or isinstance(data, str | Path)
+
+
+def _of_checkpoint(checkpoint: Path | str, data: Any, own: _Own, options: dict[str, Any]) -> pd.DataFrame:
+    if not _is_folder(data):
+        raise UsageError("a checkpoint is scored on its data set", "give data= the folder of the data, or nothing")
+    if own.normalization is not None:
+        raise UsageError("normalization= is that of a module's loader", "give mean= and std=, or normalize=")
+    if own.reshape is not None:
+        raise UsageError("reshape= is for a module, not for a checkpoint", "load it and score it with its data")
+    return _frame(scoring.score(checkpoint, **options))
+
+
+def _of_module(module: nn.Module, data: Any, own: _Own, options: dict[str, Any]) -> pd.DataFrame:
+    if _is_folder(data):
         raise UsageError("a module needs data to be scored on", "give batches of (images, labels)")
     chosen = validated(**{**options, "data": None})
     if chosen.size is not None:
@@ -121,26 +138,25 @@ def _score(
         raise UsageError(
             "mean=, std= and normalize= are for checkpoints", "give normalization= of the loader's transform"
         )
-    with torch.inference_mode(False), as_logits(checkpoint, output):
-        return _of_module(
-            chosen,
-            *adapt(
-                checkpoint,
-                data,
-                normalization=normalization,
-                classes=classes,
-                allow_stochastic=allow_stochastic,
-                name=options["dataset"] or "model",
-            ),
+    with torch.inference_mode(False), as_logits(module, own.output), reshaped_by(own.reshape, chosen.layer):
+        adapted = adapt(
+            module,
+            data,
+            normalization=own.normalization,
+            classes=own.classes,
+            allow_stochastic=own.allow_stochastic,
+            reshape=own.reshape,
+            name=chosen.dataset or "model",
         )
+        return _in_memory(chosen, *adapted)
 
 
-def _of_module(options: ScoreOptions, loaded: LoadedModel, info: DatasetInfo, split: Split) -> pd.DataFrame:
+def _in_memory(options: ScoreOptions, loaded: LoadedModel, info: DatasetInfo, split: Split) -> pd.DataFrame:
     """Score a module that is in memory; warn of what was accepted with a doubt."""
     plan = plan_for(loaded, info, split, options)
     for note in plan.loaded.notes:
         if note.startswith("warning: "):
-            warnings.warn(note.removeprefix("warning: "), stacklevel=3)
+            warnings.warn(note.removeprefix("warning: "), stacklevel=4)
     with TemporaryDirectory() as scratch:
         session = scoring.Session(plan, options, options.out or Path(scratch), Silent())
         return _frame(scoring.execute(session).accepted())

@@ -378,7 +378,7 @@ def _compare(runs: Sequence[Path], out: Path, as_json: bool = False, **options: 
     help="attribution method (xeval list explainers)",
 )
 @PLUGIN
-@click.option("--layer", help="explained layer [default: the last convolutional stage]")
+@click.option("--layer", help="explained layer [default: the last one whose positions the score reads]")
 @click.option("--keep", default=0.45, show_default=True, help="fraction of pixels that the mask keeps")
 @click.option("--dataset", shell_complete=complete, help="data set of a file that does not describe itself")
 @click.option("--data", type=PATH, help="folder of the data")

@@ -21,7 +21,7 @@ from xeval.cli.options import NORMALIZATION, PATH, PLUGIN
 @click.option(
     "--arch", shell_complete=complete, help="architecture of a bare state dict [default: the one whose shapes fit]"
 )
-@click.option("--layer", help="explained layer [default: the last convolutional stage]")
+@click.option("--layer", help="explained layer [default: the last one whose positions the score reads]")
 @click.option("--device", default="auto", show_default=True, help="torch device")
 @click.option("--json", "as_json", is_flag=True, help="print the rows as JSON instead of the table")
 def verify(checkpoint: Path, n: int, as_json: bool, **options: Any) -> None:

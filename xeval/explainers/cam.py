@@ -17,7 +17,8 @@ from xeval.errors import UsageError
 from xeval.explainers.base import explainer
 from xeval.models import Classifier
 from xeval.models.layers import find_layer
-from xeval.models.layout import grid_of
+from xeval.models.layout import grid_of, is_reshaped
+from xeval.models.watch import replaced, tensor_of
 
 
 @dataclass
@@ -35,17 +36,22 @@ class Captured:
 
 @contextmanager
 def capture(model: nn.Module, layer: str, *, leaf: bool = False) -> Iterator[Captured]:
-    """Record the output of ``layer``; with ``leaf``, cut the graph there, so that a backward pass ends at the layer."""
+    """Record the output of ``layer``; with ``leaf``, cut the graph there, so that a backward pass ends at the layer.
+
+    Where a layer gives several things, its output is the first tensor, as far as that is clear.
+    """
     captured = Captured()
 
-    def hook(_module: nn.Module, _inputs: object, output: object) -> Tensor | None:
-        if not isinstance(output, Tensor):
+    def hook(_module: nn.Module, _inputs: object, output: object) -> object:
+        tensor = tensor_of(output)
+        if tensor is None:
             raise UsageError(
-                f"the explained layer gives a {type(output).__name__}, no tensor", "name a layer inside it with --layer"
+                f"the explained layer gives a {type(output).__name__}, not one tensor",
+                "name a layer inside it with --layer",
             )
-        captured.value = output.detach().requires_grad_() if leaf else output
+        captured.value = tensor.detach().requires_grad_() if leaf else tensor
         # The next layers get a clone, so that an in-place activation does not change the captured tensor.
-        return captured.value.clone() if leaf else None
+        return replaced(output, tensor, captured.value.clone()) if leaf else None
 
     handle = find_layer(model, layer).register_forward_hook(hook)
     try:
@@ -63,14 +69,24 @@ def activations_and_gradient(model: nn.Module, layer: str, images: Tensor, targe
         score = model(images).gather(1, targets[:, None]).sum()
     output = captured.output()
     grid = grid_of(model, find_layer(model, layer), images, output)
-    (gradient,) = torch.autograd.grad(score, output)
+    (gradient,) = torch.autograd.grad(score, output, allow_unused=True)
+    if gradient is None:
+        raise UsageError("the score does not depend on the output of the explained layer", "name another with --layer")
     return grid(output.detach()), grid(gradient)
+
+
+def activations_of(model: nn.Module, layer: str, images: Tensor) -> Tensor:
+    """Return the output of ``layer``, N×K×h×w."""
+    with torch.no_grad(), capture(model, layer, leaf=True) as captured:
+        model(images)
+    output = captured.output().detach()
+    return grid_of(model, find_layer(model, layer), images, output)(output)
 
 
 def closed_form_applies(model: nn.Module, layer: str) -> bool:
     """Return whether the head is linear on ``layer``'s un-normalised average output, so that Grad-CAM = CAM / (h·w)."""
     linear = isinstance(model, Classifier) and isinstance(model.head, nn.Linear)
-    return linear and not model.normalize_features and layer == model.pooled_layer
+    return linear and not model.normalize_features and layer == model.pooled_layer and not is_reshaped()
 
 
 def closed_form(activations: Tensor, head_weight: Tensor, targets: Tensor) -> Tensor:

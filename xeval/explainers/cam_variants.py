@@ -13,11 +13,9 @@ from torch import Tensor, nn
 
 from xeval.explainers import chunks
 from xeval.explainers.base import explainer
-from xeval.explainers.cam import activations_and_gradient, capture, upsample
-from xeval.models import find_layer
-from xeval.models.layout import grid_of
+from xeval.explainers.cam import activations_and_gradient, activations_of, upsample
 
-STABILISER = 1e-6
+STABILISER, XGRAD_STABILISER = 1e-6, 1e-7
 
 
 @explainer("grad-cam++", units="location", citation="Chattopadhyay et al., WACV 2018")
@@ -50,6 +48,34 @@ def layer_cam(model: nn.Module, layer: str, images: Tensor, targets: Tensor) -> 
     return (gradient.clamp_min(0) * activations).sum(1, keepdim=True)
 
 
+@explainer("hires-cam", units="location", citation="Draelos and Carin, 2020")
+def hires_cam(model: nn.Module, layer: str, images: Tensor, targets: Tensor) -> Tensor:
+    """The channels of one layer, each position weighted with its own gradient.
+
+        A = Σ_k g_k A_k,  g = ∂ logit / ∂ A_k
+
+    No gradient is averaged, so every position is weighted with what the logit makes of it. Where a linear layer reads
+    all positions of the layer, the map adds up to the logit − its bias. Behind global average pooling it is Grad-CAM.
+    """
+    activations, gradient = activations_and_gradient(model, layer, images, targets)
+    return (gradient * activations).sum(1, keepdim=True)
+
+
+@explainer("xgrad-cam", units="location", citation="Fu et al., BMVC 2020")
+def xgrad_cam(model: nn.Module, layer: str, images: Tensor, targets: Tensor) -> Tensor:
+    """Grad-CAM with gradients that are averaged by the activations, so that no channel counts where it is 0.
+
+        A = Σ_k w_k A_k,  w_k = Σ_ij g_ij A_k,ij / (Σ_ij A_k,ij + 1e-7),  g = ∂ logit / ∂ A_k
+
+    The 1e-7 in the denominator is that of pytorch-grad-cam. Weights grow without limit where the activations of a
+    channel cancel out, which those behind a ReLU do not.
+    """
+    activations, gradient = activations_and_gradient(model, layer, images, targets)
+    total = activations.sum((-2, -1), keepdim=True) + XGRAD_STABILISER
+    weights = (gradient * activations / total).sum((-2, -1), keepdim=True)
+    return (weights * activations).sum(1, keepdim=True)
+
+
 @explainer("eigen-cam", units="location", citation="Muhammad and Yeasin, IJCNN 2020")
 def eigen_cam(model: nn.Module, layer: str, images: Tensor, _targets: Tensor) -> Tensor:
     """The activations of one layer projected on their first principal component, along which they vary most.
@@ -61,7 +87,7 @@ def eigen_cam(model: nn.Module, layer: str, images: Tensor, _targets: Tensor) ->
     (numpy's, which pytorch-grad-cam uses, and torch's), so a map may be inverted. ``eigen-cam-numpy`` takes
     numpy's, and ``eigen-cam-signed`` corrects the sign.
     """
-    return first_component(_activations(model, layer, images))
+    return first_component(activations_of(model, layer, images))
 
 
 @explainer("eigen-cam-numpy", units="location", citation="Muhammad and Yeasin, IJCNN 2020")
@@ -73,7 +99,7 @@ def eigen_cam_numpy(model: nn.Module, layer: str, images: Tensor, _targets: Tens
     It is computed on the host, image by image. The sign depends on the linear algebra library that numpy was built
     with, so it can differ between machines, but not between this explainer and pytorch-grad-cam in one process.
     """
-    activations = _activations(model, layer, images)
+    activations = activations_of(model, layer, images)
     components = np.stack([_numpy_component(one) for one in activations.cpu().numpy()])
     return torch.from_numpy(components).unsqueeze(1).to(activations)
 
@@ -97,7 +123,7 @@ def eigen_cam_signed(model: nn.Module, layer: str, images: Tensor, _targets: Ten
 
         A = ± (F − mean F) v,  F the h·w×K activations, v their first right singular vector
     """
-    activations = _activations(model, layer, images)
+    activations = activations_of(model, layer, images)
     projection = first_component(activations)
     mean = activations.mean(1, keepdim=True)
     agreement = (projection * (mean - mean.mean((-2, -1), keepdim=True))).sum((-2, -1), keepdim=True)
@@ -124,7 +150,7 @@ def score_cam(model: nn.Module, layer: str, images: Tensor, targets: Tensor) -> 
     paper subtracts the logit of a baseline image from every S_k; the softmax over channels cancels it. It costs K
     forward passes per image, in chunks of channels.
     """
-    activations = _activations(model, layer, images)
+    activations = activations_of(model, layer, images)
     channels = max(1, chunks.at_once(images, chunks.FORWARD_PIXELS) // len(images))
     parts = [_channel_scores(model, part, images, targets) for part in torch.split(activations, channels, dim=1)]
     weights = torch.cat(parts, 1).softmax(1)
@@ -142,11 +168,3 @@ def _channel_scores(model: nn.Module, activations: Tensor, images: Tensor, targe
     with torch.no_grad():
         logits: Tensor = model(seen).gather(1, targets.repeat_interleave(channels)[:, None])
     return logits.reshape(count, channels)
-
-
-def _activations(model: nn.Module, layer: str, images: Tensor) -> Tensor:
-    """Return the output of ``layer``, N×K×h×w."""
-    with torch.no_grad(), capture(model, layer, leaf=True) as captured:
-        model(images)
-    output = captured.output().detach()
-    return grid_of(model, find_layer(model, layer), images, output)(output)

@@ -1,6 +1,9 @@
-"""Find the layers of a network by name: the last convolutional stage and the layer that the ExCon paper explains."""
+"""Find the layers of a network by name: the one whose maps are explained by default, and that of the ExCon paper."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -8,43 +11,92 @@ from torch import Tensor, nn
 from xeval.errors import UsageError
 from xeval.models.architectures import Bottleneck, ResNet
 from xeval.models.classifier import Classifier
-from xeval.models.frozen import frozen_eval
+from xeval.models.layout import Evidence
+from xeval.models.watch import Call, calls_and_slopes, same, two_examples
+
+POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.AvgPool2d, nn.Identity)
 
 
-def last_conv_stage(model: nn.Module, example: Tensor) -> str:
-    """Return the name of the outermost module that produces the last spatial feature map (N×K×h×w with h·w > 1).
+def last_conv_stage(model: nn.Module, images: Tensor) -> str:
+    """Return the name of the last layer whose positions the score still reads, which is explained by default.
 
-    One forward pass of ``example`` is watched to find it; pooling to a single position does not count.
+    In a convolutional network it is the outermost module that gives the last feature map with more than one position,
+    channels first or last; pooling does not count. In a vision transformer that classifies the mean of its tokens it
+    gives the last tokens. Where only class tokens are classified, no patch counts behind the last attention: then it
+    is what that attention is given, by custom the norm in front of it (``blocks.11.norm1``).
+
+    It is found by one forward and one backward pass of an example of the size of ``images``: the last tensor at whose
+    patches the gradient of the score is not 0 or, where it lies inside a module that is given tokens and gives back
+    none that count, those tokens. Where the score has no gradient at all, every map counts.
 
     Raises:
-        UsageError: the network has no spatial feature map, or tokens behind it (a vision transformer).
+        UsageError: the network has no spatial feature map and no tokens whose grid is known.
     """
     if isinstance(model, Classifier):
         return model.pooled_layer
-    seen: list[tuple[str, Tensor]] = []
-    handles = [
-        module.register_forward_hook(lambda _m, _i, out, name=name: seen.append((name, out)))
-        for name, module in model.named_modules()
-        if name and not isinstance(module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d | nn.AvgPool2d | nn.Identity)
-    ]
-    try:
-        with frozen_eval(model), torch.no_grad():
-            model(example)
-    finally:
-        for handle in handles:
-            handle.remove()
-    outputs = [(name, out) for name, out in seen if isinstance(out, Tensor)]
-    spatial = [(name, out) for name, out in outputs if out.ndim == 4 and out[0, 0].numel() > 1]
-    if not spatial:
+    reading = _read(model, images)
+    last = next((call for call in reversed(reading.named) if reading.counts(call)), None)
+    if last is None:
         raise UsageError("the network has no spatial feature map to explain", "name a layer with --layer")
-    last = spatial[-1][1]
-    after = outputs[max(place for place, (_, out) in enumerate(outputs) if out is last) :]
-    if any(out.ndim == 3 for _, out in after):
-        raise UsageError(
-            "the network works on tokens behind its last feature map",
-            "name a layer with --layer, such as the norm before its last attention, or use a gradient explainer",
-        )
-    return next(name for name, out in sorted(spatial, key=lambda pair: pair[0].count(".")) if out is last)
+    return reading.outermost(reading.in_front_of_attention(last))
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What was seen in one pass: all calls, those of layers that can be named, and the score's gradient."""
+
+    names: dict[nn.Module, str]
+    seen: list[Call]
+    named: list[Call]
+    slopes: dict[int, Tensor]
+    evidence: Evidence
+
+    def counts(self, call: Call) -> bool:
+        """Return whether a call makes maps or tokens, and the score depends on some of their patches."""
+        slope = self.slopes.get(id(call.made)) if self.slopes else torch.ones_like(call.made)
+        if slope is None:
+            return False
+        try:
+            grid = self.evidence.grid(call.module, call.made)(slope)
+        except UsageError:
+            return False
+        return grid[0, 0].numel() > 1 and bool(grid.any())
+
+    def in_front_of_attention(self, call: Call) -> Call:
+        """Return the tokens that the module around a call was given, if the score depends on none that it gave.
+
+        Where such a module was given what the call itself made, it is the call.
+        """
+        if any(same(call.made, part) and not self.counts(one) for one in self.seen for part in one.given):
+            return call
+        for outer in self._around(call):
+            tokens = next((one for one in self.named if self._are_tokens_for(outer, one)), None)
+            if tokens is not None and not self.counts(outer):
+                return tokens
+        return call
+
+    def _are_tokens_for(self, outer: Call, one: Call) -> bool:
+        given = one.made.ndim == 3 and any(same(one.made, part) for part in outer.given)
+        return given and self.counts(one)
+
+    def _around(self, call: Call) -> Iterator[Call]:
+        """Yield the calls that a call was made in, inner ones first."""
+        place = next(number for number, one in enumerate(self.seen) if one is call)
+        yield from (outer for outer in self.seen[place + 1 :] if outer.begun <= place)
+
+    def outermost(self, call: Call) -> str:
+        """Return the name of the outermost of the modules that give what a call has made."""
+        names = [self.names[one.module] for one in self.named if one.made is call.made]
+        return min(names, key=lambda name: name.count("."))
+
+
+def _read(model: nn.Module, images: Tensor) -> _Reading:
+    two = two_examples(images)
+    seen, slopes = calls_and_slopes(model, two)
+    names = {module: name for name, module in model.named_modules() if name and not isinstance(module, POOLS)}
+    last = {call.module: call for call in seen}
+    named = [call for call in seen if call.alone and call.module in names and last[call.module] is call]
+    return _Reading(names, seen, named, slopes, Evidence(model, two))
 
 
 EXCON_LAYER = "excon-2022"  # in recipes and protocols: the layer that excon_layer names

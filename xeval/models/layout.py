@@ -9,9 +9,12 @@ is refused.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +22,8 @@ from torch.nn import functional as F
 
 from xeval.errors import UsageError
 from xeval.models.classifier import Classifier
-from xeval.models.frozen import frozen_eval
+from xeval.models.watch import Call, calls, example, same
+from xeval.runtime.endings import first_line
 
 Grid: TypeAlias = Callable[[Tensor], Tensor]
 """A function that turns a layer's output, or the gradient of it, to N×K×h×w."""
@@ -33,30 +37,136 @@ ELEMENTWISE = (
     nn.Identity, nn.Dropout, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish,
     nn.Hardsigmoid, nn.Sigmoid, nn.Tanh, nn.Softplus,
 )  # fmt: skip
+REARRANGE = "give a function that slices, transposes and reshapes the layer's output to N×K×h×w"
 NAME = "name another layer with --layer, or use a gradient explainer"
 
 
-@dataclass(frozen=True)
-class Call:
-    """One call of a module: its tensors, given and made."""
-
-    module: nn.Module
-    given: tuple[Tensor, ...]
-    made: Tensor
+Patches: TypeAlias = tuple[int, int, int]
+"""The rows and columns of a grid of patches, and the place of the first of them among the tokens."""
 
 
 def grid_of(model: nn.Module, module: nn.Module, images: Tensor, output: Tensor) -> Grid:
     """Return how to turn the ``output`` of ``module``, a part of ``model``, for these ``images`` to N×K×h×w.
 
+    A function that was given by :func:`reshaped_by` is taken as it is, if it only rearranges.
+
     Raises:
         UsageError: it is no feature map and no tokens, or nothing tells how it is laid out.
     """
-    if output.ndim not in (3, 4) or len(output) != len(images):
-        raise UsageError("the explained layer gives no N×K×h×w feature map", "name a convolutional layer with --layer")
-    if output.ndim == 3:
-        return _grid_of_tokens(model, module, images, output)
-    last = not isinstance(model, Classifier) and _channels_are_last(model, module, images, output)
-    return _turned if last else _as_it_is
+    given = _GIVEN.get()
+    if given is not None:
+        places_of(given, output)
+        return given
+    return Evidence(model, images).grid(module, output)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a network shows of its layout on an example of the size of ``images``, from as few passes as are needed."""
+
+    model: nn.Module
+    images: Tensor
+    _embedded: dict[int, set[Patches]] = field(default_factory=dict)
+
+    @cached_property
+    def seen(self) -> list[Call]:
+        """The calls of one pass."""
+        return calls(self.model, example(self.images))
+
+    def grid(self, module: nn.Module, output: Tensor) -> Grid:
+        """Return how the output of a module is turned to N×K×h×w; see :func:`grid_of`."""
+        if output.ndim not in (3, 4) or len(output) != len(self.images):
+            raise UsageError(
+                "the explained layer gives no N×K×h×w feature map", "name a convolutional layer with --layer"
+            )
+        if isinstance(self.model, Classifier):
+            return _as_it_is
+        if _is_of_attention(self.seen, module):
+            raise UsageError("the explained layer gives the weights of attention, no feature map", NAME)
+        if output.ndim == 3:
+            return taken(self.patches(module, output))
+        return _turned if _channels_are_last(self, module, output) else _as_it_is
+
+    def patches(self, module: nn.Module, output: Tensor) -> Patches:
+        """Return which of the tokens N×T×K that a module gives are a grid of patches."""
+        tokens = output.shape[1]
+        candidates = list(_grids(tokens, self.images))
+        found = self.embedded(tokens)
+        whole = [(height, width, 0) for height, width in candidates if height * width == tokens]
+        if not found and len(candidates) == len(whole) == 1 and _features_are_last(self.seen, module):
+            found = set(whole)
+        if len(found) != 1 or output.shape[2] == 1:
+            raise UsageError(
+                f"the explained layer gives {tokens}×{output.shape[2]} numbers an image, and nothing tells which of "
+                "them are a grid of patches",
+                NAME,
+            )
+        return next(iter(found))
+
+    def embedded(self, tokens: int) -> set[Patches]:
+        """Return the grids of patches that so many tokens hold, as far as it is seen before they exchange anything."""
+        if tokens not in self._embedded:
+            starts = {grid: _start_of(self.model, self.images, tokens, grid) for grid in _grids(tokens, self.images)}
+            self._embedded[tokens] = {(*grid, start) for grid, start in starts.items() if start is not None}
+        return self._embedded[tokens]
+
+
+# ---- a function that is given in place of evidence
+
+
+_GIVEN: ContextVar[Grid | None] = ContextVar("reshape", default=None)
+
+
+@contextmanager
+def reshaped_by(reshape: Grid | None, layer: str | None) -> Iterator[None]:
+    """Turn the output of the named layer by a given function in the body, in place of evidence; None changes nothing.
+
+    Raises:
+        UsageError: a function without the layer that it is for.
+    """
+    if reshape is not None and not layer:
+        raise UsageError("reshape= is for one layer, and none is named", "name it with layer=")
+    token = _GIVEN.set(reshape)
+    try:
+        yield
+    finally:
+        _GIVEN.reset(token)
+
+
+def is_reshaped() -> bool:
+    """Return whether a function was given in place of evidence."""
+    return _GIVEN.get() is not None
+
+
+def places_of(grid: Grid, output: Tensor) -> Tensor:
+    """Return where in the flat numbers of an image each value of the N×K×h×w maps comes from, int64 K×h×w.
+
+    Raises:
+        UsageError: the function fails, gives another shape, or does more than to choose and rearrange numbers.
+    """
+    numbers = torch.arange(output.numel(), device=output.device).reshape(output.shape)
+    try:
+        found = grid(numbers)
+    except Exception as error:  # a user's function can raise anything
+        raise UsageError(f"reshape= fails on {_shape(output)}: {first_line(error, 80)}", REARRANGE) from None
+    if not isinstance(found, Tensor) or found.ndim != 4 or len(found) != len(output):
+        raise UsageError(f"reshape= turns {_shape(output)} to {_shape(found)}, not to N×K×h×w", REARRANGE)
+    own = found.flatten(1) - numbers.flatten(1)[:, :1]
+    if found.dtype != numbers.dtype or bool((own != own[:1]).any()) or not _distinct(own[0], numbers[0].numel()):
+        raise UsageError("reshape= does more than to choose and rearrange the numbers of an image", REARRANGE)
+    return own[0].reshape(found.shape[1:])
+
+
+def _distinct(places: Tensor, count: int) -> bool:
+    inside = bool(((places >= 0) & (places < count)).all())
+    return inside and bool((places.sort().values.diff() > 0).all())
+
+
+def _shape(output: object) -> str:
+    return "×".join(map(str, output.shape)) if isinstance(output, Tensor) else f"a {type(output).__name__}"
+
+
+# ---- readings
 
 
 def _as_it_is(output: Tensor) -> Tensor:
@@ -65,6 +175,17 @@ def _as_it_is(output: Tensor) -> Tensor:
 
 def _turned(output: Tensor) -> Tensor:
     return output.permute(0, 3, 1, 2)
+
+
+def taken(patches: Patches) -> Grid:
+    """Return how a grid of patches is taken from tokens N×T×K."""
+    height, width, start = patches
+
+    def grid(one: Tensor) -> Tensor:
+        cells = one[:, start : start + height * width].transpose(1, 2)
+        return cells.reshape(len(one), -1, height, width)
+
+    return grid
 
 
 def fits(grid: Sequence[int], images: Tensor) -> bool:
@@ -77,12 +198,12 @@ def fits(grid: Sequence[int], images: Tensor) -> bool:
 # ---- feature maps: which axis holds the channels
 
 
-def _channels_are_last(model: nn.Module, module: nn.Module, images: Tensor, output: Tensor) -> bool:
+def _channels_are_last(evidence: Evidence, module: nn.Module, output: Tensor) -> bool:
     """Return whether a map lies N×h×w×K: by its shape where only one reading fits the images, else by evidence."""
-    first, last = fits(output.shape[2:], images), fits(output.shape[1:3], images)
+    first, last = fits(output.shape[2:], evidence.images), fits(output.shape[1:3], evidence.images)
     if first != last:
         return last
-    axes = set(_channel_axes(calls(model, example(images)), module))
+    axes = set(_channel_axes(evidence.seen, module))
     if len(axes) != 1:
         raise UsageError(
             f"the explained layer gives maps of {'×'.join(map(str, output.shape[1:]))}, and nothing around it tells "
@@ -162,33 +283,10 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 # ---- tokens: which of them are the patches of which grid
-
-
-def _grid_of_tokens(model: nn.Module, module: nn.Module, images: Tensor, output: Tensor) -> Grid:
-    """Return how to take the grid out of N×T×K: where patches lie is seen by changing the image in one cell at a time.
-
-    Before tokens exchange anything, the token that changes most is the one of the cell. Where no such tokens are seen
-    (windows, merging), a single grid without extra tokens is enough if the last axis is known to hold the channels.
-    """
-    tokens = output.shape[1]
-    candidates = list(_grids(tokens, images))
-    found = {(*grid, start) for grid in candidates if (start := _start_of(model, images, tokens, grid)) is not None}
-    whole = [(height, width, 0) for height, width in candidates if height * width == tokens]
-    if not found and len(candidates) == len(whole) == 1 and _features_are_last(model, module, images):
-        found = set(whole)
-    if len(found) != 1:
-        raise UsageError(
-            f"the explained layer gives {tokens}×{output.shape[2]} numbers an image, and nothing tells which of them "
-            "are a grid of patches",
-            NAME,
-        )
-    ((height, width, start),) = found
-
-    def patches(one: Tensor) -> Tensor:
-        grid = one[:, start : start + height * width].transpose(1, 2)
-        return grid.reshape(len(one), -1, height, width)
-
-    return patches
+#
+# Where patches lie is seen by changing the image in one cell at a time. Before tokens exchange anything, the token that
+# changes most is the one of the cell. Where no such tokens are seen (windows, merging), a single grid without extra
+# tokens is enough if the last axis is known to hold the channels.
 
 
 def _grids(tokens: int, images: Tensor) -> Iterator[tuple[int, int]]:
@@ -234,42 +332,33 @@ def _changed(images: Tensor, grid: tuple[int, int], cells: list[tuple[int, int]]
     return several
 
 
-def _features_are_last(model: nn.Module, module: nn.Module, images: Tensor) -> bool:
+def _features_are_last(seen: list[Call], module: nn.Module) -> bool:
     """Return whether a linear layer or a LayerNorm, which work on the last axis, gives or takes a layer's output."""
-    seen = calls(model, example(images))
     output = next(call.made for call in reversed(seen) if call.module is module)
     return any(
-        tensor.ndim == 3 and tensor.data_ptr() == output.data_ptr() and tensor.stride() == output.stride()
+        tensor.ndim == 3 and same(tensor, output)
         for call in seen
         if _axis_of(call) == -1
         for tensor in (*call.given[:1], call.made)
     )
 
 
-# ---- watching a network
+# ---- attention: squares and stripes of tokens that look like maps
 
 
-def example(images: Tensor) -> Tensor:
-    """Return one image without structure, 1×C×H×W, the same for all images of a shape: evidence is not their affair."""
-    count = images[0].numel()
-    waves = torch.arange(count, dtype=torch.float64).square().mul(0.618).cos()
-    return waves.reshape(1, *images.shape[1:]).to(images.device, images.dtype)
+def _is_of_attention(seen: list[Call], module: nn.Module) -> bool:
+    """Return whether a module gives weights of attention, or what heads make of tokens.
+
+    Such weights are squares whose rows add up to 1; and no side of a feature map counts tokens that were there before.
+    """
+    place = max(number for number, call in enumerate(seen) if call.module is module)
+    made = seen[place].made
+    given = chain.from_iterable((*call.given, call.made) for call in seen[:place])
+    tokens = {one.shape[1] for one in given if one.ndim == 3 and len(one) == len(made)}
+    sides = {made.shape[1:3], made.shape[2:]} if made.ndim == 4 else set()
+    return _are_shares(made) or any(side[0] == side[1] and side[0] in tokens for side in sides)
 
 
-def calls(model: nn.Module, images: Tensor) -> list[Call]:
-    """Return the calls of all modules in one pass, inner ones first, as far as they give one tensor."""
-    seen: list[Call] = []
-
-    def record(module: nn.Module, given: Any, named: dict[str, Any], made: Any) -> None:
-        tensors = tuple(value.detach() for value in (*given, *named.values()) if isinstance(value, Tensor))
-        if isinstance(made, Tensor):
-            seen.append(Call(module, tensors, made.detach()))
-
-    handles = [module.register_forward_hook(record, with_kwargs=True) for module in model.modules()]
-    try:
-        with frozen_eval(model), torch.no_grad():
-            model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return seen
+def _are_shares(made: Tensor) -> bool:
+    square = made.shape[-1] == made.shape[-2] > 1
+    return square and bool((made >= 0).all()) and bool(((made.sum(-1) - 1).abs() < NEAR).all())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -69,6 +71,7 @@ def adapt(
     normalization: Normalization | None = None,
     classes: Sequence[str] | None = None,
     allow_stochastic: bool = False,
+    reshape: Callable[[Tensor], Tensor] | None = None,
     name: str = "model",
 ) -> tuple[LoadedModel, DatasetInfo, TensorSplit]:
     """Return a model and its data as the scorer knows them; all images are held in memory.
@@ -82,6 +85,7 @@ def adapt(
             pixels in any case, and are normalised for the model.
         classes: names of the classes in the order of the logits.
         allow_stochastic: accept answers that differ from call to call or with the other images of a batch.
+        reshape: how the output of the explained layer is turned to N×K×h×w; it is a part of what is scored.
         name: what tables call the model.
 
     Raises:
@@ -105,7 +109,11 @@ def adapt(
     info = DatasetInfo(name, names, constants.mean, constants.std, channels, as_size(*pixels.shape[2:]))
     normalized = normalization is not None and normalization.changes
     notes = (*notes, *_remarks(given.images, is_bytes=given.is_bytes, normalized=normalized))
-    loaded = LoadedModel(model, None, None, "memory", identity(network_sha256(model), info), Path(name), notes)
+    sha256 = network_sha256(model)
+    if reshape is not None:
+        notes = (*notes, f"the explained layer's output is turned by reshape={_called(reshape)}")
+        sha256 = digest([sha256, function_identity(reshape)])
+    loaded = LoadedModel(model, None, None, "memory", identity(sha256, info), Path(name), notes)
     return loaded, info, TensorSplit(info, pixels, class_numbers(given.labels, outputs), given.masks)
 
 
@@ -119,6 +127,32 @@ def network_sha256(model: nn.Module) -> str:
         (name, type(part).__module__, type(part).__qualname__, _settings(part)) for name, part in model.named_modules()
     ]
     return digest([tensors_sha256(state), ADDRESS.sub("", repr(model)), parts])
+
+
+def function_identity(function: Any) -> Any:
+    """Return what a function computes, as far as it can be read: its code, defaults and closed-over values.
+
+    What it reads elsewhere is not seen. Other values are known by their text, modules by their tensors and settings.
+    """
+    if isinstance(function, nn.Module):
+        return network_sha256(function)
+    if isinstance(function, partial):
+        return [function_identity(part) for part in (function.func, function.args, sorted(function.keywords.items()))]
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return ADDRESS.sub("", repr((function, getattr(function, "__dict__", None))))
+    closed = [cell.cell_contents for cell in function.__closure__ or ()]
+    bound = [*closed, *(function.__defaults__ or ()), getattr(function, "__self__", None)]
+    return [_code(code), [function_identity(value) for value in bound]]
+
+
+def _code(code: CodeType) -> Any:
+    constants = [_code(part) if isinstance(part, CodeType) else repr(part) for part in code.co_consts]
+    return [code.co_code.hex(), code.co_names, constants]
+
+
+def _called(function: Any) -> str:
+    return str(getattr(function, "__qualname__", type(function).__name__))
 
 
 def _settings(part: nn.Module) -> list[tuple[str, str]]:

@@ -59,7 +59,9 @@ class ScoreOptions(BaseModel):
     engine: EngineName = Field("native", description="compute here, or five metrics through Quantus itself")
     arch: str | None = Field(None, description="architecture of a bare state dict [default: the one whose shapes fit]")
     weights: Weights = Field("best", description="which weights of a run directory")
-    layer: str | None = Field(None, description="explained layer [default: the last convolutional stage]")
+    layer: str | None = Field(
+        None, description="explained layer [default: the last one whose positions the score reads]"
+    )
     target: Target | None = Field(None, description="explained class: predicted or labelled [default: pred]")
     fill: str | None = Field(
         None, description="what removed pixels become: mean, black, blur, noise or road [default: mean]"

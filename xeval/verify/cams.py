@@ -7,8 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xeval.errors import UsageError
 from xeval.explainers import EXPLAINERS
+from xeval.explainers.cam import capture
+from xeval.explainers.gradients import largest, quiet
 from xeval.models import find_layer
+from xeval.models.layout import Grid, grid_of
 from xeval.verify.check import Check, Side, Subject
 
 
@@ -21,17 +25,32 @@ def _native(name: str) -> Side:
     return found
 
 
+def _grid(exact: Subject) -> tuple[Grid, Tensor]:
+    """Return how the explained layer's output is turned to N×K×h×w, and the output."""
+    with torch.no_grad(), capture(exact.model, exact.layer) as captured:
+        exact.model(exact.images)
+    output = captured.output()
+    return grid_of(exact.model, find_layer(exact.model, exact.layer), exact.images, output), output
+
+
+def _require_channels_first(exact: Subject) -> None:
+    grid, output = _grid(exact)
+    if grid(output) is not output:
+        raise UsageError("captum reads layers that lie N×K×h×w", "name one with --layer")
+
+
 def _captum(subject: Subject) -> Tensor:
     """Return the signed Grad-CAM that captum computes with its hooks and a backward pass."""
     from captum.attr import LayerGradCam
 
     exact = subject.exact
+    _require_channels_first(exact)
     explain = LayerGradCam(exact.model, find_layer(exact.model, exact.layer))
     maps: Tensor = explain.attribute(exact.images, exact.scene.targets)
     return maps.detach()
 
 
-def _pytorch_grad_cam(method: str) -> Side:
+def _pytorch_grad_cam(method: str, **options: Any) -> Side:
     """Return pytorch-grad-cam's map before it is clipped at 0, scaled to [0, 1] and enlarged with OpenCV."""
 
     def found(subject: Subject) -> Tensor:
@@ -46,12 +65,44 @@ def _pytorch_grad_cam(method: str) -> Side:
                 raw.append(super().get_cam_image(*arguments, **keywords))
                 return raw[-1]
 
-        with Unclipped(exact.model, [find_layer(exact.model, exact.layer)]) as explain:
+        reshape, _ = _grid(exact)
+        layers = [find_layer(exact.model, exact.layer)]
+        with Unclipped(exact.model, layers, reshape_transform=reshape, **options) as explain:
             explain(exact.images, [ClassifierOutputTarget(int(target)) for target in exact.scene.targets])
         exact.model.zero_grad()
         return torch.as_tensor(raw[0], device=exact.images.device).unsqueeze(1)
 
     return found
+
+
+def _pytorch_ablation_cam(subject: Subject) -> Tensor:
+    """Return pytorch-grad-cam's Ablation-CAM with channels that become 0, as in the paper, and divided by |logit|."""
+    from pytorch_grad_cam.ablation_layer import AblationLayer
+
+    class Zero(AblationLayer):  # type: ignore[misc]
+        def __call__(self, _input: Tensor) -> Tensor:
+            for row, channel in enumerate(self.indices[: len(self.activations)]):
+                self.activations[row, channel] = 0
+            switched: Tensor = self.activations
+            return switched
+
+    exact = subject.exact
+    with torch.no_grad():
+        logits = exact.model(exact.images).gather(1, exact.scene.targets[:, None])
+    raw = _pytorch_grad_cam("AblationCAM", ablation_layer=Zero())(subject)
+    return raw * logits.sign()[:, :, None, None]
+
+
+def _captum_guided(subject: Subject) -> Tensor:
+    """Return captum's product, of which the largest absolute value over colours is taken."""
+    from captum.attr import GuidedGradCam
+
+    exact = subject.exact
+    _require_channels_first(exact)
+    explain = GuidedGradCam(exact.model, find_layer(exact.model, exact.layer))
+    with quiet():
+        maps = explain.attribute(exact.images, exact.scene.targets, interpolate_mode="bilinear")
+    return largest(maps.detach())
 
 
 def _same_sign(name: str, method: str) -> Side:
@@ -74,7 +125,36 @@ CAMS = [
                 name, f"pytorch-grad-cam {method}", "pytorch_grad_cam", 1e-5, _native(name), _pytorch_grad_cam(method)
             ),
         )
-        for name, method in (("grad-cam", "GradCAM"), ("grad-cam++", "GradCAMPlusPlus"), ("layer-cam", "LayerCAM"))
+        for name, method in (
+            ("grad-cam", "GradCAM"),
+            ("grad-cam++", "GradCAMPlusPlus"),
+            ("layer-cam", "LayerCAM"),
+            ("hires-cam", "HiResCAM"),
+            ("xgrad-cam", "XGradCAM"),
+            ("eigen-cam-numpy", "EigenCAM"),
+        )
+    ),
+    (
+        "ablation-cam",
+        Check(
+            "ablation-cam",
+            "pytorch-grad-cam AblationCAM, channels at 0",
+            "pytorch_grad_cam",
+            1e-5,
+            _native("ablation-cam"),
+            _pytorch_ablation_cam,
+        ),
+    ),
+    (
+        "guided-grad-cam",
+        Check(
+            "guided-grad-cam",
+            "captum GuidedGradCam, largest of the colours",
+            "captum",
+            1e-5,
+            _native("guided-grad-cam"),
+            _captum_guided,
+        ),
     ),
     (
         "eigen-cam",

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from xeval.errors import DataError
+from xeval.errors import DataError, UsageError
 from xeval.explainers import EXPLAINERS
 from xeval.models import frozen_eval
 from xeval.runtime.progress import Progress, Silent
@@ -26,7 +26,7 @@ from xeval.verify.check import Check, Subject
 from xeval.verify.curves import CURVES
 from xeval.verify.quantus import QUANTUS
 
-Verdict: TypeAlias = Literal["equal", "DIFFERS", "not installed", "no masks"]
+Verdict: TypeAlias = Literal["equal", "DIFFERS", "not installed", "no masks", "refused"]
 PACKAGES = {"quantus": "quantus", "captum": "captum", "torchcam": "torchcam", "pytorch_grad_cam": "grad-cam"}
 INSTALL = "pip install 'xeval-explanations[verify]'"
 
@@ -72,8 +72,11 @@ def compare(check: Check, subject: Subject) -> Verified:
         return Verified(check.name, check.oracle, check.tolerance, "not installed")
     if check.needs_masks and subject.scene.masks is None:
         return Verified(check.name, check.oracle, check.tolerance, "no masks")
-    native, native_seconds = _timed(check.native, subject)
-    other, oracle_seconds = _timed(check.other, subject)
+    try:
+        native, native_seconds = _timed(check.native, subject)
+        other, oracle_seconds = _timed(check.other, subject)
+    except UsageError:  # one side is not for this network, such as guided backpropagation without ReLUs
+        return Verified(check.name, check.oracle, check.tolerance, "refused")
     largest, n = difference(native, other)
     verdict: Verdict = "equal" if largest <= check.tolerance else "DIFFERS"
     return Verified(check.name, check.oracle, check.tolerance, verdict, largest, n, native_seconds, oracle_seconds)
