@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -12,16 +12,32 @@ from xeval.models.architectures import backbone
 
 
 class ModelSpec(BaseModel):
-    """What is needed to build a classifier, saved with the checkpoint; a k-NN head has ``bank`` examples."""
+    """What is needed to build a classifier, saved with the checkpoint; a k-NN head has ``bank`` examples.
+
+    ``typed`` says that the user has named the network in this very call. No file can say so: it is not stored, and what
+    is read from a file never has it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    arch: str = Field(max_length=100)
+    arch: str = Field(max_length=1000)
     num_classes: int = Field(ge=2)
     in_channels: int = Field(default=3, ge=1, le=1024)
     image_size: int = Field(ge=1)
     normalize_features: bool = False
     bank: int = Field(default=0, ge=0)
+    _typed: bool = PrivateAttr(default=False)
+
+    @property
+    def typed(self) -> bool:
+        """Whether the user has named the network in this very call."""
+        return self._typed
+
+    def named(self, arch: str) -> ModelSpec:
+        """Return the same with a network that the user has named in this very call."""
+        spec = self.model_copy(update={"arch": arch})
+        spec._typed = True
+        return spec
 
 
 class NearestNeighbours(nn.Module):
@@ -68,6 +84,12 @@ class Classifier(nn.Module):
         dim = int(backbone.dim)  # type: ignore[arg-type]
         self.head: nn.Module = NearestNeighbours(dim, num_classes, bank) if bank else nn.Linear(dim, num_classes)
         self.normalize_features = normalize_features
+        self.head_name = "head"
+
+    @property
+    def encoder(self) -> list[nn.Parameter]:
+        """The parameters of everything but the head."""
+        return list(self.backbone.parameters())
 
     @property
     def linear(self) -> nn.Linear:

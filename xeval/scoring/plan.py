@@ -180,15 +180,15 @@ def _open(checkpoint: Path, options: ScoreOptions) -> tuple[LoadedModel, Dataset
     A checkpoint that describes itself names its data set and image size; a bare one takes both from --dataset.
     """
 
-    def described() -> DatasetInfo:
+    def described(size: int | None = None) -> DatasetInfo:
         if options.dataset is None:
             raise UsageError(f"{checkpoint} carries no description of its data set", "name one with --dataset")
-        return open_dataset(options.dataset, options.data).info
+        return open_dataset(options.dataset, options.data, size).info
 
     loaded = load_model(checkpoint, weights=options.weights, arch=options.arch, describe=described)
     known = loaded.card.dataset if loaded.card else None
     name = options.dataset or (known.name if known else described().name)
-    dataset = open_dataset(name, options.data, known.size if known else None)
+    dataset = open_dataset(name, options.data, known.size if known else loaded.own and loaded.own.size)
     return *normalized(loaded, dataset.info, options, measured=dataset.measured), dataset.split(options.split)
 
 
