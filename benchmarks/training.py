@@ -72,7 +72,7 @@ def run_of(method: str, arch: str, images: int, device: torch.device) -> Run:
         learner,
         make_pool(split, np.arange(images), device),
         make_optimizer(parameters, learner.recipe.optimizer),
-        make_optimizer(learner.model.head.parameters(), learner.recipe.head.optimizer),
+        make_optimizer(learner.parts.head.parameters(), learner.recipe.head.optimizer),
     )
 
 

@@ -118,14 +118,17 @@ def _open(
         raise UsageError(f"{checkpoint} does not exist", "give a run directory or a weight file")
 
     @cache
-    def opened() -> Dataset:
+    def opened(size: int | None = None) -> Dataset:
         if dataset is None:
             raise UsageError(f"{checkpoint} carries no description of its data set", "name one with --dataset")
-        return open_dataset(dataset, data)
+        return open_dataset(dataset, data, size)
 
-    loaded = load_model(checkpoint, weights=options.weights, arch=options.arch, describe=lambda: opened().info)
+    loaded = load_model(
+        checkpoint, weights=options.weights, arch=options.arch, describe=lambda *size: opened(*size).info
+    )
     if loaded.card is None:
-        return normalized(loaded, opened().info, options, measured=opened().measured)
+        found = opened() if loaded.own is None else opened(loaded.own.size)
+        return normalized(loaded, found.info, options, measured=found.measured)
     info = loaded.card.dataset if dataset is None else opened().info
     return loaded, options.normalization.for_trained(info, loaded.card.dataset)
 

@@ -12,19 +12,22 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xeval.checkpoints.card import RunCard, Selection, write_card
 from xeval.checkpoints.folder import run_name
-from xeval.checkpoints.load import card_of, load_encoder
+from xeval.checkpoints.load import card_of, load_encoder, own_of
 from xeval.checkpoints.normalization import KEY, NormalizeName, Wish, same_constants
+from xeval.checkpoints.own import own_source
 from xeval.checkpoints.weightfiles import write_tensors
 from xeval.data import Dataset, DatasetInfo, holdout, open_dataset
 from xeval.data import normalize as normalized
 from xeval.data.base import Size
 from xeval.engine import pick_device
 from xeval.models import Classifier, ModelSpec, frozen_eval
+from xeval.models.parts import Parts
+from xeval.models.sources import apart
 from xeval.runtime.files import digest, require_writable, writable_directory
 from xeval.runtime.locks import locked
 from xeval.runtime.progress import Progress, Silent, told_if_slow
@@ -73,7 +76,10 @@ def probe_encoder(
     require_seed(seed)
     require_writable(out)
     wish = Wish.of(mean=mean, std=std, normalize=normalize)
-    opened = open_dataset(dataset, data_root, image_size)
+    own = own_of(path, arch)
+    opened = open_dataset(dataset, data_root, image_size or (own.size if own else None))
+    if own is not None and not wish.given:
+        wish = Wish(mean=own.mean, std=own.std)
     split, info = opened.split("train"), _normalized(path, opened, wish)
     reporter: Progress = progress or Silent()
     for note in split.notes:
@@ -86,9 +92,10 @@ def probe_encoder(
     bank = len(fit) if head == "knn" else 0
     model, spec = load_encoder(path, info, arch=arch, normalize_features=unit, bank=bank)
     model.to(where)
+    parts = apart(model, spec)
     with frozen_eval(model):
-        features, labels = _features(model, make_pool(split, fit, where), info)
-    model.head.load_state_dict(_fitted(head, features, labels, len(info.classes), weight_decay))
+        features, labels = _features(parts, make_pool(split, fit, where), info)
+    parts.head.load_state_dict(_fitted(head, features, labels, len(info.classes), weight_decay))
     with frozen_eval(model):
         accuracy = _accuracy(model, make_pool(split, held, where), info)
     name = method or path.stem
@@ -96,6 +103,8 @@ def probe_encoder(
     settings: dict[str, Any] = {"head": head, "normalize": unit, "weight_decay": weight_decay, "encoder": path.name}
     if wish.given or not same_constants(info, split.info):
         settings[KEY] = wish.source if wish.given else "those that the encoder was trained with"
+    if own is not None and wish == Wish(mean=own.mean, std=own.std):
+        settings[KEY] = own_source(spec.arch)
     card = _card(directory.name, name, seed, info, split.manifest(), spec, settings, accuracy)
     with locked(directory), saving(directory):
         for weights in ("best", "last"):
@@ -153,17 +162,17 @@ def centroids(features: Tensor, labels: Tensor, classes: int) -> Probe:
     return Probe(F.normalize(sums), torch.zeros(classes, device=features.device))
 
 
-def _features(model: Classifier, pool: Pool, info: DatasetInfo) -> tuple[Tensor, Tensor]:
+def _features(parts: Classifier | Parts, pool: Pool, info: DatasetInfo) -> tuple[Tensor, Tensor]:
     """Return the input of the head (N, dim), of unit length where the model normalises it, and the labels (N,)."""
     found: list[Tensor] = []
     with torch.no_grad():
         for batch in pool.batches(BATCH):
-            features = model.features(normalized(batch.images, info))
-            found.append(F.normalize(features) if model.normalize_features else features)
+            features = parts.features(normalized(batch.images, info))
+            found.append(F.normalize(features) if parts.normalize_features else features)
     return torch.cat(found), pool.labels
 
 
-def _accuracy(model: Classifier, pool: Pool, info: DatasetInfo) -> float:
+def _accuracy(model: nn.Module, pool: Pool, info: DatasetInfo) -> float:
     with torch.no_grad():
         right = [
             (model(normalized(batch.images, info)).argmax(1) == batch.labels).sum() for batch in pool.batches(BATCH)

@@ -92,8 +92,8 @@ def head_epoch(learner: Learner, pool: Pool, optimizer: torch.optim.Optimizer, *
     with mode(learner, training=False):
         for number, batch in enumerate(pool.batches(recipe.batch_size, order)):
             with torch.no_grad():
-                features = learner.model.features(learner.view(batch, f"head:{epoch}", recipe.head.views))
-            logits = learner.everyone(learner.model.logits(features), batch)
+                features = learner.parts.features(learner.view(batch, f"head:{epoch}", recipe.head.views))
+            logits = learner.everyone(learner.parts.logits(features), batch)
             loss, rate = F.cross_entropy(logits, batch.whole), learning_rate(settings, epoch, epochs, number, steps)
             descend(learner.processes, optimizer, loss, rate)
             record(tally, batch, loss, rate)
@@ -155,8 +155,8 @@ def stored_features(learner: Learner, pool: Pool) -> Tensor:
     """Return features N×K of the standard views, of unit length where the head normalises them."""
     with mode(learner, training=False):
         parts = [
-            learner.everyone(learner.model.features(learner.standard(batch)), batch)
+            learner.everyone(learner.parts.features(learner.standard(batch)), batch)
             for batch in pool.batches(EVALUATION_BATCH)
         ]
     features = torch.cat(parts)
-    return F.normalize(features) if learner.model.normalize_features else features
+    return F.normalize(features) if learner.parts.normalize_features else features

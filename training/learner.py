@@ -4,29 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xeval.data import DatasetInfo, normalize
-from xeval.models import Classifier, ModelSpec, build
-from xeval.models.layers import EXCON_LAYER, excon_layer
+from xeval.models import Classifier, ModelSpec
+from xeval.models.layers import EXCON_LAYER, excon_layer, last_conv_stage
+from xeval.models.parts import Parts
+from xeval.models.sources import apart, network
 from xeval.runtime.distributed import ALONE, Processes
 from xeval.training.batches import Batch
+from xeval.training.initial import begin_with
 from xeval.training.settings import Recipe, Views
 from xeval.training.views import Draws, random_view
 
 
 def model_spec(recipe: Recipe, info: DatasetInfo) -> ModelSpec:
-    """Return the classifier that the recipe trains on this data set."""
+    """Return the classifier that the recipe trains on this data set; who gives a recipe names its network."""
     return ModelSpec(
         arch=recipe.arch,
         num_classes=len(info.classes),
         in_channels=info.channels,
         image_size=info.size,
         normalize_features=recipe.head.normalize,
-    )
+    ).named(recipe.arch)
 
 
 def projection(dim: int, recipe: Recipe) -> nn.Sequential:
@@ -47,19 +52,35 @@ class Learner(nn.Module):
         recipe: Recipe,
         info: DatasetInfo,
         seed: int,
-        model: Classifier,
+        parts: Classifier | Parts,
         projection: nn.Module,
         processes: Processes = ALONE,
+        begun_with: str | None = None,
     ) -> None:
         super().__init__()
         self.recipe, self.info, self.seed, self.processes = recipe, info, seed, processes
-        self.model, self.projection = model, projection
+        self.model: nn.Module = parts if isinstance(parts, Classifier) else parts.network
+        self.projection, self.begun_with = projection, begun_with
+        self._taken_apart = None if isinstance(parts, Classifier) else parts
+
+    @property
+    def parts(self) -> Classifier | Parts:
+        """The model as features, head and logits."""
+        return self._taken_apart or cast("Classifier", self.model)
 
     @property
     def explained_layer(self) -> str:
         """Name of the layer whose explanation becomes a view."""
-        named = self.recipe.excon.layer or self.model.pooled_layer
+        named = self.recipe.excon.layer or self.default_layer
         return excon_layer(self.model, self.info.size) if named == EXCON_LAYER else named
+
+    @cached_property
+    def default_layer(self) -> str:
+        """Name of the layer that is explained where none is named; raise :class:`UsageError` where there is none."""
+        if isinstance(self.model, Classifier):
+            return self.model.pooled_layer
+        device = next(self.model.parameters()).device
+        return last_conv_stage(self.model, torch.zeros(1, *self.info.shape, device=device))
 
     def standard(self, batch: Batch) -> Tensor:
         """Return the view without randomness: normalised images."""
@@ -73,7 +94,7 @@ class Learner(nn.Module):
 
     def embed(self, images: Tensor) -> Tensor:
         """Return embeddings of unit length."""
-        return F.normalize(self.projection(self.model.features(images)))
+        return F.normalize(self.projection(self.parts.features(images)))
 
     def everyone(self, outputs: Tensor, batch: Batch, views: int = 1) -> Tensor:
         """Gather the rows of the whole batch from every rank's share, one view of all images after the other."""
@@ -89,11 +110,17 @@ class Learner(nn.Module):
 
 
 def fresh_learner(recipe: Recipe, info: DatasetInfo, seed: int, processes: Processes = ALONE) -> Learner:
-    """Return a learner on the CPU whose weights are drawn from ``seed``; torch's random state is put back."""
+    """Return a learner on the CPU whose weights are drawn from ``seed``; torch's random state is put back.
+
+    The encoder has the weights of ``recipe.init`` where it names some.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = build(model_spec(recipe, info))
-        return Learner(recipe, info, seed, model, projection(model.linear.in_features, recipe), processes)
+        spec = model_spec(recipe, info)
+        parts = apart(network(spec), spec)
+        projected = projection(parts.linear.in_features, recipe)
+        begun_with = begin_with(parts, spec, recipe.init) if recipe.init else None
+        return Learner(recipe, info, seed, parts, projected, processes, begun_with)
 
 
 def make_learner(

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from xeval.checkpoints.card import RunCard, read_card
 from xeval.checkpoints.folder import MANIFEST, run_name
-from xeval.data import open_dataset
+from xeval.checkpoints.own import with_constants
+from xeval.data import Dataset, open_dataset
 from xeval.engine import pick_device
-from xeval.errors import DataError, XevalError
+from xeval.errors import DataError, UsageError, XevalError
+from xeval.models.sources import configuration
 from xeval.runtime.distributed import ALONE, Processes
 from xeval.runtime.files import digest, writable_directory
 from xeval.runtime.progress import Progress, Silent, told_if_slow
@@ -62,7 +65,7 @@ def train(
             reporter.say(f"{directory.name} is complete: nothing to do")
             return directory
         with processes.together():
-            dataset = open_dataset(recipe.dataset, data_root, recipe.image_size)
+            dataset = opened(recipe, data_root)
             trainer = make_trainer(
                 recipe, dataset, directory, seed=seed, limit=limit, device=where, processes=processes
             )
@@ -74,6 +77,18 @@ def train(
         _require_one_start(trainer)
         _to_the_end(trainer, reporter)
     return directory
+
+
+def opened(recipe: Recipe, data_root: Path | None) -> Dataset:
+    """Open the data set of a recipe; with ``normalization = "network"`` as the network's configuration says.
+
+    Raises :class:`UsageError` for a network that has none.
+    """
+    own = configuration(recipe.arch) if recipe.normalization == "network" else None
+    if recipe.normalization == "network" and own is None:
+        raise UsageError(f"{recipe.arch} has no configuration of its own", "leave out normalization")
+    dataset = open_dataset(recipe.dataset, data_root, recipe.image_size or (own.size if own else None))
+    return dataset if own is None else replace(dataset, info=with_constants(dataset.info, own))
 
 
 def folder_name(out: Path, recipe: Recipe, seed: int, limit: int | None, overrides: Iterable[str]) -> str:

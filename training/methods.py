@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from xeval.explainers import EXPLAINERS
 from xeval.explainers.cam import closed_form, closed_form_applies
+from xeval.models import Classifier
 from xeval.registry import Registry
 from xeval.training.batches import Batch
 from xeval.training.learner import Learner, mode
@@ -115,14 +116,15 @@ def _accepted_share(learner: Learner, batch: Batch, accepted: Tensor) -> Tensor:
 @method("ce", "cross-entropy, end to end", head="joint")
 def ce(learner: Learner, batch: Batch, epoch: int) -> Step:
     """One random view; the head is trained with the encoder."""
-    logits = learner.everyone(learner.model(_random(learner, batch, epoch, 0)), batch)
+    features = learner.parts.features(_random(learner, batch, epoch, 0))
+    logits = learner.everyone(learner.parts.logits(features), batch)
     return Step(F.cross_entropy(logits, batch.whole), correct=(logits.argmax(1) == batch.whole).sum())
 
 
 @method("triplet", "semi-hard triplets on the features, classifier afterwards", head="after")
 def triplets(learner: Learner, batch: Batch, epoch: int) -> Step:
     """One random view; no projection."""
-    features = learner.everyone(learner.model.features(_random(learner, batch, epoch, 0)), batch)
+    features = learner.everyone(learner.parts.features(_random(learner, batch, epoch, 0)), batch)
     loss = learner.recipe.loss
     return Step(triplet(features, batch.whole, margin=loss.margin, miner=loss.miner))
 
@@ -204,7 +206,8 @@ def _maps(learner: Learner, standard: Tensor, labels: Tensor) -> Tensor:
     """
     settings, model = learner.recipe.excon, learner.model
     layer = learner.explained_layer
-    if settings.explainer == "grad-cam" and closed_form_applies(model, layer) and settings.explain_bn == "eval":
+    closed = settings.explainer == "grad-cam" and settings.explain_bn == "eval" and closed_form_applies(model, layer)
+    if closed and isinstance(model, Classifier):
         with torch.no_grad():
             activations = model.stages(standard)
             targets = labels if settings.target == "label" else model.logits(activations.mean((-2, -1))).argmax(1)

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from xeval.errors import UsageError, unknown
 from xeval.runtime.validation import Mistake, first_mistake
-from xeval.training.settings import Recipe
+from xeval.training.settings import PRETRAINED, Recipe
 
 __all__ = ["Recipe", "json_schema", "load_recipe", "recipe_hash", "recipe_names", "result_settings"]
 
@@ -25,6 +25,7 @@ FOLDER = Path(__file__).parent / "recipes"
 MAX_BYTES = 2**20
 MAX_EXTENDS = 20
 IDENTITY = ("recipe", "seed", "limit", "explained_from", "crops")
+ADDED = ("init", "normalization")
 CROPS = "end at their own edge"  # they once showed what lay beyond it
 FILE_KEYS: dict[str, dict[str, Any]] = {
     "extends": {"type": "string", "description": "name or file of the recipe whose keys these replace"},
@@ -56,6 +57,8 @@ def load_recipe(name_or_path: str | Path, method: str | None = None, overrides: 
         content = _merge(content, _parse(override))
     if content.get("method") != chosen:
         raise UsageError("the method cannot be an override", "choose it with --method, so that its own keys apply")
+    if content.get("init") == PRETRAINED:  # such weights are given images as they know them
+        content.setdefault("normalization", "network")
     recipe = _validate({"name": path.stem, **content})
     _require_explained(recipe)
     return recipe
@@ -80,8 +83,12 @@ def recipe_hash(recipe: Recipe) -> str:
 
 
 def result_settings(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a dumped recipe without the name and the description, which change no result."""
-    return {key: value for key, value in recipe.items() if key not in ("name", "description")}
+    """Return a dumped recipe without the name and the description, which change no result.
+
+    Keys that recipes of before have not are left out where they are off: both have the same hash.
+    """
+    off = [key for key in ADDED if recipe.get(key) is None]
+    return {key: value for key, value in recipe.items() if key not in ("name", "description", *off)}
 
 
 def explained_from(recipe: Recipe) -> int | None:

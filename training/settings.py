@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+PRETRAINED = "pretrained"
 Share = Annotated[float, Field(ge=0, le=1)]
 Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
 Rate = Annotated[float, Field(le=1e30)]  # larger values overflow float32 in products
@@ -164,7 +165,22 @@ class Recipe(Settings):
     image_size: Annotated[int, Field(ge=4)] | tuple[int, int] | None = Field(
         default=None, description="side in pixels, or [height, width]; default: the data set's own"
     )
-    arch: str
+    arch: str = Field(
+        max_length=1000,
+        description="network: a name of `xeval list models`, timm:NAME, torchvision:NAME, hf:FOLDER or "
+        "pkg.module:function",
+    )
+    init: str | None = Field(
+        default=None,
+        min_length=1,
+        description="weights that the encoder begins with: pretrained (those published for arch), or a run or weight "
+        "file; default: drawn from the seed. The head is always drawn",
+    )
+    normalization: Literal["network"] | None = Field(
+        default=None,
+        description="network: constants, and where image_size is not given the size, of the network's own "
+        "configuration, as init = pretrained takes them; default: the data set's",
+    )
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=2)
     heldout: float = Field(

@@ -132,7 +132,7 @@ class Trainer:
 
     def _fit_probe(self) -> None:
         """Replace the head by one that is fitted on stored features."""
-        head, settings = self.learner.model.linear, self.recipe.head.optimizer
+        head, settings = self.learner.parts.linear, self.recipe.head.optimizer
         features = stored_features(self.learner, self.fit)
         if self.recipe.head.fit == "lbfgs":
             fitted = probe.lbfgs(features, self.fit.labels, head.out_features, weight_decay=settings.weight_decay)
@@ -157,7 +157,8 @@ class Trainer:
         last = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         with self.processes.together():
             if self.processes.main:
-                model.load_state_dict({**last, **_encoder_of(read_tensors(self.directory / "best.safetensors"))})
+                best = read_tensors(self.directory / "best.safetensors")
+                model.load_state_dict({**best, **_head_of(last, self.learner.parts.head_name)})
         self.processes.copy_from_main(model.state_dict().values())
         self._fit_probe()
         if self.held is not None:
@@ -236,7 +237,7 @@ class Trainer:
             dataset=self.dataset.info,
             train_manifest=self.train_split.manifest(),
             model=model_spec(self.recipe, self.dataset.info),
-            layer=self.learner.explained_layer if self.method.explains else self.learner.model.pooled_layer,
+            layer=_layer(self.method, self.learner),
             explained_from=explained_from(self.recipe),
             selection=selection,
             provenance={
@@ -245,6 +246,7 @@ class Trainer:
                 "seconds": seconds,
                 "limit": self.limit,
                 "ranks": self.processes.world,
+                **({"init_sha256": self.learner.begun_with} if self.learner.begun_with else {}),
             },
         )
         with saving(self.directory):
@@ -284,7 +286,7 @@ def make_trainer(
         fit=make_pool(*fit, device, processes),
         held=None if held is None else make_pool(*held, device, processes),
         encoder_optimizer=make_optimizer(_encoder_parameters(method, learner), recipe.optimizer),
-        head_optimizer=make_optimizer(learner.model.head.parameters(), recipe.head.optimizer),
+        head_optimizer=make_optimizer(learner.parts.head.parameters(), recipe.head.optimizer),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
@@ -324,8 +326,18 @@ def _parts(recipe: Recipe, dataset: Dataset, rows: Part, seed: int) -> tuple[Par
 def _encoder_parameters(method: Method, learner: Learner) -> list[torch.nn.Parameter]:
     if method.head == "joint":
         return list(learner.model.parameters())
-    return [*learner.model.backbone.parameters(), *learner.projection.parameters()]
+    return [*learner.parts.encoder, *learner.projection.parameters()]
 
 
-def _encoder_of(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in tensors.items() if name.startswith("backbone.")}
+def _head_of(tensors: dict[str, Tensor], head: str) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if name.startswith(f"{head}.")}
+
+
+def _layer(method: Method, learner: Learner) -> str | None:
+    """Return the layer that a run's card shows; None where the method explains nothing and the network has no map."""
+    if method.explains:
+        return learner.explained_layer
+    try:
+        return learner.default_layer
+    except UsageError:
+        return None

@@ -28,10 +28,10 @@ def load(
     if weights not in get_args(Weights):
         raise UsageError(f"unknown weights {weights!r}", "use best or last")
 
-    def described() -> DatasetInfo:
+    def described(size: int | None = None) -> DatasetInfo:
         if dataset is None:
             raise UsageError(f"{path} carries no description of its data set", "name one with dataset=")
-        return open_dataset(dataset).info
+        return open_dataset(dataset, size=size).info
 
     return load_model(Path(path), weights=weights, arch=arch, describe=described)
 

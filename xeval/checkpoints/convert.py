@@ -19,9 +19,11 @@ from xeval.checkpoints.facts import Facts, facts, whole_number
 from xeval.checkpoints.folder import MANIFEST
 from xeval.checkpoints.identify import identify
 from xeval.checkpoints.layouts import Recognised, classifier_of
+from xeval.checkpoints.libraries import own_in
 from xeval.checkpoints.load import encoder_from, require_head, run_tensors, spec_of
 from xeval.checkpoints.match import fit
 from xeval.checkpoints.normalization import KEY, NormalizeName, Wish, told
+from xeval.checkpoints.own import own_notes, own_source
 from xeval.checkpoints.places import Choice
 from xeval.checkpoints.sandbox import Foreign, open_foreign
 from xeval.checkpoints.weightfiles import regular, weakness, write_tensors
@@ -76,17 +78,20 @@ def import_checkpoint(
     if seed is not None:
         require_seed(seed)
     wish = Wish.of(mean=mean, std=std, normalize=normalize)
-    opened = open_dataset(dataset, data, size)
     foreign = open_foreign(path)
     if classifier is not None:
         head = classifier_of(classifier, open_foreign(classifier).containers)
         foreign = replace(foreign, containers={**foreign.containers, "classifier": head})
+    own = own_in(path, foreign, arch, Choice(key, ema))
+    opened = open_dataset(dataset, data, size or (own.size if own else None))
     known = facts(foreign.fields, out=out.name, stem=path.stem, name=name, method=method, seed=seed)
     found, arch = identify(path, foreign, opened.info, arch, Choice(key, ema), progress)
     wish, source = _wish(wish, foreign, measured=opened.measured)
+    if own is not None and source is None:
+        wish, source = Wish(mean=own.mean, std=own.std), own_source(arch)
     info = wish.for_plain_weights(opened.info, measured=opened.measured)
     _require_normalization(path, foreign, info)
-    notes = tuple(_notes(foreign, found, info, source))
+    notes = (*_notes(foreign, found, info, source), *(own_notes(arch, own) if own else ()))
     if found.has_head:
         record = _record(_sources(path, classifier), foreign, found) | ({KEY: source} if source else {})
         return _write_run(path, out, info, foreign, found, record, arch, known, notes, progress)

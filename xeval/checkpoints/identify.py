@@ -15,7 +15,7 @@ from xeval.data import DatasetInfo
 from xeval.errors import CheckpointError
 from xeval.models import ModelSpec
 from xeval.models.architectures import is_built_in
-from xeval.models.sources import SOURCES, offered, require_known
+from xeval.models.sources import SOURCES, offered, require_named
 from xeval.runtime.progress import Progress
 
 
@@ -34,9 +34,9 @@ def identify(
 
 
 def _as_told(path: Path, foreign: Foreign, info: DatasetInfo, arch: str, choice: Choice) -> Recognised:
-    require_known(arch)
+    require_named(arch)
     if not is_built_in(arch):
-        return require_network(path, foreign, _spec(arch, info), choice)
+        return require_network(path, foreign, _spec(arch, info).named(arch), choice)
     found = recognise(path, foreign, len(info.classes), choice)
     if found is None:
         raise no_network(path, foreign)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -12,8 +13,10 @@ from xeval.checkpoints.match import Shapes, differences, listed, shapes_of
 from xeval.checkpoints.places import Choice, Place, choose, is_averaged, unwrapped
 from xeval.checkpoints.sandbox import Containers, Foreign
 from xeval.errors import CheckpointError
-from xeval.models import ModelSpec
-from xeval.models.sources import timm_names
+from xeval.models import ModelSpec, of_timm
+from xeval.models.architectures import is_built_in
+from xeval.models.configuration import Configuration
+from xeval.models.sources import configuration, require_named
 from xeval.runtime.progress import Progress
 
 COUNTER = "num_batches_tracked"
@@ -41,6 +44,20 @@ def as_network(path: Path, foreign: Foreign, spec: ModelSpec, choice: Choice) ->
     return Recognised(spec.arch, {**tensors, **filled}, (*names, *unused), (*notes, *told), residual=False)
 
 
+def own_in(path: Path, foreign: Foreign, arch: str | None, choice: Choice) -> Configuration | None:
+    """Return the configuration of a network that the user has named, if the file holds the weights it describes."""
+    if arch is None or is_built_in(arch):
+        return None
+    require_named(arch)
+    own = configuration(arch)
+    if own is None or own.classes < 2:
+        return None
+    spec = ModelSpec(arch=arch, num_classes=own.classes, image_size=own.size).named(arch)
+    with suppress(CheckpointError):  # what it cannot be built for, the user is told with the sizes of the data set
+        return own if as_network(path, foreign, spec, choice) is not None else None
+    return None
+
+
 def require_network(path: Path, foreign: Foreign, spec: ModelSpec, choice: Choice) -> Recognised:
     """Return the tensors of a network that the user has named; raise CheckpointError with the differences."""
     found = as_network(path, foreign, spec, choice)
@@ -60,7 +77,7 @@ def search(path: Path, foreign: Foreign, spec: ModelSpec, choice: Choice, progre
     """
     names = {name for tensors in foreign.containers.values() for name in unwrapped(tensors)}
     ends = {".".join(parts[start:]) for name in names for parts in [name.split(".")] for start in range(len(parts))}
-    candidates = timm_names(lambda layer: f"{layer}.weight" in ends)
+    candidates = of_timm.matching(lambda layer: f"{layer}.weight" in ends)
     if candidates:
         progress.say(f"comparing with {len(candidates)} networks of timm; --arch timm:NAME is faster")
     specs = [spec.model_copy(update={"arch": f"timm:{name}"}) for name in candidates]

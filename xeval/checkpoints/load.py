@@ -19,13 +19,15 @@ from torch import Tensor, nn
 
 from xeval.checkpoints.card import RunCard, read_card
 from xeval.checkpoints.folder import MANIFEST, Weights
-from xeval.checkpoints.match import canonical, fit, fitting
+from xeval.checkpoints.match import bare_names, canonical, fit, fitting
+from xeval.checkpoints.own import own_configuration, own_notes
 from xeval.checkpoints.weightfiles import plain_tensors, read_tensors, read_weights, regular
 from xeval.data import DatasetInfo
 from xeval.errors import CheckpointError, DataError, UsageError
-from xeval.models import Classifier, ModelSpec, build
+from xeval.models import ModelSpec, build
 from xeval.models.architectures import is_built_in
-from xeval.models.sources import require_known
+from xeval.models.configuration import Configuration
+from xeval.models.sources import apart, network, opens_or_runs, require_followed, require_named
 from xeval.runtime.files import atomic_write, file_hash
 
 CARD_KEY = "xeval"
@@ -39,7 +41,8 @@ class LoadedModel:
     ``card`` is None for a bare state dict; ``spec`` and ``file_sha256`` are None for a module passed in memory.
     ``sha256`` hashes names, shapes and values of the tensors, so the same weights in another file format have the same
     hash; a scorer adds constants that are not the data set's own, and says in ``normalization`` which it uses unless
-    the run itself has the data set's. ``notes`` says what was assumed or adapted.
+    the run itself has the data set's. ``notes`` says what was assumed or adapted. ``own`` is what the network's own
+    configuration says of images, where the weights of a bare file are those that it describes.
     """
 
     model: nn.Module
@@ -51,6 +54,7 @@ class LoadedModel:
     notes: tuple[str, ...] = ()
     file_sha256: str | None = None
     normalization: str = ""
+    own: Configuration | None = None
 
 
 def tensors_sha256(tensors: dict[str, Tensor]) -> str:
@@ -78,26 +82,27 @@ def load_model(
     *,
     weights: Weights = "best",
     arch: str | None = None,
-    describe: Callable[[], DatasetInfo] | None = None,
+    describe: Callable[..., DatasetInfo] | None = None,
 ) -> LoadedModel:
     """Load a run directory, a weight file inside one, an exported ``.pt`` or a plain state dict.
 
-    A plain state dict needs ``describe``, which is called for the data set (classes, normalisation, image size), and
-    ``arch``, which is inferred where the shapes fit exactly one known architecture. Raises :class:`CheckpointError`,
-    :class:`DataError` or :class:`UsageError`.
+    A plain state dict needs ``describe``, which is called for the data set (classes, normalisation, image size), with a
+    side in pixels where the network's own configuration names one; and ``arch``, which is inferred where the shapes fit
+    exactly one built-in architecture. A run whose network opens files or runs code needs ``arch`` too: a stored name is
+    not followed that far. Raises :class:`CheckpointError`, :class:`DataError` or :class:`UsageError`.
     """
     if path.is_dir():
-        return _from_run(path, weights)
+        return _from_run(path, weights, arch)
     regular(path)
     if (path.parent / MANIFEST).is_file() and path.suffix == ".safetensors":
-        return _from_run(path.parent, _weights_name(path))
+        return _from_run(path.parent, _weights_name(path), arch)
     sha256, file = file_hash(path), read_weights(path)
     content = file.content
     if isinstance(content.get(CARD_KEY), str):
         card = _card_in(path, content[CARD_KEY])
         tensors = plain_tensors(path, content.get(STATE_KEY))
         weights = content.get("weights", "best")
-        loaded = _assemble(path, tensors, card, weights if weights in get_args(Weights) else "best")
+        loaded = _assemble(path, tensors, card, weights if weights in get_args(Weights) else "best", arch)
     else:
         loaded = _bare(path, plain_tensors(path, content.get(STATE_KEY, content)), arch, describe)
     return replace(loaded, notes=(*file.notes, *loaded.notes), file_sha256=sha256)
@@ -165,7 +170,7 @@ def run_tensors(run: Path, card: RunCard, weights: Weights) -> dict[str, Tensor]
     return read_tensors(path)
 
 
-def _from_run(run: Path, weights: Weights) -> LoadedModel:
+def _from_run(run: Path, weights: Weights, arch: str | None) -> LoadedModel:
     if not (run / MANIFEST).is_file():
         raise CheckpointError(
             f"{run} is not a regular file, and as a directory it holds no complete run (no {MANIFEST})",
@@ -173,26 +178,41 @@ def _from_run(run: Path, weights: Weights) -> LoadedModel:
         )
     card = read_card(run)
     name = f"{weights}.safetensors"
-    loaded = _assemble(run / name, run_tensors(run, card, weights), card, weights)
+    loaded = _assemble(run / name, run_tensors(run, card, weights), card, weights, arch)
     return replace(loaded, file_sha256=card.files[name].sha256)
 
 
-def _assemble(path: Path, tensors: dict[str, Tensor], card: RunCard, weights: str) -> LoadedModel:
+def _assemble(path: Path, tensors: dict[str, Tensor], card: RunCard, weights: str, arch: str | None) -> LoadedModel:
+    spec = stored_spec(path, card, arch)
+    model, tensors, notes = fit(path, spec, tensors)
+    return LoadedModel(model, spec, card, weights, tensors_sha256(tensors), path, notes)
+
+
+def stored_spec(path: Path, card: RunCard, arch: str | None) -> ModelSpec:
+    """Return the specification of a run's network, under the user's word where the stored name is not followed.
+
+    Raises :class:`CheckpointError` where that word is missing, and for a name of no network.
+    """
+    spec = card.model
+    if arch is not None and opens_or_runs(spec.arch):
+        require_named(arch)
+        return spec.named(arch)
     try:
-        require_known(card.model.arch)
+        require_followed(spec)
     except UsageError as error:
         raise CheckpointError(f"{path} names an {error.problem}", error.remedy) from None
-    model, tensors, notes = fit(path, card.model, tensors)
-    return LoadedModel(model, card.model, card, weights, tensors_sha256(tensors), path, notes)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error.problem}", error.remedy) from None
+    return spec
 
 
 def _bare(
-    path: Path, tensors: dict[str, Tensor], arch: str | None, describe: Callable[[], DatasetInfo] | None
+    path: Path, tensors: dict[str, Tensor], arch: str | None, describe: Callable[..., DatasetInfo] | None
 ) -> LoadedModel:
     if describe is None:
         raise UsageError(f"{path} carries no description of its data set", "name one with --dataset")
-    if arch is not None and not is_built_in(arch) and ":" in arch:
-        raise UsageError(f"{arch} is a network of another library", f"first: xeval import {path} --arch {arch}")
+    if arch is not None and not is_built_in(arch):
+        return _outside(path, tensors, arch, describe)
     dataset = describe()
     tensors, renamed = canonical(tensors)
     spec = spec_of(path, tensors, dataset, arch)
@@ -200,6 +220,18 @@ def _bare(
     model, tensors, casts = fit(path, spec, tensors)
     notes = (*renamed, *casts, f"class order taken from {dataset.name}")
     return LoadedModel(model, spec, None, "file", tensors_sha256(tensors), path, notes)
+
+
+def _outside(path: Path, tensors: dict[str, Tensor], arch: str, describe: Callable[..., DatasetInfo]) -> LoadedModel:
+    """Return the network of another library, which keeps its own names and comes with its head."""
+    require_named(arch)
+    tensors, renamed = bare_names(tensors)
+    own = own_configuration(path, tensors, arch)
+    dataset = describe() if own is None else describe(own.size)
+    spec = spec_of(path, tensors, dataset, arch)
+    model, tensors, casts = fit(path, spec, tensors)
+    notes = (*renamed, *casts, f"class order taken from {dataset.name}", *(own_notes(arch, own) if own else ()))
+    return LoadedModel(model, spec, None, "file", tensors_sha256(tensors), path, notes, own=own)
 
 
 def require_head(path: Path, tensors: dict[str, Tensor], dataset: DatasetInfo) -> None:
@@ -216,13 +248,40 @@ def require_head(path: Path, tensors: dict[str, Tensor], dataset: DatasetInfo) -
 
 def load_encoder(
     path: Path, dataset: DatasetInfo, *, arch: str | None = None, normalize_features: bool = False, bank: int = 0
-) -> tuple[Classifier, ModelSpec]:
+) -> tuple[nn.Module, ModelSpec]:
     """Load the encoder of a state dict or of a run directory, with a head that is still to be fitted.
 
-    A head in the file is ignored. The errors are those of :func:`load_model`.
+    A head in the file is ignored. The errors are those of :func:`load_model`, and :class:`UsageError` for a network of
+    another library that does not end in one linear layer.
     """
-    tensors, _ = canonical(_tensors_of(path))
-    return encoder_from(path, tensors, dataset, arch=arch, normalize_features=normalize_features, bank=bank)
+    tensors, outside = _tensors_of(path), _outside_spec(path, dataset, arch)
+    if outside is not None:
+        spec = outside.model_copy(update={"normalize_features": normalize_features, "bank": bank})
+        return _with_fresh_head(path, bare_names(tensors)[0], spec), spec
+    return encoder_from(
+        path, canonical(tensors)[0], dataset, arch=arch, normalize_features=normalize_features, bank=bank
+    )
+
+
+def _outside_spec(path: Path, dataset: DatasetInfo, arch: str | None) -> ModelSpec | None:
+    """Return the network of another library that the user or the run names, for a data set; else None."""
+    card = card_of(path)
+    told = spec_of(path, {}, dataset, arch) if arch is not None else None
+    stored = stored_spec(path, card, arch) if card is not None and told is None else None
+    known = told or stored
+    if known is None or is_built_in(known.arch):
+        return None
+    sizes = {"num_classes": len(dataset.classes), "in_channels": dataset.channels, "image_size": dataset.size}
+    return known.model_copy(update=sizes)
+
+
+def _with_fresh_head(path: Path, tensors: dict[str, Tensor], spec: ModelSpec) -> nn.Module:
+    """Return a network whose encoder has these tensors."""
+    with torch.random.fork_rng(devices=[]):
+        parts = apart(network(spec), spec)
+    name = f"{parts.head_name}."
+    head = {f"{name}{key}": tensor for key, tensor in parts.head.state_dict().items()}
+    return fit(path, spec, {**{key: one for key, one in tensors.items() if not key.startswith(name)}, **head})[0]
 
 
 def _tensors_of(path: Path) -> dict[str, Tensor]:
@@ -243,30 +302,44 @@ def encoder_from(
     arch: str | None = None,
     normalize_features: bool = False,
     bank: int = 0,
-) -> tuple[Classifier, ModelSpec]:
-    """Return the tensors below ``backbone.`` as an encoder with a fresh head; errors name ``path``."""
-    if arch is not None and not is_built_in(arch):
-        require_known(arch)
-        raise UsageError(f"no head can be fitted on {arch}", "choose a network of `xeval list models`")
+) -> tuple[nn.Module, ModelSpec]:
+    """Return the tensors below ``backbone.`` as a built-in encoder with a fresh head; errors name ``path``."""
     encoder = {name: tensor for name, tensor in tensors.items() if name.startswith("backbone.")}
     spec = spec_of(path, encoder, dataset, arch).model_copy(
         update={"normalize_features": normalize_features, "bank": bank}
     )
     with torch.random.fork_rng(devices=[]):
         head = {f"head.{name}": tensor for name, tensor in build(spec).head.state_dict().items()}
-    return cast("Classifier", fit(path, spec, {**encoder, **head})[0]), spec
+    return fit(path, spec, {**encoder, **head})[0], spec
+
+
+def encoder_tensors(path: Path, spec: ModelSpec, head_name: str) -> dict[str, Tensor]:
+    """Return the encoder of a run or weight file as tensors that fit a network; the errors are those of loading."""
+    found = _tensors_of(path)
+    tensors, _ = canonical(found) if is_built_in(spec.arch) else bare_names(found)
+    fitted = _with_fresh_head(path, tensors, spec).state_dict()
+    return {name: tensor for name, tensor in fitted.items() if not name.startswith(f"{head_name}.")}
+
+
+def own_of(path: Path, arch: str | None) -> Configuration | None:
+    """Return what the network's own configuration says of images, where the weights of a bare file are its own."""
+    if arch is None or is_built_in(arch) or card_of(path) is not None:
+        return None
+    require_named(arch)
+    return own_configuration(path, bare_names(_tensors_of(path))[0], arch)
 
 
 def spec_of(path: Path, tensors: dict[str, Tensor], dataset: DatasetInfo, arch: str | None) -> ModelSpec:
     """Return the specification with which a bare state dict has to be built on a data set."""
     if arch is not None:
-        require_known(arch)
-    return ModelSpec(
+        require_named(arch)
+    spec = ModelSpec(
         arch=arch or _inferred(path, tensors, dataset.channels),
         num_classes=len(dataset.classes),
         in_channels=dataset.channels,
         image_size=dataset.size,
     )
+    return spec if arch is None else spec.named(arch)
 
 
 def _inferred(path: Path, tensors: dict[str, Tensor], channels: int) -> str:

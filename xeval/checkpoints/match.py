@@ -23,15 +23,21 @@ TYPES = frozenset((*FLOATS, *WHOLE))
 
 def canonical(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Rename a state dict in torchvision's layout, or in a wrapper of DataParallel or torch.compile, to our names."""
+    tensors, notes = bare_names(tensors)
+    if not any(name.startswith("backbone.") for name in tensors):
+        heads = {"fc.weight": "head.weight", "fc.bias": "head.bias"}
+        tensors = {heads.get(name, f"backbone.{name}"): tensor for name, tensor in tensors.items()}
+        notes.append("read torchvision's parameter names")
+    return tensors, notes
+
+
+def bare_names(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Strip what DataParallel and torch.compile put before every name."""
     notes: list[str] = []
     for prefix in ("module.", "_orig_mod.", "module."):  # either may be around the other
         if all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
             notes.append(f"stripped the prefix {prefix}")
-    if not any(name.startswith("backbone.") for name in tensors):
-        heads = {"fc.weight": "head.weight", "fc.bias": "head.bias"}
-        tensors = {heads.get(name, f"backbone.{name}"): tensor for name, tensor in tensors.items()}
-        notes.append("read torchvision's parameter names")
     return tensors, notes
 
 
@@ -115,9 +121,10 @@ def fit(
     _require_size(path, spec, tensors)
     wrong = differences(shapes_of(path, spec), {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     if wrong:
-        raise CheckpointError(
-            f"{path} does not fit {spec.arch}: {listed(wrong)}", "check --arch (see: xeval list models)"
-        )
+        remedy = "check --arch (see: xeval list models)"
+        if not is_built_in(spec.arch):
+            remedy = "check --arch, and the number of classes and the size of the data set"
+        raise CheckpointError(f"{path} does not fit {spec.arch}: {listed(wrong)}", remedy)
     with torch.random.fork_rng(devices=[]):
         model = network(spec)
     _finite(path, tensors)

@@ -23,9 +23,9 @@ def catalogue(kind: str) -> list[str]:
 
         return [line for _, protocol in PROTOCOLS.items() for line in protocol.conventions()]
     if kind == "models":
-        from xeval.models import MODELS
+        from xeval.models.sources import lines
 
-        return sorted(MODELS)
+        return lines()
     from xeval.data.manage import listing
 
     return [f"{row['name']:<14} {row['description']}" for row in listing()]

@@ -19,7 +19,7 @@ from xeval.cli import sweep as cli_sweep
 from xeval.cli import tools as cli_tools
 from xeval.cli.completion import complete
 from xeval.cli.leave import JSON_ERRORS, leave, split_flag
-from xeval.cli.options import NORMALIZATION, PATH, PLUGIN, SIZE, options_of
+from xeval.cli.options import ARCH, NORMALIZATION, PATH, PLUGIN, SIZE, options_of
 from xeval.errors import UsageError
 from xeval.registry import PluginWarning
 from xeval.runtime.distributed import ALONE, Processes, end, joined, require_one
@@ -206,7 +206,7 @@ def train_digits(method: str, seed: int, out: Path, overrides: Sequence[str], pr
 @NORMALIZATION
 @click.option("--normalize-features", is_flag=True, help="the head sees features of unit length")
 @click.option("--weight-decay", default=1e-4, show_default=True, help="of the linear head")
-@click.option("--arch", shell_complete=complete, help="architecture of the encoder [default: the one whose shapes fit]")
+@ARCH
 @click.option(
     "--size", "image_size", type=SIZE, help="size of the images in pixels: a side, or HEIGHTxWIDTH [default: their own]"
 )
@@ -238,7 +238,7 @@ def probe(encoder: Path, dataset: str, **options: Any) -> None:
 @click.option("--data", type=PATH, help="folder of the data")
 @NORMALIZATION
 @click.option("--classifier", type=PATH, help="file with the linear head, where it is kept apart")
-@click.option("--arch", shell_complete=complete, help="architecture [default: the one whose shapes fit]")
+@ARCH
 @click.option("--size", type=SIZE, help="size of the images in pixels: a side, or HEIGHTxWIDTH [default: their own]")
 @click.option("--key", help="which network of the file, by its keys joined with dots [default: the only one]")
 @click.option("--ema", is_flag=True, help="take the averaged weights of a file that holds both")
@@ -383,9 +383,7 @@ def _compare(runs: Sequence[Path], out: Path, as_json: bool = False, **options: 
 @click.option("--dataset", shell_complete=complete, help="data set of a file that does not describe itself")
 @click.option("--data", type=PATH, help="folder of the data")
 @NORMALIZATION
-@click.option(
-    "--arch", shell_complete=complete, help="architecture of a bare state dict [default: the one whose shapes fit]"
-)
+@ARCH
 @click.option(
     "--weights",
     type=click.Choice(get_args(Weights)),

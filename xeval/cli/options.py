@@ -34,7 +34,7 @@ class UsablePath(click.Path):
         return path
 
 
-class ImageSize(click.ParamType):
+class ImageSize(click.ParamType):  # type: ignore[type-arg] # generic in newer versions of click
     """A size of images: the side of a square, or HEIGHTxWIDTH."""
 
     name = "size"
@@ -94,6 +94,14 @@ def _kind(about: Any) -> Any:
 
 NORMALIZATION = options_of("xeval.checkpoints.normalization:Wish")
 """The options of a command that opens weights which may not say how their images were normalised."""
+
+ARCH = click.option(
+    "--arch",
+    shell_complete=complete,
+    help="network, where the file does not say it or what it says opens files or runs code: a name of xeval list "
+    "models, timm:NAME, torchvision:NAME, hf:FOLDER or pkg.module:function [default: the one whose shapes fit]",
+)
+"""The network of a command that opens weights; what opens files or runs code has to be named here."""
 
 
 def _load_files(_context: click.Context, _parameter: click.Parameter, paths: tuple[Path, ...]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from xeval.cli.completion import complete
-from xeval.cli.options import NORMALIZATION, PATH, PLUGIN
+from xeval.cli.options import ARCH, NORMALIZATION, PATH, PLUGIN
 
 
 @click.command()
@@ -18,9 +18,7 @@ from xeval.cli.options import NORMALIZATION, PATH, PLUGIN
 @click.option("--dataset", shell_complete=complete, help="data set of a file that does not describe itself")
 @click.option("--data", type=PATH, help="folder of the data")
 @NORMALIZATION
-@click.option(
-    "--arch", shell_complete=complete, help="architecture of a bare state dict [default: the one whose shapes fit]"
-)
+@ARCH
 @click.option("--layer", help="explained layer [default: the last one whose positions the score reads]")
 @click.option("--device", default="auto", show_default=True, help="torch device")
 @click.option("--json", "as_json", is_flag=True, help="print the rows as JSON instead of the table")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, TypeAlias
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,17 +18,36 @@ Side: TypeAlias = Annotated[int, Field(ge=1)]
 class ModelSpec(BaseModel):
     """What is needed to build a classifier, saved with the checkpoint; a k-NN head has ``bank`` examples.
 
-    ``image_size`` is the side of square images, or height and width of others.
+    ``image_size`` is the side of square images, or height and width of others. ``typed`` says that the user has named
+    the network in this very call. No file can say so: it is not stored, and what is read from a file never has it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    arch: str = Field(max_length=100)
+    arch: str = Field(max_length=1000)
     num_classes: int = Field(ge=2)
     in_channels: int = Field(default=3, ge=1, le=1024)
     image_size: Side | tuple[Side, Side]
     normalize_features: bool = False
     bank: int = Field(default=0, ge=0)
+    _typed: bool = PrivateAttr(default=False)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        height, width = (self.image_size,) * 2 if isinstance(self.image_size, int) else self.image_size
+        return self.in_channels, height, width
+
+    @property
+    def typed(self) -> bool:
+        """Whether the user has named the network in this very call."""
+        return self._typed
+
+    def named(self, arch: str) -> ModelSpec:
+        """Return the same with a network that the user has named in this very call."""
+        spec = self.model_copy(update={"arch": arch})
+        spec._typed = True
+        return spec
 
 
 class NearestNeighbours(nn.Module):
@@ -75,6 +94,12 @@ class Classifier(nn.Module):
         dim = int(backbone.dim)  # type: ignore[arg-type]
         self.head: nn.Module = NearestNeighbours(dim, num_classes, bank) if bank else nn.Linear(dim, num_classes)
         self.normalize_features = normalize_features
+        self.head_name = "head"
+
+    @property
+    def encoder(self) -> list[nn.Parameter]:
+        """The parameters of everything but the head."""
+        return list(self.backbone.parameters())
 
     @property
     def linear(self) -> nn.Linear:

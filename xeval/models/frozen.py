@@ -19,16 +19,23 @@ def frozen_eval(model: nn.Module) -> Iterator[None]:
     Raises:
         XevalError: BatchNorm statistics (or any other buffer) changed in the body.
     """
-    modes = {module: module.training for module in model.modules()}
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    model.eval()
-    try:
+    with evaluating(model):
         yield
         changed = [name for name, buffer in model.named_buffers() if not torch.equal(buffer, before[name])]
         if changed:
             raise XevalError(
                 f"scoring changed the model's buffer {changed[0]!r}", "use a model whose eval mode leaves buffers alone"
             )
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Run the body in evaluation mode and restore the modules' training flags."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
     finally:
         for module, mode in modes.items():
             module.training = mode

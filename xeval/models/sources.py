@@ -1,39 +1,141 @@
-"""Build networks of other libraries by names such as ``timm:resnet26d`` or ``torchvision:densenet121``.
+"""Build networks by name: of this package, of other libraries, of a folder of transformers, of a function of yours.
 
-A library is imported when one of its networks is named, not before. Only names that it lists are passed on to it,
-without pretrained weights: nothing is downloaded, and a name in a file can neither reach a hub nor a path.
+A library is imported when one of its networks is named, not before. A name may come from anywhere (a run, a checkpoint,
+its options) as long as a library lists it; such a network is built without weights, and nothing is downloaded. What
+opens a folder, asks a hub or runs a function is built only if the user has typed it in this very call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Any
+from functools import partial
+from importlib.util import find_spec
 
+import torch
 from torch import nn
+from torch.nn import functional as F
 
-from xeval.errors import UsageError, unknown
+from xeval.errors import CheckpointError, UsageError, unknown
+from xeval.models import of_code, of_timm, of_torchvision, of_transformers
 from xeval.models.architectures import MODELS, is_built_in
-from xeval.models.classifier import ModelSpec, build
+from xeval.models.classifier import Classifier, ModelSpec, NearestNeighbours, build
+from xeval.models.configuration import Configuration
+from xeval.models.parts import Parts, taken_apart
 
 
 @dataclass(frozen=True)
 class Source:
-    """A library of networks: the names that it has, and how one of them is built for a specification."""
+    """Where networks come from: how a name is written, the package that it needs, and what is made of a name.
 
-    names: Callable[[], Iterable[str]]
+    ``names`` and ``has`` are those of a library that lists its networks; None where a name opens or runs something.
+    """
+
+    about: str
+    package: str
     build: Callable[[str, ModelSpec], nn.Module]
+    pretrained: Callable[[str, ModelSpec], nn.Module]
+    configuration: Callable[[str], Configuration | None]
+    names: Callable[[], list[str]] | None = None
+    has: Callable[[str], bool] | None = None
+
+
+SOURCES = {
+    "timm": Source(
+        "timm:NAME, a network of timm, with or without the tag of its weights",
+        "timm",
+        of_timm.build,
+        of_timm.pretrained,
+        of_timm.configuration,
+        of_timm.names,
+        of_timm.has,
+    ),
+    "torchvision": Source(
+        "torchvision:NAME, a classifier of torchvision",
+        "torchvision",
+        of_torchvision.build,
+        of_torchvision.pretrained,
+        of_torchvision.configuration,
+        of_torchvision.names,
+        of_torchvision.has,
+    ),
+    "hf": Source(
+        "hf:FOLDER or hf:NAME, an image classifier of transformers: saved by save_pretrained, or of the hub",
+        "transformers",
+        of_transformers.build,
+        of_transformers.pretrained,
+        of_transformers.configuration,
+    ),
+}
+CODE = "pkg.module:function, a function of yours that returns the network"
 
 
 def network(spec: ModelSpec) -> nn.Module:
-    """Build a network of this package or of another library, freshly initialised; it returns logits.
+    """Build a network by its name, freshly initialised; it returns logits.
 
-    Raises :class:`UsageError` for an unknown name, and where a library is missing or cannot build what is asked for.
+    Raises:
+        UsageError: the name is unknown, a library is missing, or it cannot build what is asked for.
+        CheckpointError: the name is a stored one that opens or runs something.
     """
-    require_known(spec.arch)
+    require_followed(spec)
     source, _, name = spec.arch.partition(":")
-    return build(spec) if is_built_in(spec.arch) else SOURCES[source].build(name, spec)
+    if is_built_in(spec.arch):
+        return build(spec)
+    made = partial(of_code.build, spec.arch, others=tuple(SOURCES)) if source not in SOURCES else None
+    model = made(spec) if made else SOURCES[source].build(name, spec)
+    return _with_head(model, spec)
+
+
+def _with_head(model: nn.Module, spec: ModelSpec) -> nn.Module:
+    """Put the head that a specification asks for on a network of another library."""
+    if not spec.bank and not spec.normalize_features:
+        return model
+    parts = taken_apart(model, spec)
+    if spec.bank:
+        votes = NearestNeighbours(parts.linear.in_features, spec.num_classes, spec.bank)
+        model.set_submodule(parts.head_name, votes)
+    model.get_submodule(parts.head_name).register_forward_pre_hook(_unit)
+    return model
+
+
+def apart(model: nn.Module, spec: ModelSpec) -> Classifier | Parts:
+    """Return a network that :func:`network` has built as features, head and logits.
+
+    Raises :class:`UsageError` where no linear layer gives its logits.
+    """
+    if isinstance(model, Classifier):
+        return model
+    if not spec.bank:
+        return taken_apart(model, spec)
+    with torch.device("meta"):
+        plain = network(spec.model_copy(update={"bank": 0}))
+    return replace(taken_apart(plain, spec), network=model)
+
+
+def _unit(_head: nn.Module, given: tuple[object, ...]) -> tuple[object, ...]:
+    """Give a head features of unit length."""
+    return tuple(F.normalize(one) for one in given)  # type: ignore[arg-type]
+
+
+def opens_or_runs(arch: str) -> bool:
+    """Return whether a name opens a folder, asks a hub or runs a function."""
+    source = arch.partition(":")[0]
+    if is_built_in(arch):
+        return False
+    return SOURCES[source].names is None if source in SOURCES else of_code.is_code(arch)
+
+
+def require_followed(spec: ModelSpec) -> None:
+    """Raise an error unless a network may be built: a listed one, or any that the user has typed in this call."""
+    if not opens_or_runs(spec.arch):
+        require_known(spec.arch)
+    elif not spec.typed:
+        shown = ascii(spec.arch)[1:-1][:100]
+        raise CheckpointError(
+            f"the network is stored as {shown}, which opens files or runs code: a stored name is not enough for that",
+            f"if you trust it, name it yourself: --arch {shown}",
+        )
 
 
 def require_known(arch: str) -> None:
@@ -41,77 +143,56 @@ def require_known(arch: str) -> None:
     source, _, name = arch.partition(":")
     if is_built_in(arch):
         return
-    if source not in SOURCES or not name:
+    library = SOURCES.get(source)
+    if library is None or library.names is None or library.has is None or not name:
         raise unknown("model", arch, MODELS)
-    names = SOURCES[source].names()
-    if name not in names:
-        near = get_close_matches(name, names, n=3)
+    if not library.has(name):
+        near = get_close_matches(name, library.names(), n=3)
         hint = f"did you mean {', '.join(f'{source}:{one}' for one in near)}?" if near else f"see {source}'s list"
         raise UsageError(f"{source} has no network {name[:100]!r}", hint)
 
 
+def require_named(arch: str) -> None:
+    """Raise :class:`UsageError` for a name that the user has typed and that is none of any kind."""
+    source, _, name = arch.partition(":")
+    if not opens_or_runs(arch):
+        require_known(arch)
+    elif source in SOURCES and not name:
+        raise UsageError(f"the model {arch!r} has no name", f"write {SOURCES[source].about}")
+
+
 def offered(source: str, name: str) -> bool:
-    """Return whether a library is installed and has a network of this name."""
+    """Return whether a library that lists its networks is installed and has one of this name."""
+    has = SOURCES[source].has
     try:
-        return name in SOURCES[source].names()
+        return has is not None and has(name)
     except UsageError:
         return False
 
 
-def timm_names(present: Callable[[str], bool]) -> list[str]:
-    """Return the networks of timm whose first layer and classifier are ``present``; none if timm is not installed."""
-    try:
-        timm = _timm()
-    except UsageError:
-        return []
-    return [name for name in timm.list_models() if all(map(present, _ends(timm.get_pretrained_cfg(name))))]
+def configuration(arch: str) -> Configuration | None:
+    """Return what the network's own configuration says of its images; None for networks that have none."""
+    source, _, name = arch.partition(":")
+    return None if is_built_in(arch) or source not in SOURCES else SOURCES[source].configuration(name)
 
 
-def _ends(config: Any) -> list[str]:
-    """Return the names of the first layers and of the classifiers in the configuration of a network of timm."""
-    both = [getattr(config, "first_conv", None), getattr(config, "classifier", None)]
-    return [name for part in both for name in ([part] if isinstance(part, str) else part or [])]
+def pretrained(spec: ModelSpec) -> nn.Module:
+    """Build a network with its published weights; its head may be another than the specification's.
 
-
-def _timm() -> Any:
-    try:
-        import timm
-    except ImportError:
+    Raises :class:`UsageError` where no weights are published for the name.
+    """
+    require_followed(spec)
+    source, _, name = spec.arch.partition(":")
+    if is_built_in(spec.arch) or source not in SOURCES:
         raise UsageError(
-            "networks of timm need the package timm", "install it: pip install 'xeval-explanations[timm]'"
-        ) from None
-    return timm
-
-
-def _of_timm(name: str, spec: ModelSpec) -> nn.Module:
-    timm = _timm()
-    config = timm.get_pretrained_cfg(name)
-    other_size = getattr(config, "fixed_input_size", False) and config.input_size[-1] != spec.image_size
-    size = {"img_size": spec.image_size} if other_size else {}
-    model: nn.Module = timm.create_model(
-        name, pretrained=False, num_classes=spec.num_classes, in_chans=spec.in_channels, **size
-    )
-    return model
-
-
-def _of_torchvision(name: str, spec: ModelSpec) -> nn.Module:
-    from torchvision import models
-
-    if spec.in_channels != 3:
-        raise UsageError(
-            f"torchvision's networks take 3 channels, these images have {spec.in_channels}", "check --dataset"
+            f"no weights are published for {spec.arch}", "give init a weight file, or name a network of timm: or hf:"
         )
-    model: nn.Module = models.get_model(name, weights=None, num_classes=spec.num_classes)
-    return model
+    return SOURCES[source].pretrained(name, spec)
 
 
-def _names_of_torchvision() -> list[str]:
-    from torchvision import models
-
-    return list(models.list_models(module=models))
-
-
-SOURCES = {
-    "timm": Source(lambda: _timm().list_models(), _of_timm),
-    "torchvision": Source(_names_of_torchvision, _of_torchvision),
-}
+def lines() -> list[str]:
+    """Return a line for every way of naming a network: this package's names, then the sources and what they need."""
+    found = {name: find_spec(source.package) is not None for name, source in SOURCES.items()}
+    state = {True: "installed", False: "not installed: pip install 'xeval-explanations[{}]'"}
+    told = [f"{source.about} [{state[found[name]].format(source.package)}]" for name, source in SOURCES.items()]
+    return [*sorted(MODELS), *told, CODE]

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from xeval.checkpoints.load import LoadedModel
 from xeval.checkpoints.normalization import KEY, identity, same_constants, told
+from xeval.checkpoints.own import own_source, with_constants
 from xeval.data import DatasetInfo
 from xeval.errors import UsageError
 from xeval.scoring.options import ScoreOptions
@@ -24,7 +25,7 @@ def normalized(
         UsageError: other constants are asked for than those of training, or nothing says which to take.
     """
     info, source = _constants(loaded, own, options, measured=measured)
-    usual = not measured or (loaded.card is not None and KEY not in loaded.card.recipe)
+    usual = not measured or (loaded.card is not None and not loaded.card.recipe.get(KEY))
     sha256 = loaded.sha256 if usual and same_constants(info, own) else identity(loaded.sha256, info)
     sentence = told(info, source) if source else ""
     notes = (*loaded.notes, sentence) if sentence else loaded.notes
@@ -39,9 +40,11 @@ def _constants(
     if card is None:
         if options.normalize_from_ckpt:
             raise UsageError(f"{loaded.path} carries no constants of training", "leave out --normalize-from-ckpt")
+        if loaded.own is not None and not wish.given:
+            return with_constants(own, loaded.own), own_source(loaded.spec.arch if loaded.spec else "")
         source = wish.source if wish.given else f"published for {own.name}"
         return wish.for_plain_weights(own, measured=measured), source
     trained = wish.for_trained(own, card.dataset)
-    if KEY in card.recipe:
-        return trained, str(card.recipe[KEY])
+    if named := card.recipe.get(KEY):
+        return trained, own_source(card.model.arch) if named == "network" else str(named)
     return (trained, "those of training") if wish.given or options.normalize_from_ckpt else (own, "")

@@ -57,7 +57,12 @@ class ScoreOptions(BaseModel):
         None, description="fractions of pixels kept by drop/increase [default: 0.15,0.3,0.45]"
     )
     engine: EngineName = Field("native", description="compute here, or five metrics through Quantus itself")
-    arch: str | None = Field(None, description="architecture of a bare state dict [default: the one whose shapes fit]")
+    arch: str | None = Field(
+        None,
+        description="network, where the file does not say it or what it says opens files or runs code: a name of xeval "
+        "list models, timm:NAME, torchvision:NAME, hf:FOLDER or pkg.module:function [default: the one whose shapes "
+        "fit]",
+    )
     weights: Weights = Field("best", description="which weights of a run directory")
     layer: str | None = Field(
         None, description="explained layer [default: the last one whose positions the score reads]"

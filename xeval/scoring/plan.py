@@ -206,15 +206,17 @@ def _open(checkpoint: Path, options: ScoreOptions) -> tuple[LoadedModel, Dataset
     A checkpoint that describes itself names its data set and image size; a bare one takes both from --dataset.
     """
 
-    def described() -> DatasetInfo:
+    def described(size: int | None = None) -> DatasetInfo:
         if options.dataset is None:
             raise UsageError(f"{checkpoint} carries no description of its data set", "name one with --dataset")
-        return open_dataset(options.dataset, options.data, options.size).info
+        return open_dataset(options.dataset, options.data, options.size or size).info
 
     loaded = load_model(checkpoint, weights=options.weights, arch=options.arch, describe=described)
     known = loaded.card.dataset if loaded.card else None
     name = options.dataset or (known.name if known else described().name)
-    dataset = open_dataset(name, options.data, options.size or (known.size if known else None))
+    own = known or loaded.own
+    size = options.size or (own.size if own else None)
+    dataset = open_dataset(name, options.data, size)
     return *normalized(loaded, dataset.info, options, measured=dataset.measured), dataset.split(options.split)
 
 

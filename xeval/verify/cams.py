@@ -90,7 +90,8 @@ def _pytorch_ablation_cam(subject: Subject) -> Tensor:
     with torch.no_grad():
         logits = exact.model(exact.images).gather(1, exact.scene.targets[:, None])
     raw = _pytorch_grad_cam("AblationCAM", ablation_layer=Zero())(subject)
-    return raw * logits.sign()[:, :, None, None]
+    signed: Tensor = raw * logits.sign()[:, :, None, None]
+    return signed
 
 
 def _captum_guided(subject: Subject) -> Tensor:

@@ -1,0 +1,49 @@
+"""Tell whether weights are those that a network's own configuration describes, and what it says of images then.
+
+Fine-tuned weights need not keep the preprocessing of the published ones, so a configuration counts only where every
+tensor has the shape that it names: its number of classes, its channels, its image size.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from xeval.checkpoints.match import shapes_of
+from xeval.checkpoints.normalization import Wish
+from xeval.data import DatasetInfo
+from xeval.errors import CheckpointError
+from xeval.models import ModelSpec
+from xeval.models.configuration import Configuration
+from xeval.models.sources import configuration
+
+
+def own_configuration(path: Path, tensors: dict[str, Tensor], arch: str) -> Configuration | None:
+    """Return the configuration of a network that the user has named if the tensors are as it describes them."""
+    own = configuration(arch)
+    if own is None or own.classes < 2:
+        return None
+    spec = ModelSpec(arch=arch, num_classes=own.classes, image_size=own.size).named(arch)
+    try:
+        wanted = shapes_of(path, spec)
+    except CheckpointError:
+        return None
+    return own if wanted == {name: tuple(tensor.shape) for name, tensor in tensors.items()} else None
+
+
+def with_constants(info: DatasetInfo, own: Configuration) -> DatasetInfo:
+    """Return a data set under the constants of a configuration."""
+    return Wish(mean=own.mean, std=own.std).on(info)
+
+
+def own_source(arch: str) -> str:
+    """Say where constants of a configuration come from."""
+    return f"the configuration of {arch}"
+
+
+def own_notes(arch: str, own: Configuration) -> tuple[str, ...]:
+    """Say which size a configuration asks for, and what of it is not followed."""
+    other = own.told()
+    read = f"images are read at {own.size} px ({own_source(arch)})"
+    return (read, f"{own_source(arch)} also names {other}; images are read bilinear and whole") if other else (read,)
