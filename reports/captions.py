@@ -9,7 +9,7 @@ from xeval.reports.contrasts import FEW_SEEDS, Analysis, Contrast
 from xeval.reports.standing import FLOORS
 from xeval.reports.summary import controls
 from xeval.reports.tables import Heading, Row
-from xeval.reports.text import clean, slug
+from xeval.reports.text import clean, listed, slug
 from xeval.statistics.floor import EVENTS_FOR_P, IMAGES_FOR_P
 from xeval.statistics.intervals import SEEDS_FOR_P
 
@@ -93,7 +93,7 @@ def _daggers(group: Group) -> str:
     least = min(len(runs) for runs in group.methods.values())
     how = {1: ", over images only", 2: ", which two seeds do not give: there ‡ is a mean that is not better"}
     return (
-        f"‡ not shown to be better than {'each of ' if len(names) > 1 else ''}{_listed(names)} on the same "
+        f"‡ not shown to be better than {'each of ' if len(names) > 1 else ''}{listed(names)} on the same "
         f"checkpoints (95 % interval of the paired difference{how.get(least, '')})"
     )
 
@@ -133,7 +133,7 @@ def _bold(group: Group, headings: Sequence[Heading], rows: Sequence[Row], analys
         parts.append(f"nothing tested is bold: no row is significantly worse (Holm, α = {analysis.alpha:g})")
     alone = len(reasons) == 1 and not parts
     return parts + [
-        f"{'' if alone else f'on {_listed(names)} '}bold = best mean ({why})" for why, names in reasons.items()
+        f"{'' if alone else f'on {listed(names)} '}bold = best mean ({why})" for why, names in reasons.items()
     ]
 
 
@@ -146,7 +146,3 @@ def _untested(group: Group, key: str, analysis: Analysis | None) -> str:
 
 def _name(heading: Heading) -> str:
     return f"{heading.group} {heading.label}".strip()
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

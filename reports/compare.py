@@ -16,6 +16,7 @@ from xeval.reports.against import SCHEMA, Earlier, read_earlier
 from xeval.reports.collect import Collection, Group, collect
 from xeval.reports.contents import analysis_of, tables
 from xeval.reports.declaration import Declaration, declare
+from xeval.reports.explainers import explainer_verdict
 from xeval.reports.figures import figures
 from xeval.reports.folders import Excluded
 from xeval.reports.gallery import Choice, Gallery, Pools, chosen, fitting, gallery_of, read_pools
@@ -24,6 +25,7 @@ from xeval.reports.page import Section, render
 from xeval.reports.paper_tables import paper_tables
 from xeval.reports.results import results_of
 from xeval.reports.rows import Ground, Rows
+from xeval.reports.summary import real_explainers
 from xeval.reports.tables import Table, to_csv, to_latex, to_markdown, to_terminal
 from xeval.reports.text import clean
 from xeval.reports.verdict import verdict
@@ -91,7 +93,8 @@ def compare(
 
     Leaves report.html, results.json, methods.tex, references.bib, tables/*.{md,csv,tex} and figures/*.{svg,pdf}, and
     comparison.toml where there is none yet: in ``runs``, or in ``out`` where these are several folders. ``against``, an
-    earlier results.json, marks what has changed. ``gallery`` is a rule of :mod:`~reports.gallery` that chooses its
+    earlier results.json, marks what has changed. ``rows`` compares methods, or explainers on the same checkpoints;
+    ``reference`` is then an explainer. ``gallery`` is a rule of :mod:`~reports.gallery` that chooses its
     images, ``gallery_ids`` names them. Raises DataError (see ``collect``) where runs must not be compared, UsageError
     for a reference or primary column that nobody has, ResourceError where the report cannot be written.
     """
@@ -102,10 +105,14 @@ def compare(
     choice = chosen(gallery, gallery_ids)
     collection = collect(*roots)
     pools = read_pools(collection.groups, choice)
-    declaration = _declaration(roots[0] if len(roots) == 1 else out, collection, reference, primary)
+    explainer = reference if rows == "explainers" else None
+    if explainer is not None:
+        _require_explainer(collection, explainer)
+    method = reference if rows == "methods" else None
+    declaration = _declaration(roots[0] if len(roots) == 1 else out, collection, method, primary)
     earlier = read_earlier(against)
     sections = tuple(
-        _section(group, _in_group(group, declaration), rows, earlier, own, choice)
+        _section(group, _in_group(group, declaration), rows, explainer, earlier, own, choice)
         for group, own in zip(collection.groups, pools, strict=True)
     )
     papers = (
@@ -157,17 +164,34 @@ def _in_group(group: Group, declaration: Declaration) -> Declaration:
     return replace(declaration, reference=reference, primary=known)
 
 
+def _require_explainer(collection: Collection, name: str) -> None:
+    for group in collection.groups:
+        if name not in (known := real_explainers(group)):
+            raise unknown("reference explainer", name, known)
+
+
 def _section(
-    group: Group, declaration: Declaration, rows: Rows, earlier: Earlier, pools: Pools, choice: Choice
+    group: Group,
+    declaration: Declaration,
+    rows: Rows,
+    explainer: str | None,
+    earlier: Earlier,
+    pools: Pools,
+    choice: Choice,
 ) -> Section:
     reference, primary = declaration.reference, declaration.primary
-    analysis = analysis_of(group, declaration, rows)
+    analysis = analysis_of(group, declaration, rows, explainer)
+    if rows == "methods":
+        said = verdict(group, reference, primary, analysis, declaration.sentence)
+    else:
+        against = explainer or next(iter(real_explainers(group)), "none")
+        said = explainer_verdict(group, against, primary, analysis, declaration.sentence)
     return Section(
         group,
         reference,
         tuple(tables(group, reference, primary, rows, analysis, earlier)),
         tuple(figures(group, primary, reference, analysis)),
-        verdict(group, reference, primary, analysis if rows == "methods" else None, declaration.sentence),
+        said,
         declaration,
         analysis,
         gallery_of(group, pools, reference, choice),

@@ -39,13 +39,17 @@ from xeval.reports.summary import (
 from xeval.reports.tables import Heading, Row, Table
 
 
-def analysis_of(group: Group, declaration: Declaration, rows: Rows = "methods") -> Analysis:
-    """Compare every row with its block's reference: methods with the declared one, explainers with the first."""
+def analysis_of(
+    group: Group, declaration: Declaration, rows: Rows = "methods", explainer: str | None = None
+) -> Analysis:
+    """Compare every row with its block's reference: methods with the declared one, explainers with ``explainer``, by
+    default the first."""
     blocks: dict[str, list[Sample]] = {}
     for line in lines_of(group, declaration.reference, rows, with_controls=False):
         blocks.setdefault(line.block, []).append(Sample(line.label, line.runs, line.explainer))
     references = {
-        block: declaration.reference if rows == "methods" else lines[0].label for block, lines in blocks.items()
+        block: declaration.reference if rows == "methods" else explainer or lines[0].label
+        for block, lines in blocks.items()
     }
     measures = {m.key: m for m in compared(group, declaration.primary, networks=rows == "methods")}
     primary = () if declaration.changes else declaration.primary

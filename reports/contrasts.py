@@ -25,6 +25,7 @@ from xeval.statistics.intervals import (
     compare_checkpoints,
     compare_explainers,
     compare_methods,
+    compare_on_one_checkpoint,
     compare_scalars,
     mean_of,
 )
@@ -221,7 +222,7 @@ def _estimate(a: _Data, b: _Data, paired: bool) -> Estimate:
     if a.images is None or b.images is None:
         return compare_scalars(a.seeds, b.seeds).withheld(unknown_images((*a.counts, *b.counts), a.of))
     if len(a.images) == len(b.images) == 1:
-        return compare_checkpoints(a.images[0], b.images[0])
+        return (compare_on_one_checkpoint if paired else compare_checkpoints)(a.images[0], b.images[0])
     return compare_explainers(a.images, b.images) if paired else compare_methods(a.images, b.images)
 
 
@@ -239,7 +240,8 @@ def _leading(data: Sequence[_Data], measure: Measure, alpha: float, paired: bool
     The reason stands in their place where a row cannot be tested against the best.
     """
     known = {one.label: one.mean for one in data if not math.isnan(one.mean)}
-    if min(len(one.seeds) for one in data) < SEEDS_FOR_P:
+    seeds = min(len(one.seeds) for one in data)
+    if seeds < SEEDS_FOR_P and not (paired and seeds == 1):
         return FEW_SEEDS
     if measure.direction is None or len(known) < 2:
         return "nothing to compare"

@@ -10,7 +10,7 @@ from xeval.reports.contrasts import Analysis, Contrast
 from xeval.reports.summary import Measure, cell, decimal_places
 from xeval.reports.tables import MISSING, Entry, Heading, Row, Table
 from xeval.reports.text import clean, number
-from xeval.statistics.intervals import IDENTICAL, IMAGES_ONLY
+from xeval.statistics.intervals import IDENTICAL, IMAGES_ONLY, ONE_CHECKPOINT
 
 
 def differences(group: Group, analysis: Analysis, primary: Sequence[Measure]) -> list[Table]:
@@ -50,9 +50,9 @@ def _headings(measure: Measure, found: Sequence[Contrast]) -> Iterator[Heading]:
 
 
 def _images_only(measure: Measure, found: Iterable[Contrast]) -> bool:
-    """Return whether every interval of a measure is one of two single checkpoints."""
+    """Return whether every interval of a measure is over the images of single checkpoints."""
     estimates = [one.estimate for one in found if one.measure.key == measure.key and one.estimate.interval]
-    return bool(estimates) and all(one.note == IMAGES_ONLY for one in estimates)
+    return bool(estimates) and all(one.note in (IMAGES_ONLY, ONE_CHECKPOINT) for one in estimates)
 
 
 def _entries(group: Group, analysis: Analysis, primary: Sequence[Measure], block: str, label: str) -> Iterator[Entry]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,7 +12,7 @@ from xeval.reports.captions import place
 from xeval.reports.collect import Group
 from xeval.reports.declaration import Declaration
 from xeval.reports.summary import controls, real_explainers
-from xeval.reports.text import clean, latex
+from xeval.reports.text import clean, latex, listed
 from xeval.statistics.floor import EVENTS_FOR_P, IMAGES_FOR_P
 from xeval.statistics.intervals import SEEDS_FOR_INTERVAL, SEEDS_FOR_P
 
@@ -55,7 +55,7 @@ def methods(group: Group, declaration: Declaration) -> Methods:
         cited.extend(keys)
         return "".join(f" [{key}]" for key in keys)
 
-    explainers = _listed(f"{clean(name)}{cite(scores.explainers[name].citation)}" for name in real_explainers(group))
+    explainers = listed(f"{clean(name)}{cite(scores.explainers[name].citation)}" for name in real_explainers(group))
     metrics: dict[str, str] = {}
     for column in scores.columns.values():
         if column.metric not in metrics:
@@ -65,8 +65,8 @@ def methods(group: Group, declaration: Declaration) -> Methods:
         f"{clean(scores.protocol.name)} (version {scores.protocol.version}, hash {scores.protocol.hash[:12]}) on "
         f"{clean(place(group), 300)}.",
         f"The explanations are {explainers} at {_layer(group)} of {_models(group)}.",
-        f"The metrics were {_listed(metrics.values())}.",
-        f"Control maps on the same checkpoints ({_listed(map(clean, controls(group)))}) are reported beside them."
+        f"The metrics were {listed(metrics.values())}.",
+        f"Control maps on the same checkpoints ({listed(map(clean, controls(group)))}) are reported beside them."
         if controls(group)
         else "",
         *(f"Convention: {clean(line, 500)}." for line in group.conventions),
@@ -86,7 +86,7 @@ def _layer(group: Group) -> str:
 def _models(group: Group) -> str:
     archs = sorted({clean(run.scores.checkpoint.arch or "unknown") for run in group.runs})
     counts = [f"{clean(name)} ({len(runs)} seed{'s' if len(runs) > 1 else ''})" for name, runs in group.methods.items()]
-    return f"{_listed(archs)} networks trained with {_listed(counts)}"
+    return f"{listed(archs)} networks trained with {listed(counts)}"
 
 
 def _statistics(group: Group, declaration: Declaration) -> str:
@@ -101,7 +101,7 @@ def _statistics(group: Group, declaration: Declaration) -> str:
     )
     if least < SEEDS_FOR_P:
         return f"{said}; with fewer than {SEEDS_FOR_P} seeds nothing is tested."
-    columns = _listed(map(clean, declaration.primary))
+    columns = listed(map(clean, declaration.primary))
     return (
         f"{said}; p values of the declared columns ({columns}) are adjusted by Holm's method (α = "
         f"{declaration.alpha:g}), all others by that of Benjamini and Yekutieli. A comparison uses the images that are "
@@ -116,8 +116,3 @@ def _tex(said: Sequence[str], cited: Sequence[str]) -> str:
     for key in dict.fromkeys(cited):
         escaped = escaped.replace(f" [{key}]", rf"~\cite{{{key}}}")
     return escaped + "\n"
-
-
-def _listed(parts: Iterable[str]) -> str:
-    every = list(parts)
-    return every[0] if len(every) == 1 else f"{', '.join(every[:-1])} and {every[-1]}" if every else "none"

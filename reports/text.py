@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from collections.abc import Iterable
 
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\|$)|[@-_])")
@@ -71,3 +72,9 @@ def number(value: float, decimals: int) -> str:
     """Print ``value`` with a true minus sign and never a negative zero."""
     text = f"{value:.{decimals}f}"
     return text.replace("-", "" if float(text) == 0 else "−")
+
+
+def listed(parts: Iterable[str]) -> str:
+    """Join words as in ``a, b and c``; none where there are no parts."""
+    every = list(parts)
+    return f"{', '.join(every[:-1])} and {every[-1]}" if len(every) > 1 else "".join(every) or "none"

@@ -30,7 +30,7 @@ from xeval.reports.summary import (
     model_measures,
     real_explainers,
 )
-from xeval.reports.text import clean, number
+from xeval.reports.text import clean, listed, number
 from xeval.statistics.effects import detectable_difference
 from xeval.statistics.intervals import SEEDS_FOR_INTERVAL, SEEDS_FOR_P, mean_of
 from xeval.statistics.tests import UNEQUAL_SPREAD, family_limit
@@ -109,7 +109,7 @@ def _best_sentences(group: Group, measures: Sequence[Measure], explainer: str, r
         heading = f"{measure.key} {measure.arrow}".strip()
         said.setdefault(top, []).append(f"{heading} ({', '.join(shown)})")
     for top, parts in said.items():
-        yield f"{_subject(group, top, reference)} {_listed(parts)}."
+        yield f"{_subject(group, top, reference)} {listed(parts)}."
 
 
 def _subject(group: Group, top: tuple[str, ...], reference: str) -> str:
@@ -119,11 +119,7 @@ def _subject(group: Group, top: tuple[str, ...], reference: str) -> str:
     if not top:
         return "No method stands out on"
     names = [f"{clean(name)} (the reference)" if name == reference else clean(name) for name in top]
-    return f"{_listed(names)} {'has' if len(names) == 1 else 'share'} the best mean on"
-
-
-def _listed(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return f"{listed(names)} {'has' if len(names) == 1 else 'share'} the best mean on"
 
 
 def _ordering(group: Group, explainer: str) -> tuple[str | None, str]:
@@ -187,11 +183,11 @@ def _control_sentences(group: Group, measures: Sequence[Measure], explainer: str
         lost: dict[str, list[str]] = {}
         for measure in measures:
             if names := standing(group, runs, measure, explainer).lost:
-                lost.setdefault(_listed(names), []).append(measure.key)
+                lost.setdefault(listed(names), []).append(measure.key)
         for floors, keys in lost.items():
-            outcomes.setdefault(f"shown to be better than {floors} on {_listed(keys)} (‡)", []).append(clean(method))
+            outcomes.setdefault(f"shown to be better than {floors} on {listed(keys)} (‡)", []).append(clean(method))
     for outcome, methods in outcomes.items():
-        yield f"{_listed(methods)} {'is' if len(methods) == 1 else 'are'} not {outcome}."
+        yield f"{listed(methods)} {'is' if len(methods) == 1 else 'are'} not {outcome}."
 
 
 def _certainty(group: Group, analysis: Analysis) -> Iterator[str]:
@@ -216,7 +212,7 @@ def _significant(tested: Sequence[Contrast], analysis: Analysis) -> Iterator[str
     found = [one for one in tested if one.significant(alpha)]
     for key in dict.fromkeys(one.measure.key for one in found):
         same = [one for one in found if one.measure.key == key]
-        yield f"Against {clean(same[0].reference)} on {key}: {'; '.join(map(_difference, same))}."
+        yield f"Against {clean(same[0].reference)} on {key}: {'; '.join(map(difference, same))}."
     if found:
         rest = len(tested) - len(found)
         if rest:
@@ -238,10 +234,11 @@ def _too_few(analysis: Analysis) -> Iterator[str]:
         if one.estimate.short
     ]
     if short:
-        yield f"Not tested for want of images or events: {_listed(short)}."
+        yield f"Not tested for want of images or events: {listed(short)}."
 
 
-def _difference(one: Contrast) -> str:
+def difference(one: Contrast) -> str:
+    """Return a difference in words: whose, how much with its interval, and the adjusted p."""
     estimate = one.estimate
     low, high = estimate.interval or (math.nan, math.nan)
     places = max(3, 2 - math.floor(math.log10(max(abs(high - low), 1e-9))))
@@ -277,7 +274,7 @@ def _left_out(tested: Sequence[Contrast]) -> Iterator[str]:
         if one.check is not None and one.check.note == UNEQUAL_SPREAD:
             found.setdefault(one.measure.key, []).append(clean(one.label))
     for key, labels in found.items():
-        yield f"{key}: the permutation check is left out for {_listed(labels)} ({UNEQUAL_SPREAD})."
+        yield f"{key}: the permutation check is left out for {listed(labels)} ({UNEQUAL_SPREAD})."
 
 
 def _threats(group: Group, primary: Sequence[Measure], explainer: str) -> Iterator[str]:
@@ -304,10 +301,10 @@ def _threats_of_controls(group: Group, measure: Measure, explainer: str) -> Iter
     better: dict[str, list[str]] = {}
     for method, runs in group.methods.items():
         if won := [clean(c) for c in controls(group) if _control_wins(runs, measure, explainer, c)]:
-            better.setdefault(_listed(won), []).append(clean(method))
+            better.setdefault(listed(won), []).append(clean(method))
     for names, methods in better.items():
         verb = "have" if " and " in names else "has"
-        yield f"{names} {verb} a better mean than {clean(explainer)} on {measure.key} for {_listed(methods)}."
+        yield f"{names} {verb} a better mean than {clean(explainer)} on {measure.key} for {listed(methods)}."
 
 
 def _control_wins(runs: Sequence[Run], measure: Measure, explainer: str, control: str) -> bool:
@@ -358,14 +355,14 @@ def _threats_of_training(group: Group) -> Iterator[str]:
     masked = [method for method in group.methods if method in MASKED_TRAINING]
     if masked and group.first.scores.protocol.settings.get("fill") == TRAINING_FILL:
         yield (
-            f"{_listed(masked)} trained on images masked with the fill that drop and increase are scored with "
+            f"{listed(masked)} trained on images masked with the fill that drop and increase are scored with "
             "(data-set mean colour): part of a gain may be practice with the test perturbation."
         )
     if never := [method for method in masked if any(r.card and r.card.unexplained for r in group.methods[method])]:
         yield (
-            f"{_listed(never)} never explained while training (explanations were to begin after the last epoch): those "
+            f"{listed(never)} never explained while training (explanations were to begin after the last epoch): those "
             "runs are supcon under another name."
         )
     tuned = sorted({run.method for run in group.runs if run.card and run.card.selection.get("select_on") == "test"})
     if tuned:
-        yield f"The best epoch was chosen on the test split: {_listed([clean(method) for method in tuned])}."
+        yield f"The best epoch was chosen on the test split: {listed([clean(method) for method in tuned])}."

@@ -13,9 +13,11 @@ from scipy import stats
 from tests.statistics.samples import RISING, STILL, half_width, residual_mean_square, same, scores
 from xeval.statistics.intervals import (
     IMAGES_ONLY,
+    ONE_CHECKPOINT,
     compare_checkpoints,
     compare_explainers,
     compare_methods,
+    compare_on_one_checkpoint,
     compare_scalars,
     mean_interval,
     scalar_interval,
@@ -160,6 +162,19 @@ def test_two_checkpoints_give_an_interval_over_images_and_never_a_p():
     assert found.interval == pytest.approx(tuple(stats.ttest_rel(a, b).confidence_interval()))
     assert (found.p, found.share, found.note, found.seeds) == (None, None, IMAGES_ONLY, (1, 1))
     assert "images only" in found.note
+
+
+def test_two_explainers_on_one_checkpoint_are_tested_over_images():
+    a, b = np.random.default_rng(0).normal(size=(2, 50))
+    a[3] = np.nan
+    found, oracle = compare_on_one_checkpoint(a, b), stats.ttest_rel(np.delete(a, 3), np.delete(b, 3))
+    assert found.interval == pytest.approx(tuple(oracle.confidence_interval()))
+    assert found.p == pytest.approx(oracle.pvalue)
+    assert (found.images, found.share, found.note, found.seeds) == (49, None, ONE_CHECKPOINT, (1, 1))
+    few = compare_on_one_checkpoint(a[:20], b[:20])
+    assert (few.p, few.images) == (None, 19)
+    assert few.short
+    assert compare_on_one_checkpoint(b, b).p is None
 
 
 # --- symmetries ------------------------------------------------------------------------------------------------------

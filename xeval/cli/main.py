@@ -318,7 +318,11 @@ def _score_table(summary: dict[str, Any], out: Path, spread: str | Literal[False
 
 @cli.command()
 @click.argument("runs", metavar="RUNS...", nargs=-1, required=True, type=PATH)
-@click.option("--reference", help="method the others are compared with [default: supcon, else the first]")
+@click.option(
+    "--reference",
+    help="method, or with --rows explainers the explainer, that the others are compared with [default: supcon, else "
+    "the first; the first explainer]",
+)
 @click.option("--primary", help="columns of the verdict [default: the protocol's]")
 @click.option("--rows", type=click.Choice(["methods", "explainers"]), default="methods", show_default=True)
 @click.option(

@@ -30,6 +30,7 @@ ROUNDING = 1e-12  # relative to the largest score: smaller standard errors are r
 IDENTICAL = "identical"
 NO_SPREAD = "identical across seeds"
 IMAGES_ONLY = "images only; says nothing about retraining"
+ONE_CHECKPOINT = "for this checkpoint; says nothing about retraining"
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,21 @@ def compare_checkpoints(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Esti
     """
     a, b = common_images(np.asarray(a, dtype=np.float64)[None], np.asarray(b, dtype=np.float64)[None])
     return _two_files(a, b, level).withheld(shortage(a, b))
+
+
+def compare_on_one_checkpoint(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Estimate:
+    """Compare two explainers on one checkpoint by a − b, on images like these.
+
+    The checkpoint is fixed, so the images are the sample: interval and p are those of Student's t of the paired
+    differences, one value an image. The note says that both are for this checkpoint. The floor of images and events
+    withholds the p. Raises as :func:`common_images`.
+    """
+    a, b = common_images(np.asarray(a, dtype=np.float64)[None], np.asarray(b, dtype=np.float64)[None])
+    found = _two_files(a, b, level)
+    if found.interval is not None and found.df is not None:
+        t = abs(found.value) / _variance_of_mean((a - b)[0]).variance ** 0.5
+        found = replace(found, p=float(2 * stats.t.sf(t, found.df)), note=ONE_CHECKPOINT)
+    return found.withheld(shortage(a, b))
 
 
 def _two_files(a: Array, b: Array, level: float) -> Estimate:
