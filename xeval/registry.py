@@ -72,7 +72,7 @@ class Registry(Generic[T]):
         :class:`UsageError`.
         """
         file = str(Path(getfile(unwrap(made_of))).resolve())
-        origin = Origin(file, own=made_of.__module__.partition(".")[0] == __name__.partition(".")[0])
+        origin = Origin(file, own=_package(made_of) == _package(type(self)))
         before = self._origins.setdefault(name, origin).file
         if before != file:
             raise UsageError(f"the {self.kind} {name!r} is defined twice, in {before} and {file}", "rename one of them")
@@ -151,6 +151,10 @@ class Registry(Generic[T]):
             f"the {self.kind} {broken.name!r} of the package {broken.package} does not load ({broken.error})",
             f"mend or uninstall {broken.package}",
         )
+
+
+def _package(made_of: Callable[..., object]) -> str:
+    return str(getattr(made_of, "__module__", "")).partition(".")[0]
 
 
 def load_file(path: Path) -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from xeval.registry import Registry
 
 REGISTRIES = {
     "arch": ("xeval.models:MODELS",),
@@ -32,6 +36,16 @@ def complete(_context: click.Context, parameter: click.Parameter, begun: str) ->
     return [f"{before}{comma}{name}" for name in sorted(names) if name.startswith(last)]
 
 
+def registries() -> list[Registry[Any]]:
+    """Return every registry that an option takes names from."""
+    return [_registry(place) for place in dict.fromkeys(place for places in REGISTRIES.values() for place in places)]
+
+
 def _names(places: Iterable[str]) -> list[str]:
     """Return the names in registries that are written ``module:NAME``."""
-    return [name for place in places for name in getattr(import_module(place.split(":")[0]), place.split(":")[1])]
+    return [name for place in places for name in _registry(place)]
+
+
+def _registry(place: str) -> Registry[Any]:
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)  # type: ignore[no-any-return]

@@ -9,13 +9,12 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from importlib.metadata import entry_points, packages_distributions
 from pathlib import Path
 from typing import Any, Literal
 
 from xeval._version import __version__
-from xeval.cli.completion import REGISTRIES
+from xeval.cli.completion import registries
 from xeval.errors import ResourceError, UsageError, XevalError
 from xeval.registry import PluginWarning
 from xeval.runtime.files import nearest_existing
@@ -134,10 +133,8 @@ def _data(root: Path | None) -> Iterator[Finding]:
 
 def _plugins() -> Iterator[Finding]:
     """Yield every plug-in that is installed, and for one that does not load, the error."""
-    for place in dict.fromkeys(place for places in REGISTRIES.values() for place in places):
-        module, name = place.split(":")
+    for registry in registries():
         with warnings.catch_warnings(action="ignore", category=PluginWarning):
-            registry = getattr(import_module(module), name)
             list(registry)
         for point in entry_points(group=f"xeval.{registry.kind}s"):
             package = point.dist.name if point.dist is not None else ""
