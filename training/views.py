@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ from xeval.training.settings import Views
 TRIES = 10  # proposals for a crop before the fallback, as in torchvision
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
 BLUR_SIGMA = (0.1, 2.0)
+Extent: TypeAlias = tuple[int, int]
+"""Width and height of the images."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,10 @@ class Draws:
 
 def random_view(images: Tensor, draws: Draws, views: Views) -> Tensor:
     """Return one random view of each image: geometry, flip, colour jitter, grey, blur."""
+    extent = (images.shape[-1], images.shape[-2])
     if views.crop is not None:
-        images = resized_crop(images, *crop_boxes(draws, views.crop, views.ratio, images.shape[-1]))
-    placement = _placement(draws, views, images.shape[-1])
+        images = resized_crop(images, *crop_boxes(draws, views.crop, views.ratio, extent))
+    placement = _placement(draws, views, extent)
     if placement is not None:
         images = F.grid_sample(images, _grid(placement, images), align_corners=False)
     if views.flip:
@@ -94,14 +98,14 @@ def _blurred(images: Tensor, draws: Draws, side: int) -> Tensor:
     return blur(images, draws.between("sigma", *BLUR_SIGMA), side)
 
 
-def _placement(draws: Draws, views: Views, side: int) -> Tensor | None:
+def _placement(draws: Draws, views: Views, extent: Extent) -> Tensor | None:
     """Return N×3×3 maps from output to input coordinates in [−1, 1]; None where nothing moves."""
     maps = []
     if views.pad:
         offset = torch.floor(draws.unit("pad", 2) * (2 * views.pad + 1)) - views.pad
-        maps.append(_affine(shift=2 * offset / side))
+        maps.append(_affine(shift=2 * offset / torch.tensor(extent)))
     if views.rotate or views.shift or views.scale != (1, 1):
-        maps.append(_small_affine(draws, views))
+        maps.append(_small_affine(draws, views, extent))
     if not maps:
         return None
     total = maps[0]
@@ -110,13 +114,18 @@ def _placement(draws: Draws, views: Views, side: int) -> Tensor | None:
     return total
 
 
-def _affine(scale: Tensor | None = None, shift: Tensor | None = None, angle: Tensor | None = None) -> Tensor:
-    """Return N×3×3 maps from N×2 scales, N×2 shifts and (N,) angles; a missing part is the identity."""
+def _affine(
+    scale: Tensor | None = None, shift: Tensor | None = None, angle: Tensor | None = None, aspect: float = 1
+) -> Tensor:
+    """Return N×3×3 maps from N×2 scales, N×2 shifts and (N,) angles; a missing part is the identity.
+
+    ``aspect`` is H/W: coordinates in [−1, 1] are stretched by it, and a rotation must not be.
+    """
     given = next(part for part in (scale, shift, angle) if part is not None)
     matrix = torch.eye(3).repeat(len(given), 1, 1)
     if angle is not None:
         cos, sin = angle.cos(), angle.sin()
-        matrix[:, :2, :2] = torch.stack([torch.stack([cos, -sin], 1), torch.stack([sin, cos], 1)], 1)
+        matrix[:, :2, :2] = torch.stack([torch.stack([cos, -sin * aspect], 1), torch.stack([sin / aspect, cos], 1)], 1)
     if scale is not None:
         matrix[:, :2, :2] *= scale[:, None, :]
     if shift is not None:
@@ -124,12 +133,13 @@ def _affine(scale: Tensor | None = None, shift: Tensor | None = None, angle: Ten
     return matrix
 
 
-def _small_affine(draws: Draws, views: Views) -> Tensor:
+def _small_affine(draws: Draws, views: Views, extent: Extent) -> Tensor:
     """Draw a rotation about the centre, a magnification and a translation."""
     angle = draws.between("rotate", -1, 1) * math.radians(views.rotate)
     magnify = draws.between("scale", *views.scale)
     shift = (2 * draws.unit("shift", 2) - 1) * 2 * views.shift
-    return _affine(scale=(1 / magnify)[:, None].expand(-1, 2), shift=shift, angle=angle)
+    aspect = extent[1] / extent[0]
+    return _affine(scale=(1 / magnify)[:, None].expand(-1, 2), shift=shift, angle=angle, aspect=aspect)
 
 
 def _grid(placement: Tensor, images: Tensor) -> Tensor:
@@ -138,19 +148,21 @@ def _grid(placement: Tensor, images: Tensor) -> Tensor:
 
 
 def resized_crop(images: Tensor, corner: Tensor, size: Tensor) -> Tensor:
-    """Return the boxes of whole pixels, ``corner`` and ``size`` N×2 (x, y), enlarged bilinearly to the images' side.
+    """Return the boxes of whole pixels, ``corner`` and ``size`` N×2 (x, y), enlarged bilinearly to the images' size.
 
     Between the outermost pixel centres of the box and its edge the edge pixels are repeated, as torchvision does: what
     lies outside the box never shows.
     """
-    side = images.shape[-1]
-    grid = _grid(_affine(scale=size / side, shift=(2 * corner + size) / side - 1), images)
-    first, last = (2 * corner + 1) / side - 1, (2 * (corner + size) - 1) / side - 1
+    extent = torch.tensor([images.shape[-1], images.shape[-2]])
+    grid = _grid(_affine(scale=size / extent, shift=(2 * corner + size) / extent - 1), images)
+    first, last = (2 * corner + 1) / extent - 1, (2 * (corner + size) - 1) / extent - 1
     limits = [limit.to(images.device)[:, None, None, :] for limit in (first, last)]
     return F.grid_sample(images, grid.clamp(*limits), padding_mode="border", align_corners=False)
 
 
-def crop_boxes(draws: Draws, area: tuple[float, float], ratio: tuple[float, float], side: int) -> tuple[Tensor, Tensor]:
+def crop_boxes(
+    draws: Draws, area: tuple[float, float], ratio: tuple[float, float], extent: Extent
+) -> tuple[Tensor, Tensor]:
     """Draw the boxes of random resized crops in whole pixels: their corners and their sizes, each N×2 (x, y).
 
     The crop is the first of ten proposals (area uniform, log aspect ratio uniform) that fits into the image. Where none
@@ -159,12 +171,21 @@ def crop_boxes(draws: Draws, area: tuple[float, float], ratio: tuple[float, floa
     """
     areas = area[0] + (area[1] - area[0]) * draws.unit("crop-area", TRIES)
     ratios = torch.exp(math.log(ratio[0]) + math.log(ratio[1] / ratio[0]) * draws.unit("crop-ratio", TRIES))
+    whole, side = torch.tensor(extent), math.sqrt(extent[0] * extent[1])
     sizes = torch.stack([(areas * ratios).sqrt(), (areas / ratios).sqrt()], 2).mul(side).round()
-    fits = ((sizes > 0) & (sizes <= side)).all(2)
-    first = fits.int().argmax(1)
-    size = torch.where(fits.any(1, keepdim=True), sizes[torch.arange(len(sizes)), first], float(side))
-    corner = torch.floor(draws.unit("crop-corner", 2) * (side - size + 1))
-    return corner, size
+    fits = ((sizes > 0) & (sizes <= whole)).all(2)
+    first, some = fits.int().argmax(1), fits.any(1, keepdim=True)
+    size = torch.where(some, sizes[torch.arange(len(sizes)), first], _central(extent, ratio))
+    corner = torch.floor(draws.unit("crop-corner", 2) * (whole - size + 1))
+    return torch.where(some, corner, torch.floor((whole - size) / 2)), size
+
+
+def _central(extent: Extent, ratio: tuple[float, float]) -> Tensor:
+    """Return the size (x, y) of the largest box of an allowed ratio."""
+    width, height = extent
+    return torch.tensor(
+        [min(width, round(height * ratio[1])), min(height, round(width / ratio[0]))], dtype=torch.float32
+    )
 
 
 def grey(images: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from PIL import Image
 from tests.data import makers
 from tests.faults.foreign import Told
 from xeval.data import open_dataset
+from xeval.data.base import read_size
 from xeval.data.damaged import without_damaged
 from xeval.data.manage import check
 from xeval.errors import CheckpointError, DataError, UsageError
@@ -92,6 +93,63 @@ def test_images_of_many_sizes_are_read_at_224(tmp_path: Path) -> None:
     makers.write_tree(tmp_path, {**FILES, "train/ant/0.png": makers.png(makers.noise(1, 60, 0)[0][:, :40])})
     assert open_dataset(f"folder:{tmp_path}").info.size == 224
     assert open_dataset(f"folder:{tmp_path}", size=32).split("train").read([0]).shape == (1, 3, 32, 32)
+
+
+def test_val_beside_test_is_not_read_and_said(tmp_path: Path) -> None:
+    more = {name.replace("val", "Test"): data for name, data in FILES.items() if name.startswith("val")}
+    odd = {"valid/ant/x.txt": b"x"}
+    dataset = open_dataset(f"folder:{makers.write_tree(tmp_path, {**FILES, **more, **odd})}")
+    assert dataset.split("test").notes == ("the images are those of the folder Test; not read: val, valid",)
+    assert dataset.split("train").notes == ()
+
+
+def wide(count: int, height: int, width: int) -> dict[str, bytes]:
+    pictures = np.random.default_rng(4).integers(0, 256, (count, 3, height, width), dtype=np.uint8)
+    return {f"{'ab'[n % 2]}/{n}.png": makers.png(picture) for n, picture in enumerate(pictures)}
+
+
+@pytest.mark.parametrize(
+    ("shape", "native", "read"),
+    [((48, 96), (48, 96), (48, 96)), ((96, 48), (96, 48), (96, 48)), ((20, 513), (20, 513), 224), ((20, 20), 20, 20)],
+)
+def test_images_of_one_size_are_read_in_it(
+    shape: tuple[int, int], native: object, read: object, tmp_path: Path
+) -> None:
+    files = wide(4, *shape)
+    dataset = open_dataset(f"folder:{makers.write_tree(tmp_path, files)}")
+    assert (dataset.info.native, dataset.info.size) == (native, read)
+    found = dataset.split("test").read([0])[0]
+    assert tuple(found.shape) == dataset.info.shape
+    if native == read:
+        with Image.open(io.BytesIO(files["a/0.png"])) as image:
+            assert np.array_equal(found.numpy(), np.asarray(image).transpose(2, 0, 1))
+
+
+def test_another_shape_is_covered_and_cut(tmp_path: Path) -> None:
+    """48×96 at 12×48: twice as small it is 24×48, of which the middle twelve rows are left: means of four pixels."""
+    files = wide(4, 48, 96)
+    found = open_dataset(f"folder:{makers.write_tree(tmp_path, files)}", size=(12, 48)).split("test").read([0])[0]
+    with Image.open(io.BytesIO(files["a/0.png"])) as image:
+        cut = np.asarray(image).astype(float)[12:36]
+    assert found.shape == (3, 12, 48)
+    low = cut.reshape(12, 2, 48, 2, 3).mean((1, 3)).transpose(2, 0, 1)
+    assert np.corrcoef(low.ravel(), found.numpy().ravel())[0, 1] > 0.85
+    assert np.corrcoef(np.roll(low, 1, 1).ravel(), found.numpy().ravel())[0, 1] < 0.4
+
+
+def test_only_folders_have_other_shapes_than_squares(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="digits has square images, not 16×32"):
+        open_dataset("digits", size=(16, 32))
+    assert open_dataset("digits", size=(20, 20)).info.size == 20
+    with pytest.raises(UsageError, match="3 and 40 pixels a side"):
+        open_dataset(f"folder:{makers.write_tree(tmp_path, wide(2, 8, 8))}", size=(3, 40))
+
+
+@pytest.mark.parametrize(("text", "size"), [("224", 224), ("48x96", (48, 96)), (" 48×96", (48, 96)), ("32X32", 32)])
+def test_sizes_in_words(text: str, size: object) -> None:
+    assert read_size(text) == size
+    with pytest.raises(UsageError, match="is no size of images"):
+        read_size(f"{text}x")
 
 
 @pytest.mark.fault("D10")

@@ -213,6 +213,14 @@ def test_a_mask_or_box_that_does_not_fit_its_image(kind: str, tmp_path: Path) ->
 
 
 @pytest.mark.fault("D23")
+def test_a_mask_of_another_size_names_both(tmp_path: Path) -> None:
+    split = split_of(tmp_path, {**files(), "masks/ant/0.png": makers.png(MASK[:40])})
+    with pytest.raises(DataError, match=r"the mask .*masks/ant/0\.png is 96×40, its image ant/0\.png is 96×48") as told:
+        split.masks([0])
+    assert told.value.remedy == "save it in the size of the image file"
+
+
+@pytest.mark.fault("D23")
 def test_the_command_ends_with_exit_3_and_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     more, _ = DAMAGE["outside"]
     root = makers.write_tree(tmp_path / "my", {**files(), **more})

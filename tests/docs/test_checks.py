@@ -64,7 +64,7 @@ def test_the_page_says_the_whole_message_and_the_code_of_its_kind() -> None:
     ("place", "words", "ending", "expected"),
     [
         ("scoring.loader:class_numbers", "is none of", "", "exit 3: “the label … is none of … classes”"),
-        ("data.images:decode", "is a 0-byte file", "", "exit 3: “is a 0-byte file”"),  # by a helper of the module
+        ("data.images:opened", "is a 0-byte file", "", "exit 3: “is a 0-byte file”"),  # by a helper of the module
         ("checkpoints.load:require_head", "no linear head", "", "exit 4: “… has no linear head”"),  # two kinds in one
         ("checkpoints.load:require_head", " outputs, ", "", "exit 3: “the head has … outputs, … has … classes”"),
         ("data.archive:require_name", "a path to a parent", "", "exit 4: “a path to a parent”"),  # not in the call

@@ -47,6 +47,30 @@ def test_the_batch_size_is_found_by_probing():
     assert probe_batch_size(small_model(), images(1), largest=64) in (16, 32, 64)
 
 
+class Counting(torch.nn.Module):
+    """Remembers how many images each pass took."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, x):
+        self.seen.append(len(x))
+        return x.mean((2, 3))
+
+
+@pytest.mark.parametrize("there", [0, 1, 5, 47, 48, 49, 200, 1000])
+def test_probing_passes_no_more_images_than_there_are(there):
+    network = Counting()
+    size = probe_batch_size(network, images(1), images=there)
+    assert sum(network.seen) <= there
+    assert 1 <= size <= max(1, there)
+    rate = Engine(counting := Counting(), batch_size=size).rate(images(1), there)
+    assert sum(counting.seen) <= there
+    assert rate > 0
+    assert probe_batch_size(network, images(1), largest=3) <= 3
+
+
 def test_devices():
     assert pick_device("cpu").type == "cpu"
     with pytest.raises(UsageError, match="cannot be used"):

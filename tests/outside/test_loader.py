@@ -95,11 +95,70 @@ def test_labels_that_are_no_class_numbers_are_refused(given: Tensor, problem: st
         ([("a", "b")], "holds no arrays"),
         (3, "the data are a int"),
         ([(pixels().movedim(1, -1), labels())], "images have shape"),
+        ([(torch.rand(12, 48, 96, 16), labels())], "images have shape"),
+        ([(pixels(), labels(), 2 * torch.ones(12, SIDE, SIDE))], "other values than 0 and 1"),
+        ([(pixels(), labels(), torch.tensor([[0, 0, SIDE, 3]] * 12))], "is no box in 16×16 pixels"),
+        ([(pixels(), labels(), torch.tensor([[4, 0, 3, 3]] * 12))], "is no box in 16×16 pixels"),
+        ([(pixels(), labels(), torch.tensor([[0.5, 0, 3, 3]] * 12))], "is no box in 16×16 pixels"),
+        (
+            [{"image": pixels(), "label": labels(), "mask": torch.ones(12, 3)}],
+            "the masks or boxes of 12 images have shape",
+        ),
     ],
 )
 def test_what_has_no_plain_meaning_is_refused(data: Any, problem: str) -> None:
     with pytest.raises(DataError, match=problem):
         scored(data)
+
+
+WHERE = torch.zeros(12, SIDE, SIDE, dtype=torch.bool)
+WHERE[:9, 3:9, 2:12] = True
+BOXES = torch.tensor([[2, 3, 11, 8]] * 9 + [[0, 0, 0, 0]] * 3)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        [(pixels(), labels(), WHERE)],
+        [(pixels(), labels(), WHERE[:, None].float(), "more")],
+        [(pixels(), labels(), WHERE.long().numpy())],
+        [{"image": pixels(), "label": labels(), "mask": WHERE}],
+        [(pixels()[:9], labels()[:9], BOXES[:9]), (pixels()[9:], labels()[9:])],
+        [{"image": pixels()[:9], "label": labels()[:9], "boxes": BOXES[:9].double()}, (pixels()[9:], labels()[9:])],
+        TensorDataset(pixels(), labels(), WHERE),
+        TensorDataset(pixels(), labels(), WHERE[:, None]),
+    ],
+    ids=["bool", "float", "numpy", "mask", "boxes", "named-boxes", "data-set", "data-set-of-planes"],
+)
+def test_masks_and_boxes_of_a_loader_mean_the_same(data: Any) -> None:
+    """Nine objects of 60 pixels; a map that is the same everywhere has 60/256 of its relevance on each."""
+    chosen = {"metrics": ("relevance", "pointing"), "explainers": ("grad-cam", "constant")}
+    found = xeval.score(seeded(Plain), data, device="cpu", **chosen)
+    flat = found[found["explainer"] == "constant"].set_index("column")
+    assert flat.loc["relevance.mass", "mean"] == pytest.approx(60 / 256)
+    assert list(flat["n"]) == [9, 9]
+    notes = found.attrs["summary"]["dataset"]["notes"]
+    assert notes == ["3 of 12 images have no object mask or box, and no value of relevance, pointing"]
+
+
+@pytest.mark.parametrize(
+    "third",
+    [torch.arange(12), pixels(), ["a"] * 12, None, torch.rand(12, SIDE)],
+    ids=["index", "second-view", "names", "nothing", "features"],
+)
+def test_a_third_item_that_is_no_mask_is_ignored(third: Any) -> None:
+    found = scored([(pixels(), labels(), third)])
+    assert means(found) == pytest.approx(means(scored([(pixels(), labels())])), abs=1e-6)
+    with pytest.raises(UsageError, match="needs object masks or boxes"):
+        xeval.score(seeded(Plain), [(pixels(), labels(), third)], metrics=("pointing",), device="cpu")
+
+
+def test_metrics_that_the_data_do_not_allow_are_said() -> None:
+    chosen = {"explainers": ("grad-cam", "constant"), "protocol": "clxai-2026", "device": "cpu"}
+    found = xeval.score(seeded(Plain), [(pixels(), labels())], limit=2, **chosen)
+    (note,) = found.attrs["summary"]["dataset"]["notes"]
+    assert note == "left out, as the images have no object masks or boxes: pointing, relevance"
+    assert "pointing.hit" not in set(found["column"])
 
 
 def test_images_outside_the_range_of_pixels_name_the_normalisation() -> None:

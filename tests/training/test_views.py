@@ -145,40 +145,60 @@ def test_probabilities_are_kept() -> None:
         assert float(happened.float().mean()) == pytest.approx(probability, abs=0.035)
 
 
-def test_crops_are_whole_pixel_boxes_inside_the_image_with_torchvisions_areas() -> None:
-    side = 32
-    corner, size = crop_boxes(Draws(0, "a", keys(4000)), (0.2, 1.0), (3 / 4, 4 / 3), side)
+@pytest.mark.parametrize(("width", "height"), [(32, 32), (48, 24), (20, 60)])
+def test_crops_are_whole_pixel_boxes_inside_the_image_with_torchvisions_areas(width: int, height: int) -> None:
+    """At 20×60 most proposals of a large area fit nowhere: then both take the largest central box of a ratio."""
+    corner, size = crop_boxes(Draws(0, "a", keys(4000)), (0.2, 1.0), (3 / 4, 4 / 3), (width, height))
     for values in (size, corner):
         assert torch.equal(values, values.round())
     assert float(corner.min()) >= 0
-    assert float((corner + size).max()) <= side
-    area = size.prod(1) / side**2
+    assert bool((corner + size <= torch.tensor([width, height])).all())
+    area = size.prod(1) / (width * height)
     transforms = pytest.importorskip("torchvision.transforms")
-    image, generator_state = torch.zeros(1, side, side), torch.get_rng_state()
+    image, generator_state = torch.zeros(1, height, width), torch.get_rng_state()
     torch.manual_seed(0)
     theirs = [transforms.RandomResizedCrop.get_params(image, (0.2, 1.0), (3 / 4, 4 / 3))[2:] for _ in range(4000)]
     torch.set_rng_state(generator_state)
-    expected = torch.tensor([float(h * w) for h, w in theirs]) / side**2
+    expected = torch.tensor([float(h * w) for h, w in theirs]) / (width * height)
     assert float(area.mean()) == pytest.approx(float(expected.mean()), abs=0.015)
     assert float(area.std()) == pytest.approx(float(expected.std()), abs=0.015)
 
 
-@pytest.mark.parametrize("side", [16, 32])
-def test_a_crop_is_torchvisions_crop_of_the_box_it_drew_up_to_its_edge(side: int) -> None:
+@pytest.mark.parametrize(("full_height", "full_width"), [(16, 16), (32, 32), (24, 48), (60, 20)])
+def test_a_crop_is_torchvisions_crop_of_the_box_it_drew_up_to_its_edge(full_height: int, full_width: int) -> None:
     functional = pytest.importorskip("torchvision.transforms.functional")
-    x, draws = images(60, side=side), Draws(0, "a", keys(60))
-    corner, size = (found.int() for found in crop_boxes(draws, (0.2, 1.0), (3 / 4, 4 / 3), side))
-    inside = (corner > 0).all(1) & (corner + size < side).all(1)
+    x = torch.rand(60, 3, full_height, full_width, generator=torch.Generator().manual_seed(0))
+    draws, extent = Draws(0, "a", keys(60)), (full_width, full_height)
+    corner, size = (found.int() for found in crop_boxes(draws, (0.2, 1.0), (3 / 4, 4 / 3), extent))
+    inside = (corner > 0).all(1) & (corner + size < torch.tensor(extent)).all(1)
     assert int(inside.sum()) >= 10  # boxes that touch no edge of the image show what lies beyond their own edge
     views = random_view(x, draws, Views(crop=(0.2, 1.0)))
     for image, (left, top), (width, height), view in zip(x, corner.tolist(), size.tolist(), views, strict=True):
-        expected = functional.resized_crop(image, top, left, height, width, [side, side], antialias=True)
-        torch.testing.assert_close(view, expected, rtol=0, atol=2e-6)
+        expected = functional.resized_crop(image, top, left, height, width, list(x.shape[2:]), antialias=True)
+        torch.testing.assert_close(view, expected, rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("name", ["rotate", "pad"])
+def test_images_that_are_not_square_are_turned_and_moved_in_pixels(name: str) -> None:
+    """A linear ramp tells where each pixel comes from: turned, distances stay; moved, it moves by whole pixels."""
+    height, width = 40, 80
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    ramp = torch.stack([x, y]).float()[None].repeat(6, 1, 1, 1)
+    seen = random_view(ramp, Draws(0, "a", keys(6)), Views(rotate=12) if name == "rotate" else Views(pad=3))
+    middle = seen[:, :, 18:22, 38:42]
+    across, down = middle[..., 1:] - middle[..., :-1], middle[..., 1:, :] - middle[..., :-1, :]
+    assert torch.allclose(across.square().sum(1).sqrt(), torch.ones(1), atol=1e-3)
+    assert torch.allclose(down.square().sum(1).sqrt(), torch.ones(1), atol=1e-3)
+    assert torch.allclose((across[:, :, 1:] * down[..., 1:]).sum(1), torch.zeros(1), atol=1e-3)
+    moved = (middle[:, :, 2, 2] - ramp[:, :, 20, 40]).abs()
+    if name == "pad":
+        assert torch.allclose(moved, moved.round(), atol=1e-3)
+    assert 0 < float(moved.max()) < 3.1
 
 
 def test_what_lies_outside_the_box_never_shows() -> None:
     draws = Draws(0, "a", keys(40))
-    corner, size = (found.int().tolist() for found in crop_boxes(draws, (0.2, 0.6), (3 / 4, 4 / 3), 12))
+    corner, size = (found.int().tolist() for found in crop_boxes(draws, (0.2, 0.6), (3 / 4, 4 / 3), (12, 12)))
     x = torch.ones(40, 1, 12, 12)
     for image, (left, top), (width, height) in zip(x, corner, size, strict=True):
         image[:, top : top + height, left : left + width] = 0.5

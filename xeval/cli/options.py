@@ -34,20 +34,14 @@ class UsablePath(click.Path):
         return path
 
 
-class ImageSize(click.ParamType):  # type: ignore[type-arg] # generic in newer versions of click
-    """A size of images: the side of a square, or HEIGHTxWIDTH."""
+def size(text: str) -> Any:
+    """Return the size of images that a text says: the side of a square, or (height, width)."""
+    from xeval.data.base import read_size
 
-    name = "size"
-
-    def convert(self, value: Any, _param: click.Parameter | None, _ctx: click.Context | None) -> Any:
-        """Return the size; a text that is none ends with the remedy of :func:`read_size`."""
-        from xeval.data.base import read_size
-
-        return read_size(value) if isinstance(value, str) else value
+    return read_size(text)
 
 
 PATH = UsablePath(path_type=Path)
-SIZE = ImageSize()
 
 
 def options_of(model: str) -> Callable[[F], F]:

@@ -307,7 +307,7 @@ def _objects(protocol: Protocol, split: Split, chosen: NDArray[np.int64]) -> tup
     if not without:
         return content.hexdigest(), []
     metrics = ", ".join(_of_masks(protocol))
-    note = f"{without:,} of {len(chosen):,} images have no object mask or box: {metrics} leave them out"
+    note = f"{without:,} of {len(chosen):,} images have no object mask or box, and no value of {metrics}"
     return content.hexdigest(), [note]
 
 
