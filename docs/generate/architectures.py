@@ -27,7 +27,7 @@ from xeval.models import ModelSpec, build, frozen_eval, last_conv_stage
 PAGE = "architectures.md"
 CLASSES, SIDE = 5, 64
 INTRO = (
-    "Which explainer works on which network. Every cell was computed: *yes* is a finite map, a letter is a refusal, "
+    "Which explainer works on which network. Every cell was computed: *yes* is a finite map, a number is a refusal, "
     "whose words stand below. The networks are small ones of their families with random weights; what decides is how "
     "they are built. [Conventions](conventions.md#explainers) say what each explainer computes, and how the layer is "
     "found that is explained where none is named."
@@ -145,7 +145,7 @@ def made(key: str) -> nn.Module:
 
 
 def default_layer(model: nn.Module) -> str:
-    """Return the layer that is explained where none is named, or the words of the refusal."""
+    """Return the layer that is explained where none is named."""
     return last_conv_stage(model, torch.zeros(1, 3, SIDE, SIDE))
 
 
@@ -179,25 +179,21 @@ def _few_passes() -> Iterator[None]:
 def architectures_page(outcomes: Mapping[str, Mapping[str, str]], layers: Mapping[str, str]) -> str:
     """Return the page from network → explainer → outcome, and network → layer."""
     reasons = sorted({text for found in outcomes.values() for text in found.values()} - {"yes"})
-    letters = {"yes": "yes", **{reason: _letter(number) for number, reason in enumerate(reasons)}}
+    marks = {"yes": "yes", **{reason: str(number) for number, reason in enumerate(reasons, 1)}}
     named = [(one.title, f"`{layers[key]}`") for key, one in NETWORKS.items() if key in layers]
     header = ("explainer", *(NETWORKS[key].title for key in outcomes))
     rows = [
-        (f"[`{name}`](explainers/{name}.md)", *(letters[found[name]] for found in outcomes.values()))
+        (f"[`{name}`](explainers/{name}.md)", *(marks[found[name]] for found in outcomes.values()))
         for name in explainers()
     ]
     return page(
         "Architectures",
         INTRO,
         table(header, rows),
-        section("Refused", "\n".join(f"- **{letters[reason]}**: {reason}." for reason in reasons)),
+        section("Refused", "\n".join(f"{marks[reason]}. {reason}." for reason in reasons)),
         section("The layer explained by default", table(("network", "layer"), named)),
         WRITTEN,
     )
-
-
-def _letter(number: int) -> str:
-    return "abcdefghijklmnopqrstuvwxyz"[number]
 
 
 def main(docs: Path) -> None:
