@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tests.explainers.networks import OF_ATTENTION
 from tests.scenes import SIDE, live, scene_of, small_model
 from xeval.explainers import EXPLAINERS
 from xeval.metrics import METRICS
@@ -44,7 +45,7 @@ def test_fills(scene, name):
     assert all(values.value.device.type == "meta" for values in found.values())
 
 
-@pytest.mark.parametrize("name", [name for name, _ in EXPLAINERS.items() if name not in ON_THE_HOST])
+@pytest.mark.parametrize("name", [name for name in EXPLAINERS if name not in (*ON_THE_HOST, *OF_ATTENTION)])
 def test_explainers(scene, name):
     model = scene.engine.model
     for layer in (model.pooled_layer, "backbone.layer2"):  # in closed form where there is one, and with a backward pass

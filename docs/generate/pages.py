@@ -30,6 +30,7 @@ WRITTEN = {
     "quickstart": "from a clone to a report; your own checkpoint, images and model",
     "your-own-network": "from a training script in plain PyTorch to a report, and five ways of saving a network",
     "conventions": "notation, and every definition in one table a kind",
+    "architectures": "which explainer works on which network, and why not",
     "protocols": "every named set of definitions, spelled out",
     "cli": "every command and option",
     "checkpoints": "which weight files are read, how, and what is refused",

@@ -17,6 +17,7 @@ LIBRARIES = {
     "captum": "captum",
     "quantus": "Quantus",
     "pytorch_grad_cam": "pytorch-grad-cam",
+    "zennit": "zennit",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
     "scipy": "SciPy",

@@ -98,6 +98,18 @@ def tiny_vit(side: int = 32) -> nn.Module:
     )
 
 
+OF_ATTENTION = ("attention-rollout", "gradient-attention")
+"""Explainers of networks with attention between all of their tokens."""
+
+
+def attentive(side: int = 16) -> nn.Module:
+    """A vision transformer of 4×4 patches with a head that is not 0."""
+    model = tiny_vit(side)
+    with torch.no_grad():
+        model.heads.head.weight.copy_(torch.randn(4, 16, generator=torch.Generator().manual_seed(0)))
+    return model
+
+
 def torchvision_resnet() -> nn.Module:
     """torchvision's ResNet-18: in-place ReLUs, each used twice in its block."""
     from torchvision.models import resnet18

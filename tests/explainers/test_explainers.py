@@ -9,7 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from tests.explainers.networks import Plain, seeded, settled, tiny_vit, torchvision_resnet
+from tests.explainers.networks import (
+    OF_ATTENTION,
+    Plain,
+    attentive,
+    seeded,
+    settled,
+    tiny_vit,
+    torchvision_resnet,
+)
 from tests.scenes import images, small_model
 from xeval.errors import UsageError
 from xeval.explainers import EXPLAINERS
@@ -17,7 +25,6 @@ from xeval.models import ModelSpec, build, frozen_eval
 
 NAMES = list(EXPLAINERS)
 CAMS = [name for name in NAMES if name.endswith(("cam", "cam++", "numpy", "signed")) and name != "guided-grad-cam"]
-OF_ATTENTION = ["attention-rollout", "gradient-attention"]
 OF_IMAGES = [name for name in NAMES if name not in OF_ATTENTION]
 GRIDS = ["lime", "kernel-shap"]
 RATES = {"saliency", "smoothgrad", "guided-backprop"}
@@ -33,14 +40,6 @@ def explain(name, model, layer, x, targets):
 def subject(name):
     """A network that the explainer is made for."""
     return settled(attentive() if name in OF_ATTENTION else small_model())
-
-
-def attentive():
-    """A vision transformer of 4×4 patches, with a head that is not 0."""
-    model = tiny_vit(side=16)
-    with torch.no_grad():
-        model.heads.head.weight.copy_(torch.randn(4, 16, generator=torch.Generator().manual_seed(0)))
-    return model
 
 
 def close(found, expected, tolerance=1e-5):

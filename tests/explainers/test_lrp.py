@@ -7,7 +7,8 @@ from tests.explainers.networks import Functional, Plain, seeded, settled, tiny_v
 from tests.scenes import images, small_model
 from xeval.errors import UsageError
 from xeval.explainers.lrp import canonical, lrp
-from xeval.models import ModelSpec, build
+from xeval.models import Classifier, ModelSpec, build
+from xeval.models.architectures import BasicBlock, Bottleneck
 
 TARGETS = torch.tensor([0, 1, 2])
 
@@ -96,6 +97,67 @@ def test_captum_alone_counts_residual_sums_twice():
     logit = model(x)[0, 0] - model.head.bias[0]
     assert not torch.allclose(stock, logit, rtol=0.1)
     assert torch.allclose(lrp(small_model(), "", x, TARGETS[:1]).sum(), logit, rtol=1e-3)
+
+
+def zennit_map(model, x, targets, *, biases):
+    """zennit's EpsilonPlusFlat, with its sums and pooling as modules; ``biases`` of convolutions as it has them."""
+    from zennit.attribution import Gradient
+    from zennit.canonizers import AttributeCanonizer, SequentialMergeBatchNorm
+    from zennit.composites import EpsilonPlusFlat
+    from zennit.layer import Sum
+    from zennit.rules import ZPlus
+    from zennit.torchvision import ResNetCanonizer
+    from zennit.types import Convolution
+
+    def basic(self, x):
+        y = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
+        return self.relu2(self.sum(torch.stack([self.downsample(x), y], -1)))
+
+    def bottleneck(self, x):
+        y = self.relu2(self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x))))))
+        return self.relu3(self.sum(torch.stack([self.downsample(x), self.bn3(self.conv3(y))], -1)))
+
+    def classifier(self, x):
+        return self.head(self.pool(self.stages(x)).flatten(1))
+
+    def ours(_name, module):
+        forward = {BasicBlock: basic, Bottleneck: bottleneck, Classifier: classifier}.get(type(module))
+        return forward and {"forward": forward.__get__(module), "sum": Sum(), "pool": nn.AdaptiveAvgPool2d(1)}
+
+    own = isinstance(model, Classifier)
+    canonizers = [SequentialMergeBatchNorm(), AttributeCanonizer(ours)] if own else [ResNetCanonizer()]
+    plus = [] if biases else [((Convolution,), ZPlus(stabilizer=1e-9, zero_params="bias"))]
+    composite = EpsilonPlusFlat(epsilon=1e-9, stabilizer=1e-9, layer_map=plus, canonizers=canonizers)
+    with Gradient(model, composite) as attributor:
+        logits = model(x).detach()
+        _, relevance = attributor(x.clone(), logits * nn.functional.one_hot(targets, logits.shape[1]))
+    return relevance.detach().sum(1, keepdim=True)
+
+
+OURS = {"basic": "resnet-small", "resnet18": "resnet18", "bottleneck": "resnet50"}
+
+
+@pytest.mark.parametrize("arch", [*OURS, "torchvision"])
+def test_equals_zennit(arch):
+    """In float64, without the biases of convolutions; with them zennit's differs, and loses relevance to them.
+
+    zennit leaves ε of BatchNorm in the layers that it has merged, which scales each of them by 1/√(1 + ε): here ε is 0.
+    """
+    pytest.importorskip("zennit", reason="zennit is not installed: pip install zennit")
+    if arch == "torchvision":
+        model = torchvision_resnet()
+    else:
+        model = seeded(build, ModelSpec(arch=OURS[arch], num_classes=4, in_channels=3, image_size=16))
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 0.0
+    model, x = settled(model).double(), images(2, side=16 if arch != "torchvision" else 64).double()
+    found, wanted = lrp(model, "", x, TARGETS[:2]), zennit_map(model, x, TARGETS[:2], biases=False)
+    assert torch.allclose(found, wanted, atol=1e-5 * float(wanted.abs().max()))
+    assert float(wanted.std()) > 0
+    absorbed = zennit_map(model, x, TARGETS[:2], biases=True)
+    assert not torch.allclose(found, absorbed, atol=1e-2 * float(wanted.abs().max()))
+    assert bool((absorbed.sum((1, 2, 3)).abs() < wanted.sum((1, 2, 3)).abs()).all())
 
 
 class PreActivation(nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.explainers.networks import OF_ATTENTION, attentive
 from tests.scenes import explained, images, live, scene_of, small_model
 from xeval.explainers import EXPLAINERS
 from xeval.metrics import METRICS, Explained
@@ -22,7 +23,11 @@ CHEAP = {
     "pixelflip": {"step": 32},
 }
 MANY_PASSES = {"lime", "kernel-shap", "smoothgrad"}
-ALL = [pytest.param(name, marks=pytest.mark.slow) if name in MANY_PASSES else name for name in EXPLAINERS]
+ALL = [
+    pytest.param(name, marks=pytest.mark.slow) if name in MANY_PASSES else name
+    for name in EXPLAINERS
+    if name not in OF_ATTENTION
+]
 NATIVE = [name for name in METRICS if not name.startswith("quantus:")]
 
 
@@ -49,6 +54,13 @@ def assert_finite(one: Explained, **changes: dict[str, object]) -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_every_explainer(name, channels):
     assert_finite(live(scene_of(small_model(channels), pictures(channels, 8)), name))
+
+
+@pytest.mark.parametrize("name", OF_ATTENTION)
+def test_every_explainer_of_attention(name):
+    model = attentive(8)
+    model.pooled_layer = ""  # which they do not read
+    assert_finite(live(scene_of(model, pictures(3, 8)), name))
 
 
 def maps_of(kind: str, side: int) -> torch.Tensor:

@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from xeval.explainers import EXPLAINERS
 from xeval.models import find_layer, frozen_eval
 
-PEERS = {"grad-cam": "GradCAM", "grad-cam++": "GradCAMPlusPlus", "layer-cam": "LayerCAM", "eigen-cam": "EigenCAM"}
+PEERS = {
+    "grad-cam": "GradCAM",
+    "grad-cam++": "GradCAMPlusPlus",
+    "layer-cam": "LayerCAM",
+    "hires-cam": "HiResCAM",
+    "xgrad-cam": "XGradCAM",
+    "eigen-cam": "EigenCAM",
+}
 NEAR = 1e-5  # of the largest value of a map
 CLASSES = 5
 Reshape = Callable[[Tensor], Tensor]
@@ -91,7 +98,8 @@ def require_parity(
     """Every named map equals that of pytorch-grad-cam; it is no constant and it depends on class and image."""
     targets = targets_of(model, images)
     for name in names:
-        exact = torch.float64 if name == "eigen-cam" else torch.float32  # two algorithms for one decomposition
+        # There are two algorithms for one decomposition, and two orders of adding up what cancels out.
+        exact = torch.float64 if name in ("eigen-cam", "hires-cam", "xgrad-cam") else torch.float32
         model, images = model.to(exact), images.to(exact)
         found = ours(name, model, layer, images, targets)
         wanted = pytorch_grad_cam_map(name, model, layer, images, targets, reshape)

@@ -15,7 +15,7 @@ from xeval.errors import UsageError
 from xeval.explainers import EXPLAINERS
 from xeval.models import last_conv_stage
 
-CAMS = ("grad-cam", "grad-cam++", "layer-cam", "eigen-cam", "score-cam")
+CAMS = ("grad-cam", "grad-cam++", "layer-cam", "hires-cam", "xgrad-cam", "ablation-cam", "eigen-cam", "score-cam")
 
 
 class Turned(nn.Module):

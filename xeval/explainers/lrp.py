@@ -35,7 +35,9 @@ def lrp(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) -> Tenso
     denominator), convolutions in proportion to the positive contributions only (z⁺), the first convolution evenly over
     its window (flat). BatchNorm is folded into the convolutions. With one linear layer, Σ A = logit − its bias.
     It is computed by captum's LRP on a copy in which every sum is a module, because on the network itself captum counts
-    relevance twice at residual sums. The map is N×1×H×W.
+    relevance twice at residual sums. The biases of convolutions, to which BatchNorm adds its shifts, get no relevance;
+    zennit's composite of this name lets positive ones absorb some, and agrees with this one without them. The map is
+    N×1×H×W.
 
     Raises :class:`~xeval.errors.UsageError` for networks with anything but convolutions, BatchNorm behind them, linear
     layers, ReLUs, pooling and sums, or with a convolution behind the first whose input may be negative.

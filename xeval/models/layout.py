@@ -55,7 +55,7 @@ def grid_of(model: nn.Module, module: nn.Module, images: Tensor, output: Tensor)
     """
     given = _GIVEN.get()
     if given is not None:
-        places_of(given, output)
+        _require_rearrangement(given, output)
         return given
     return Evidence(model, images).grid(module, output)
 
@@ -139,14 +139,19 @@ def is_reshaped() -> bool:
 
 
 def places_of(grid: Grid, output: Tensor) -> Tensor:
-    """Return where in the flat numbers of an image each value of the N×K×h×w maps comes from, int64 K×h×w.
+    """Return where in the flat numbers of an image each value of the N×K×h×w maps comes from, int64 K×h×w."""
+    return grid(_numbered(output)[:1])[0]
 
-    Raises:
-        UsageError: the function fails, gives another shape, or does more than to choose and rearrange numbers.
-    """
-    numbers = torch.arange(output.numel(), device=output.device).reshape(output.shape)
+
+def _numbered(output: Tensor) -> Tensor:
+    return torch.arange(output.numel(), device=output.device).reshape(output.shape)
+
+
+def _require_rearrangement(reshape: Grid, output: Tensor) -> None:
+    """Raise UsageError where a given function fails, gives another shape, or does more than to choose and rearrange."""
+    numbers = _numbered(output)
     try:
-        found = grid(numbers)
+        found = reshape(numbers)
     except Exception as error:  # a user's function can raise anything
         raise UsageError(f"reshape= fails on {_shape(output)}: {first_line(error, 80)}", REARRANGE) from None
     if not isinstance(found, Tensor) or found.ndim != 4 or len(found) != len(output):
@@ -154,7 +159,6 @@ def places_of(grid: Grid, output: Tensor) -> Tensor:
     own = found.flatten(1) - numbers.flatten(1)[:, :1]
     if found.dtype != numbers.dtype or bool((own != own[:1]).any()) or not _distinct(own[0], numbers[0].numel()):
         raise UsageError("reshape= does more than to choose and rearrange the numbers of an image", REARRANGE)
-    return own[0].reshape(found.shape[1:])
 
 
 def _distinct(places: Tensor, count: int) -> bool:

@@ -89,9 +89,8 @@ def _pytorch_ablation_cam(subject: Subject) -> Tensor:
     exact = subject.exact
     with torch.no_grad():
         logits = exact.model(exact.images).gather(1, exact.scene.targets[:, None])
-    raw = _pytorch_grad_cam("AblationCAM", ablation_layer=Zero())(subject)
-    signed: Tensor = raw * logits.sign()[:, :, None, None]
-    return signed
+    maps: Tensor = _pytorch_grad_cam("AblationCAM", ablation_layer=Zero())(subject) * logits.sign()[:, :, None, None]
+    return maps
 
 
 def _captum_guided(subject: Subject) -> Tensor:
