@@ -215,8 +215,12 @@ def test_a_run_is_never_overwritten_and_the_same_import_has_nothing_to_do(tmp_pa
 
 
 @pytest.mark.fault("C23")
-def test_an_import_waits_for_nobody_and_leaves_a_training_alone(tmp_path: Path) -> None:
+def test_an_import_waits_for_nobody_and_leaves_a_training_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One process at a time writes a run, and a training that can still go on is not replaced by another network."""
+    monkeypatch.setattr(quarantine, "_limit_memory", lambda _: None)
+    monkeypatch.setattr(quarantine, "_run_child", quarantine.main)
     run = tmp_path / "run"
     run.mkdir()
     with locked(run), pytest.raises(BusyError):
