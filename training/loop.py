@@ -87,7 +87,7 @@ def opened(recipe: Recipe, data_root: Path | None) -> Dataset:
     own = configuration(recipe.arch) if recipe.normalization == "network" else None
     if recipe.normalization == "network" and own is None:
         raise UsageError(f"{recipe.arch} has no configuration of its own", "leave out normalization")
-    dataset = open_dataset(recipe.dataset, data_root, recipe.image_size or (own and own.size))
+    dataset = open_dataset(recipe.dataset, data_root, recipe.image_size or (own.size if own else None))
     return dataset if own is None else replace(dataset, info=with_constants(dataset.info, own))
 
 

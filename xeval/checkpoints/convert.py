@@ -31,6 +31,7 @@ from xeval.data import DatasetInfo, open_dataset
 from xeval.errors import DataError, UsageError
 from xeval.models import ModelSpec
 from xeval.models.architectures import is_built_in
+from xeval.models.sources import native, require_named
 from xeval.runtime.files import digest, file_hash, require_writable, writable_directory
 from xeval.runtime.locks import locked
 from xeval.runtime.progress import Progress
@@ -81,8 +82,11 @@ def import_checkpoint(
     if classifier is not None:
         head = classifier_of(classifier, open_foreign(classifier).containers)
         foreign = replace(foreign, containers={**foreign.containers, "classifier": head})
+    if arch is not None and not is_built_in(arch):
+        require_named(arch)
+        foreign = replace(foreign, containers={key: native(arch, one) for key, one in foreign.containers.items()})
     own = own_in(path, foreign, arch, Choice(key, ema))
-    opened = open_dataset(dataset, data, own and own.size)
+    opened = open_dataset(dataset, data, own.size if own else None)
     known = facts(foreign.fields, out=out.name, stem=path.stem, name=name, method=method, seed=seed)
     found, arch = identify(path, foreign, opened.info, arch, Choice(key, ema), progress)
     wish, source = _wish(wish, foreign, measured=opened.measured)
