@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xeval.checkpoints.card import RunCard, Selection, write_card
-from xeval.checkpoints.folder import run_name
-from xeval.checkpoints.load import card_of, load_encoder, own_of
+from xeval.checkpoints.card import RunCard, Selection, read_card, write_card
+from xeval.checkpoints.folder import MANIFEST, require_no_training, run_name
+from xeval.checkpoints.load import card_of, load_encoder, own_of, tensors_sha256
 from xeval.checkpoints.normalization import KEY, NormalizeName, Wish, same_constants
 from xeval.checkpoints.own import own_source
 from xeval.checkpoints.weightfiles import write_tensors
@@ -25,6 +25,7 @@ from xeval.data import Dataset, DatasetInfo, holdout, open_dataset
 from xeval.data import normalize as normalized
 from xeval.data.base import Size
 from xeval.engine import pick_device
+from xeval.errors import UsageError
 from xeval.models import Classifier, ModelSpec, frozen_eval
 from xeval.models.parts import Parts
 from xeval.models.sources import apart
@@ -71,7 +72,7 @@ def probe_encoder(
     or those that ``normalize`` names, else with the data set's published ones.
 
     Raises:
-        UsageError: nothing says how images were normalised, or the file says otherwise.
+        UsageError: nothing says how images were normalised, or the file says otherwise; the folder holds another run.
     """
     require_seed(seed)
     require_writable(out)
@@ -91,6 +92,15 @@ def probe_encoder(
     unit = normalize_features or head != "linear"
     bank = len(fit) if head == "knn" else 0
     model, spec = load_encoder(path, info, arch=arch, normalize_features=unit, bank=bank)
+    name = method or path.stem
+    directory = out / run_name(dataset, name, seed)
+    settings: dict[str, Any] = {"head": head, "normalize": unit, "weight_decay": weight_decay, "encoder": path.name}
+    if wish.given or not same_constants(info, split.info):
+        settings[KEY] = wish.source if wish.given else "those that the encoder was trained with"
+    if own is not None and wish == Wish(mean=own.mean, std=own.std):
+        settings[KEY] = own_source(spec.arch)
+    card = _card(directory.name, name, seed, info, split.manifest(), spec, settings, _sha256(model, spec))
+    _require_own(directory, card)
     model.to(where)
     parts = apart(model, spec)
     with frozen_eval(model):
@@ -98,15 +108,10 @@ def probe_encoder(
     parts.head.load_state_dict(_fitted(head, features, labels, len(info.classes), weight_decay))
     with frozen_eval(model):
         accuracy = _accuracy(model, make_pool(split, held, where), info)
-    name = method or path.stem
-    directory = writable_directory(out / run_name(dataset, name, seed))
-    settings: dict[str, Any] = {"head": head, "normalize": unit, "weight_decay": weight_decay, "encoder": path.name}
-    if wish.given or not same_constants(info, split.info):
-        settings[KEY] = wish.source if wish.given else "those that the encoder was trained with"
-    if own is not None and wish == Wish(mean=own.mean, std=own.std):
-        settings[KEY] = own_source(spec.arch)
-    card = _card(directory.name, name, seed, info, split.manifest(), spec, settings, accuracy)
-    with locked(directory), saving(directory):
+    reached = {"best_accuracy": accuracy, "last_accuracy": accuracy}
+    card = card.model_copy(update={"selection": card.selection.model_copy(update=reached)})
+    with locked(writable_directory(directory)), saving(directory):
+        _require_own(directory, card)
         for weights in ("best", "last"):
             write_tensors(directory / f"{weights}.safetensors", model.state_dict())
         write_card(directory, card, ["best.safetensors", "last.safetensors"])
@@ -129,8 +134,9 @@ def _card(
     manifest: str,
     spec: ModelSpec,
     settings: dict[str, Any],
-    accuracy: float,
+    encoder_sha256: str,
 ) -> RunCard:
+    """Return the card of a probe whose accuracy is not known yet."""
     return RunCard(
         name=name,
         method=method,
@@ -141,9 +147,32 @@ def _card(
         dataset=info,
         train_manifest=manifest,
         model=spec,
-        selection=Selection(select_on="heldout", best_epoch=1, best_accuracy=accuracy, last_accuracy=accuracy),
-        provenance=provenance(),
+        selection=Selection(select_on="heldout", best_epoch=1, best_accuracy=None, last_accuracy=None),
+        provenance={**provenance(), "encoder_sha256": encoder_sha256},
     )
+
+
+def _sha256(model: nn.Module, spec: ModelSpec) -> str:
+    """Return the hash of the encoder's tensors."""
+    head = f"{apart(model, spec).head_name}."
+    return tensors_sha256({name: one for name, one in model.state_dict().items() if not name.startswith(head)})
+
+
+def _require_own(directory: Path, card: RunCard) -> None:
+    """Raise :class:`UsageError` where a folder holds another run than this head on this encoder."""
+    require_no_training(directory)
+    if (directory / MANIFEST).exists() and _content(read_card(directory)) != _content(card):
+        raise UsageError(
+            f"{directory} already holds a run, and not of this encoder and head",
+            "choose another folder with --out, or another name with --method",
+        )
+
+
+def _content(card: RunCard) -> dict[str, Any]:
+    """Return what makes a probe the one it is; the accuracy follows from it."""
+    content = card.to_json()
+    own = {key: value for key, value in content.items() if key not in ("files", "provenance", "selection")}
+    return own | {"encoder": card.provenance.get("encoder_sha256")}
 
 
 def _fitted(head: HeadKind, features: Tensor, labels: Tensor, classes: int, weight_decay: float) -> dict[str, Tensor]:

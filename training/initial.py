@@ -11,7 +11,7 @@ from xeval.checkpoints.match import differences, listed
 from xeval.errors import UsageError
 from xeval.models import Classifier, ModelSpec
 from xeval.models.parts import Parts
-from xeval.models.sources import apart, pretrained
+from xeval.models.sources import pretrained
 from xeval.training.settings import PRETRAINED
 
 
@@ -29,8 +29,7 @@ def begin_with(parts: Classifier | Parts, spec: ModelSpec, init: str) -> str:
 
 def _published(parts: Classifier | Parts, spec: ModelSpec) -> dict[str, Tensor]:
     """Return the published weights of everything but the head."""
-    model = pretrained(spec)
-    found = _without_head(model.state_dict(), apart(model, spec).head_name)
+    found = _without_head(pretrained(spec).state_dict(), parts.head_name)
     network = parts if isinstance(parts, Classifier) else parts.network
     wanted = _without_head(network.state_dict(), parts.head_name)
     wrong = differences(*({name: tuple(one.shape) for name, one in tensors.items()} for tensors in (wanted, found)))

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xeval.data import DatasetInfo, normalize
+from xeval.errors import UsageError, XevalError
 from xeval.models import Classifier, ModelSpec
 from xeval.models.layers import EXCON_LAYER, excon_layer, last_conv_stage
 from xeval.models.parts import Parts
 from xeval.models.sources import apart, network
 from xeval.runtime.distributed import ALONE, Processes
+from xeval.runtime.endings import first_line
 from xeval.training.batches import Batch
 from xeval.training.initial import begin_with
 from xeval.training.settings import Recipe, Views
@@ -117,10 +119,23 @@ def fresh_learner(recipe: Recipe, info: DatasetInfo, seed: int, processes: Proce
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         spec = model_spec(recipe, info)
-        parts = apart(network(spec), spec)
+        parts = _parts(spec)
         projected = projection(parts.linear.in_features, recipe)
         begun_with = begin_with(parts, spec, recipe.init) if recipe.init else None
         return Learner(recipe, info, seed, parts, projected, processes, begun_with)
+
+
+def _parts(spec: ModelSpec) -> Classifier | Parts:
+    """Build a network and take it apart; raise :class:`UsageError` where it is none for these images."""
+    try:
+        return apart(network(spec), spec)
+    except XevalError:
+        raise
+    except Exception as error:  # other libraries raise anything for sizes that they do not expect
+        raise UsageError(
+            f"{spec.arch} cannot be trained on images of {spec.image_size} px ({first_line(error)})",
+            "choose another image_size or arch",
+        ) from None
 
 
 def make_learner(

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xeval.checkpoints.folder import STATES
 from xeval.checkpoints.weightfiles import read_tensors, write_tensors
 from xeval.errors import CheckpointError, ResourceError, UsageError, XevalError
 from xeval.runtime.files import digest, file_hash, read_json, sync_directory, write_json
@@ -71,7 +72,7 @@ def load_state(run: Path, say: Callable[[str], None]) -> State | None:
     Raises :class:`CheckpointError` where none can be read, or where there is a file that no training writes. Nothing is
     deleted.
     """
-    folders = [folder for folder in (run / "state", run / "state.prev") if folder.exists()]
+    folders = [run / name for name in STATES if (run / name).exists()]
     for folder in folders:
         _require_own_files(folder)
     problems = []
@@ -93,7 +94,7 @@ def load_state(run: Path, say: Callable[[str], None]) -> State | None:
 
 def clear_state(run: Path) -> None:
     """Remove the states of a finished run."""
-    for name in ("state", "state.prev", ".state.tmp"):
+    for name in (*STATES, ".state.tmp"):
         with suppress(OSError):  # the run is complete even if a state stays; the next start tries again
             shutil.rmtree(run / name)
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from tests.faults.foreign import BACKBONE, HEAD, OURS, brought, momentum, network, options, same_bits
+from tests.faults.foreign import BACKBONE, HEAD, OURS, brought, momentum, network, options, same_bits, supcontrast
 from xeval.checkpoints import sandbox
 from xeval.checkpoints.card import read_card
 from xeval.errors import CheckpointError, UsageError
@@ -146,6 +146,19 @@ def test_averaged_weights_are_said_and_taken_when_asked_for(key: str, tmp_path: 
     assert f"averaged weights: {key}" in told
     with pytest.raises(UsageError, match="no averaged weights — it has: state_dict"):
         imported(tmp_path, {"state_dict": NET}, ema=True)
+
+
+def test_averaged_weights_beside_a_layout_that_is_known(tmp_path: Path) -> None:
+    """SupContrast's own keys do not hide what stands beside them."""
+    average = {name: tensor + 1 for name, tensor in supcontrast()["model"].items()}
+    content = {**supcontrast(), "model_ema": {**average, **HEAD}}
+    content["model"] = {**content["model"], **HEAD}
+    found, told = imported(tmp_path, content)
+    assert any("averaged weights (model_ema" in line for line in told)
+    assert same_bits(found, OURS)
+    found, told = imported(tmp_path, content, ema=True)
+    assert any(line.startswith("averaged weights: model_ema") for line in told)
+    assert torch.equal(found["backbone.conv1.weight"], OURS["backbone.conv1.weight"] + 1)
 
 
 def test_torchvisions_reference_script_with_its_ema(tmp_path: Path) -> None:

@@ -153,8 +153,27 @@ def test_without_timm_the_message_says_so_and_never_sends_in_a_circle(
         assert status == 4
         assert "xeval import" not in second
         assert "xeval score" not in second
-    with pytest.raises(CheckpointError, match=r"resnet18 but for extra layer1.0.se.* — .* need the package timm"):
+    with pytest.raises(CheckpointError, match=r"resnet18 but for extra layer1.0.se.* — .* of timm need: pip install"):
         brought(tmp_path / "se.pth", squeezed, tmp_path / "run")
+
+
+def test_a_missing_package_is_named_only_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timm, "list_models", lambda *_: [])
+    more = {**BACKBONE, **HEAD, "layer1.0.extra.weight": torch.ones(1)}
+    with pytest.raises(CheckpointError, match="but for extra") as refused:
+        brought(tmp_path / "more.pth", more, tmp_path / "run")
+    assert "timm" not in str(refused.value)
+
+
+def test_a_name_of_timm_cannot_be_judged_without_timm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """resnetblur50 has the tensors of resnet50 and computes something else."""
+    content = {"arch": "resnetblur50", "state_dict": {**BACKBONE, **HEAD}}
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(CheckpointError, match="names the network resnetblur50") as refused:
+        brought(tmp_path / "c.pth", content, tmp_path / "no")
+    assert refused.value.remedy.endswith("[timm]', or name the network with --arch resnet-small")
+    run, _ = brought(tmp_path / "c.pth", content, tmp_path / "run", arch="resnet-small")
+    assert read_card(run).model.arch == "resnet-small"
 
 
 def test_torchvisions_other_networks_come_in_by_name(tmp_path: Path) -> None:

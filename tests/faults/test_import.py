@@ -42,8 +42,9 @@ from xeval.checkpoints.card import read_card
 from xeval.checkpoints.convert import import_checkpoint
 from xeval.checkpoints.layouts import LAYOUTS
 from xeval.checkpoints.load import load_encoder, load_model
-from xeval.errors import CheckpointError, DataError, UsageError, XevalError
+from xeval.errors import BusyError, CheckpointError, DataError, UsageError, XevalError
 from xeval.runtime.files import read_json
+from xeval.runtime.locks import locked
 from xeval.runtime.progress import Silent
 from xeval.scoring.run import score
 
@@ -211,6 +212,25 @@ def test_a_run_is_never_overwritten_and_the_same_import_has_nothing_to_do(tmp_pa
     (run / "best.safetensors").write_bytes(b"damaged")
     with pytest.raises(CheckpointError, match=r"best.safetensors is truncated"):
         import_checkpoint(tmp_path / "ckpt.pth", run, "digits", told)
+
+
+@pytest.mark.fault("C23")
+def test_an_import_waits_for_nobody_and_leaves_a_training_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process at a time writes a run, and a training that can still go on is not replaced by another network."""
+    monkeypatch.setattr(quarantine, "_limit_memory", lambda _: None)
+    monkeypatch.setattr(quarantine, "_run_child", quarantine.main)
+    run = tmp_path / "run"
+    run.mkdir()
+    with locked(run), pytest.raises(BusyError):
+        brought(tmp_path / "ckpt.pth", excon(), run)
+    assert not list(run.iterdir())
+    (run / "state").mkdir()
+    for content in (excon(), moco()):
+        with pytest.raises(UsageError, match="holds a training that is not finished"):
+            brought(tmp_path / "ckpt.pth", content, run)
+    assert [path.name for path in run.iterdir()] == ["state"]
 
 
 def test_heads_and_values_are_checked(tmp_path: Path) -> None:

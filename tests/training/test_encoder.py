@@ -13,7 +13,7 @@ from tests.runs import make_run
 from xeval.checkpoints.load import load_model
 from xeval.checkpoints.weightfiles import write_tensors
 from xeval.data import normalize, open_dataset
-from xeval.errors import CheckpointError
+from xeval.errors import CheckpointError, UsageError
 from xeval.models.classifier import NearestNeighbours
 from xeval.scoring.run import score
 from xeval.training.encoder import centroids, probe_encoder
@@ -88,3 +88,28 @@ def test_a_probed_encoder_is_scored_and_an_unprobed_one_refused(encoder: Path, t
 def test_an_encoder_that_fits_nothing_is_refused(encoder: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not fit resnet18"):
         probe_encoder(encoder, "digits", out=tmp_path, arch="resnet18")
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in run.iterdir() if path.suffix == ".safetensors"}
+
+
+def test_a_probe_replaces_no_other_run(encoder: Path, tmp_path: Path) -> None:
+    """The same probe again is the same run; another head, another encoder or a training keep their folder."""
+    run = probe_encoder(encoder, "digits", out=tmp_path, head="centroid")
+    before = contents(run)
+    assert probe_encoder(encoder, "digits", out=tmp_path, head="centroid") == run
+    assert contents(run) == before
+    _, other = make_run(tmp_path / "other", arch="resnet-small", seed=5)
+    (tmp_path / "again").mkdir()
+    write_tensors(tmp_path / "again" / "moco.safetensors", other.backbone.state_dict())  # type: ignore[arg-type]
+    for path, head in ((encoder, "knn"), (tmp_path / "again" / "moco.safetensors", "centroid")):
+        with pytest.raises(UsageError, match="already holds a run, and not of this encoder and head"):
+            probe_encoder(path, "digits", out=tmp_path, head=head)  # type: ignore[arg-type]
+    assert contents(run) == before
+    make_run(tmp_path / "digits-mine-s0", arch="resnet-small")
+    with pytest.raises(UsageError, match="already holds a run"):
+        probe_encoder(encoder, "digits", out=tmp_path, method="mine")
+    (tmp_path / "digits-half-s0" / "state").mkdir(parents=True)
+    with pytest.raises(UsageError, match="holds a training that is not finished"):
+        probe_encoder(encoder, "digits", out=tmp_path, method="half")

@@ -16,7 +16,7 @@ import torch
 
 from xeval.checkpoints.card import RunCard, Selection, read_card, write_card
 from xeval.checkpoints.facts import Facts, facts, whole_number
-from xeval.checkpoints.folder import MANIFEST
+from xeval.checkpoints.folder import MANIFEST, require_no_training
 from xeval.checkpoints.identify import identify
 from xeval.checkpoints.layouts import Recognised, classifier_of
 from xeval.checkpoints.libraries import own_in
@@ -32,7 +32,9 @@ from xeval.data.base import Size
 from xeval.errors import DataError, UsageError
 from xeval.models import ModelSpec
 from xeval.models.architectures import is_built_in
+from xeval.models.sources import native, require_named
 from xeval.runtime.files import digest, file_hash, require_writable, writable_directory
+from xeval.runtime.locks import locked
 from xeval.runtime.progress import Progress
 from xeval.runtime.provenance import provenance
 from xeval.runtime.validation import require_seed
@@ -82,6 +84,9 @@ def import_checkpoint(
     if classifier is not None:
         head = classifier_of(classifier, open_foreign(classifier).containers)
         foreign = replace(foreign, containers={**foreign.containers, "classifier": head})
+    if arch is not None and not is_built_in(arch):
+        require_named(arch)
+        foreign = replace(foreign, containers={key: native(arch, one) for key, one in foreign.containers.items()})
     own = own_in(path, foreign, arch, Choice(key, ema))
     opened = open_dataset(dataset, data, size or (own.size if own else None))
     known = facts(foreign.fields, out=out.name, stem=path.stem, name=name, method=method, seed=seed)
@@ -95,13 +100,15 @@ def import_checkpoint(
     if found.has_head:
         record = _record(_sources(path, classifier), foreign, found) | ({KEY: source} if source else {})
         return _write_run(path, out, info, foreign, found, record, arch, known, notes, progress)
-    if (out / MANIFEST).exists():
-        raise UsageError(f"{out} already holds a run", "choose another folder with --out")
-    for note in notes:
-        progress.say(note)
     encoder_from(path, found.tensors, info, arch=arch)
     target = writable_directory(out) / ENCODER
-    write_tensors(target, found.tensors)
+    with locked(out):
+        require_no_training(out)
+        if (out / MANIFEST).exists():
+            raise UsageError(f"{out} already holds a run", "choose another folder with --out")
+        for note in notes:
+            progress.say(note)
+        write_tensors(target, found.tensors)
     progress.say(f"no linear head; run: xeval probe {target} --dataset {dataset}{wish.options}")
     return target
 
@@ -135,14 +142,16 @@ def _write_run(
     spec = spec_of(path, found.tensors, info, arch)
     fit(path, spec, found.tensors)
     card = _card(known, info, foreign, found, record, spec)
-    if (out / MANIFEST).exists():
-        _require_same(out, card)
-        progress.say(f"{out} holds this checkpoint already: nothing to do")
-        return out
-    for note in notes:
-        progress.say(note)
-    write_tensors(writable_directory(out) / WEIGHTS, found.tensors)
-    write_card(out, card, [WEIGHTS])
+    with locked(writable_directory(out)):
+        require_no_training(out)
+        if (out / MANIFEST).exists():
+            _require_same(out, card)
+            progress.say(f"{out} holds this checkpoint already: nothing to do")
+            return out
+        for note in notes:
+            progress.say(note)
+        write_tensors(out / WEIGHTS, found.tensors)
+        write_card(out, card, [WEIGHTS])
     return out
 
 

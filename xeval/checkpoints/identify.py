@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from xeval.checkpoints.facts import arch_of
@@ -60,7 +61,7 @@ def _by_shapes(
     found = recognise(path, foreign, len(info.classes), choice)
     fits = fitting(found.tensors, info.channels) if found else []
     if found and len(fits) == 1:
-        return _compared(found, arch_of(foreign.fields), fits[0]), fits[0]
+        return _compared(path, found, arch_of(foreign.fields), fits[0]), fits[0]
     if found and fits:
         raise CheckpointError(
             f"the tensors of {path} fit several architectures: {', '.join(fits)}", "name one with --arch"
@@ -71,16 +72,29 @@ def _by_shapes(
     raise _unknown(path, found, info) if found else no_network(path, foreign)
 
 
-def _compared(found: Recognised, named: str | None, arch: str) -> Recognised:
-    """Add a note where the file names another architecture than the one that its tensors have."""
+def _compared(path: Path, found: Recognised, named: str | None, arch: str) -> Recognised:
+    """Add a note where the file names another architecture than the one that its tensors have.
+
+    Raises:
+        CheckpointError: timm is missing, which may have a network of that name: some have the tensors of another one
+            and compute something else, as those with blurred pooling do.
+    """
     if named in (None, arch):
         return found
+    if named is not None and not is_built_in(named) and find_spec("timm") is None:
+        raise CheckpointError(
+            f"{path} names the network {named[:100]}, its tensors are those of {arch}, and without timm nobody sees "
+            "whether the two are one",
+            f"install it: pip install 'xeval-explanations[timm]', or name the network with --arch {arch}",
+        )
     return replace(found, notes=(*found.notes, f"the file names {named}, its tensors are those of {arch}"))
 
 
 def _unknown(path: Path, found: Recognised, info: DatasetInfo) -> CheckpointError:
     but = differences_from(found.tensors, info.channels)
-    remedy = "save the whole state_dict(); other networks than those of `xeval list models` need the package timm"
+    remedy = "save the whole state_dict(), or name a network of `xeval list models` with --arch"
+    if find_spec("timm") is None:
+        remedy = f"{remedy}; those of timm need: pip install 'xeval-explanations[timm]'"
     return CheckpointError(f"the network in {path} is none that is known{but}", remedy)
 
 

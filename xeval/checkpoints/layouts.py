@@ -94,7 +94,8 @@ def recognise(path: Path, foreign: Foreign, classes: int, choice: Choice) -> Rec
     if not places:
         return None
     known = [place for place in places if any(layout.describes(place, plain) for layout in LAYOUTS)]
-    place, notes = choose(path, plain, places if choice.key or not known else known[:1], choice)
+    meant = [*known[:1], *(place for place in places if place.averaged and place not in known[:1])]
+    place, notes = choose(path, plain, places if choice.key or not known else meant, choice)
     layout = next((layout for layout in LAYOUTS if layout.describes(place, plain)), _layout_of(place))
     found = _renamed(path, layout, place, plain, classes, chosen=choice.key is not None)
     notes = (*_unwrapped(containers, place), *notes, *found.notes)

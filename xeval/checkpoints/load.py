@@ -27,7 +27,7 @@ from xeval.errors import CheckpointError, DataError, UsageError
 from xeval.models import ModelSpec, build
 from xeval.models.architectures import is_built_in
 from xeval.models.configuration import Configuration
-from xeval.models.sources import apart, network, opens_or_runs, require_followed, require_named
+from xeval.models.sources import apart, native, network, opens_or_runs, require_followed, require_named
 from xeval.runtime.files import atomic_write, file_hash
 
 CARD_KEY = "xeval"
@@ -226,6 +226,7 @@ def _outside(path: Path, tensors: dict[str, Tensor], arch: str, describe: Callab
     """Return the network of another library, which keeps its own names and comes with its head."""
     require_named(arch)
     tensors, renamed = bare_names(tensors)
+    tensors = native(arch, tensors)
     own = own_configuration(path, tensors, arch)
     dataset = describe() if own is None else describe(own.size)
     spec = spec_of(path, tensors, dataset, arch)
@@ -257,7 +258,7 @@ def load_encoder(
     tensors, outside = _tensors_of(path), _outside_spec(path, dataset, arch)
     if outside is not None:
         spec = outside.model_copy(update={"normalize_features": normalize_features, "bank": bank})
-        return _with_fresh_head(path, bare_names(tensors)[0], spec), spec
+        return _with_fresh_head(path, _own_names(tensors, spec.arch), spec), spec
     return encoder_from(
         path, canonical(tensors)[0], dataset, arch=arch, normalize_features=normalize_features, bank=bank
     )
@@ -273,6 +274,11 @@ def _outside_spec(path: Path, dataset: DatasetInfo, arch: str | None) -> ModelSp
         return None
     sizes = {"num_classes": len(dataset.classes), "in_channels": dataset.channels, "image_size": dataset.size}
     return known.model_copy(update=sizes)
+
+
+def _own_names(tensors: dict[str, Tensor], arch: str) -> dict[str, Tensor]:
+    """Return the tensors of a file under the names of a network of another library."""
+    return native(arch, bare_names(tensors)[0])
 
 
 def _with_fresh_head(path: Path, tensors: dict[str, Tensor], spec: ModelSpec) -> nn.Module:
@@ -316,7 +322,7 @@ def encoder_from(
 def encoder_tensors(path: Path, spec: ModelSpec, head_name: str) -> dict[str, Tensor]:
     """Return the encoder of a run or weight file as tensors that fit a network; the errors are those of loading."""
     found = _tensors_of(path)
-    tensors, _ = canonical(found) if is_built_in(spec.arch) else bare_names(found)
+    tensors = canonical(found)[0] if is_built_in(spec.arch) else _own_names(found, spec.arch)
     fitted = _with_fresh_head(path, tensors, spec).state_dict()
     return {name: tensor for name, tensor in fitted.items() if not name.startswith(f"{head_name}.")}
 
@@ -326,7 +332,7 @@ def own_of(path: Path, arch: str | None) -> Configuration | None:
     if arch is None or is_built_in(arch) or card_of(path) is not None:
         return None
     require_named(arch)
-    return own_configuration(path, bare_names(_tensors_of(path))[0], arch)
+    return own_configuration(path, _own_names(_tensors_of(path), arch), arch)
 
 
 def spec_of(path: Path, tensors: dict[str, Tensor], dataset: DatasetInfo, arch: str | None) -> ModelSpec:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from xeval.errors import ResourceError, UsageError
 from xeval.models.classifier import ModelSpec
@@ -51,6 +51,25 @@ def pretrained(name: str, spec: ModelSpec) -> nn.Module:  # noqa: ARG001 - every
     """Build a network with its published weights, all classes of them."""
     kinds = transformers().AutoModelForImageClassification
     return _with_logits(_asked(name, kinds.from_pretrained, use_safetensors=True, dtype=torch.float32))
+
+
+def native(name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors under the names that the network has in memory, where a file has those that the library stores.
+
+    The library itself translates; tensors that are not this network's stay as they are.
+    """
+    config = _asked(name, transformers().AutoConfig.from_pretrained)
+    with torch.device("meta"):
+        network = _told(name, lambda: transformers().AutoModelForImageClassification.from_config(config))
+    if tensors.keys() == network.state_dict().keys():
+        return tensors
+    try:
+        model, found = type(network).from_pretrained(
+            None, config=config, state_dict=dict(tensors), output_loading_info=True, dtype=torch.float32
+        )
+    except (RuntimeError, ValueError, OSError):
+        return tensors
+    return tensors if any(found.values()) else dict(model.state_dict())
 
 
 def configuration(name: str) -> Configuration | None:

@@ -14,7 +14,7 @@ from functools import partial
 from importlib.util import find_spec
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xeval.errors import CheckpointError, UsageError, unknown
@@ -30,6 +30,7 @@ class Source:
     """Where networks come from: how a name is written, the package that it needs, and what is made of a name.
 
     ``names`` and ``has`` are those of a library that lists its networks; None where a name opens or runs something.
+    ``native`` gives the tensors of a file the names that they have in the network.
     """
 
     about: str
@@ -39,6 +40,7 @@ class Source:
     configuration: Callable[[str], Configuration | None]
     names: Callable[[], list[str]] | None = None
     has: Callable[[str], bool] | None = None
+    native: Callable[[str, dict[str, Tensor]], dict[str, Tensor]] = lambda _name, tensors: tensors
 
 
 SOURCES = {
@@ -66,6 +68,7 @@ SOURCES = {
         of_transformers.build,
         of_transformers.pretrained,
         of_transformers.configuration,
+        native=of_transformers.native,
     ),
 }
 CODE = "pkg.module:function, a function of yours that returns the network"
@@ -174,6 +177,12 @@ def configuration(arch: str) -> Configuration | None:
     """Return what the network's own configuration says of its images; None for networks that have none."""
     source, _, name = arch.partition(":")
     return None if is_built_in(arch) or source not in SOURCES else SOURCES[source].configuration(name)
+
+
+def native(arch: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a file under the names of a network of another library that the user has named."""
+    source, _, name = arch.partition(":")
+    return SOURCES[source].native(name, tensors) if source in SOURCES else tensors
 
 
 def pretrained(spec: ModelSpec) -> nn.Module:

@@ -45,6 +45,6 @@ def _constants(
         source = wish.source if wish.given else f"published for {own.name}"
         return wish.for_plain_weights(own, measured=measured), source
     trained = wish.for_trained(own, card.dataset)
-    if named := card.recipe.get(KEY):
-        return trained, own_source(card.model.arch) if named == "network" else str(named)
+    if kept := card.recipe.get(KEY):
+        return trained, own_source(card.model.arch) if kept == "network" else str(kept)
     return (trained, "those of training") if wish.given or options.normalize_from_ckpt else (own, "")

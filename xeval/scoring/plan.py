@@ -214,9 +214,8 @@ def _open(checkpoint: Path, options: ScoreOptions) -> tuple[LoadedModel, Dataset
     loaded = load_model(checkpoint, weights=options.weights, arch=options.arch, describe=described)
     known = loaded.card.dataset if loaded.card else None
     name = options.dataset or (known.name if known else described().name)
-    own = known or loaded.own
-    size = options.size or (own.size if own else None)
-    dataset = open_dataset(name, options.data, size)
+    of_weights = known or loaded.own
+    dataset = open_dataset(name, options.data, options.size or (of_weights.size if of_weights else None))
     return *normalized(loaded, dataset.info, options, measured=dataset.measured), dataset.split(options.split)
 
 

@@ -38,7 +38,8 @@ def work(out: Path, path: str, *, threads: int | None) -> dict[str, Any]:
         name=Path(path).name,
     )
     if run.score is not None:
-        score(directory, progress, data=_path(run.data), device=run.device, **run.score)
+        named = {"arch": choice.recipe["arch"]}  # the sweep has just trained it, so it may be built again
+        score(directory, progress, data=_path(run.data), device=run.device, **{**named, **run.score})
     return {"chosen": choice.label if means else None, "held_out": means}
 
 
