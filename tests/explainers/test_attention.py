@@ -317,7 +317,7 @@ def pooled_by_attention() -> nn.Module:
     ("build", "problem"),
     [
         (torchvision_resnet, "no attention between tokens of a known grid"),
-        (lambda: seeded(NoAttention), "no attention between its tokens"),
+        (lambda: seeded(NoAttention), "no attention between all of its tokens"),
         (swin, "no attention between tokens of a known grid|within parts of an image"),
         (pooled_by_attention, "attention of 1×16, within parts of an image or between other tokens than the 16"),
     ],

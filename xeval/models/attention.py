@@ -71,7 +71,7 @@ def attention_of(model: nn.Module, images: Tensor, tokens: int) -> tuple[Tensor,
         logits = model(images)
     weights = [one.unsqueeze(1) if one.ndim == 3 else one for one in opened.weights]
     if not weights:
-        raise UsageError("the network has no attention between its tokens", INSTEAD)
+        raise UsageError("the network has no attention between all of its tokens", INSTEAD)
     for one in weights:
         if (len(one), *one.shape[2:]) != (len(images), tokens, tokens):
             sides = "×".join(map(str, one.shape[-2:]))
