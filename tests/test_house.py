@@ -39,8 +39,16 @@ FACE = {"__init__", "__main__"}
 
 NAMED = re.compile(r"xeval(\.[a-z_]+)+(:\w+)?")
 IMPORTERS = {"import_module", "__import__", "run_module", "resolve_name", "spec_from_file_location"}
-COMPUTED = {"xeval", "xeval.registry", "xeval.cli.options", "xeval.cli.completion", "benchmarks.__main__"}
-"""The modules that import by a name: the face, the doors of rooms, and the options and completions of a command."""
+COMPUTED = {
+    "xeval",
+    "xeval.registry",
+    "xeval.cli.options",
+    "xeval.cli.completion",
+    "xeval.models.of_code",
+    "benchmarks.__main__",
+}
+"""The modules that import by a name: the face, the doors of rooms, the options and completions of a command, and a
+network that the user's own code builds."""
 
 OUTER = {"robustness", "cli", "sweep", "api", "docs", "benchmarks"}
 """Only these rooms name training or reports."""
