@@ -79,7 +79,11 @@ def watching(model: nn.Module, see: Callable[[nn.Module, Tensor], None]) -> Iter
             see(trunk(model), images)
         return plain(network, images, whole=whole)
 
-    handle = trunk(model).register_forward_pre_hook(lambda module, inputs: see(module, inputs[0]))
+    def seen(module: nn.Module, inputs: tuple[object, ...]) -> None:
+        if isinstance(inputs[0], Tensor):  # following the forward pass symbolically is no pass
+            see(module, inputs[0])
+
+    handle = trunk(model).register_forward_pre_hook(seen)
     Network.__call__ = call  # type: ignore[assignment, method-assign]
     try:
         yield

@@ -9,8 +9,9 @@ import torch
 
 from xeval.data import DatasetInfo
 from xeval.errors import UsageError
-from xeval.models import build, find_layer
+from xeval.models import find_layer
 from xeval.models.layers import excon_layer
+from xeval.models.sources import network
 from xeval.training.learner import fresh_learner, model_spec
 from xeval.training.methods import METHODS
 from xeval.training.recipe import json_schema, load_recipe, recipe_hash, recipe_names
@@ -32,7 +33,7 @@ def test_every_packaged_recipe_validates_and_builds_its_model(name: str) -> None
     classes = tuple(str(number) for number in range(CLASSES[recipe.dataset]))
     info = DatasetInfo(recipe.dataset, classes, (0.5,) * channels, (0.2,) * channels, channels, recipe.image_size or 32)
     with torch.device("meta"):
-        model = build(model_spec(recipe, info))
+        model = network(model_spec(recipe, info))
         logits = model(torch.zeros(2, channels, info.size, info.size))
     assert logits.shape == (2, len(classes))
 
@@ -46,7 +47,8 @@ def test_a_recipe_of_the_excon_paper_trains_on_the_layer_that_its_protocol_score
     with torch.device("meta"):
         learner = fresh_learner(recipe, info, 0)
     if not name.startswith("excon-"):
-        assert learner.explained_layer == learner.model.pooled_layer
+        assert learner.explained_layer == (recipe.excon.layer or learner.default_layer)
+        find_layer(learner.model, learner.explained_layer)
         return
     assert learner.explained_layer == excon_layer(learner.model, size)
     assert learner.explained_layer == {32: "backbone.layer2.3.conv3", 64: "backbone.layer4.2.conv3"}[size]
