@@ -135,6 +135,8 @@ def added(keys: Any, name: str) -> Any:
         "head": head,
         "loss": {**recipe["loss"], "miner": None},
         "excon": {**recipe["excon"], "supcon_share": None, "allow_unexplained": None},
+        "init": None,
+        "normalization": None,
     }
     return {**keys, "explained_from": None, "recipe": {**recipe, **tables}}
 
