@@ -20,6 +20,7 @@ from xeval.data.damaged import without_damaged
 from xeval.data.manage import check
 from xeval.errors import CheckpointError, DataError, UsageError
 from xeval.scoring.run import score
+from xeval.training.encoder import probe_encoder
 from xeval.training.loop import train
 from xeval.training.recipe import load_recipe
 
@@ -277,7 +278,7 @@ def test_notes_survive_leaving_damaged_images_out(tmp_path: Path) -> None:
 
 @pytest.mark.fault("D20")
 def test_passed_over_files_are_said_and_stored(tmp_path: Path) -> None:
-    """Training and scoring say those of their split, once; the stored summary and the check hold them."""
+    """Training, probing and scoring say those of their split, once; the stored summary and the check hold them."""
     makers.write_tree(tmp_path / "my", {**FILES, **LEFT, "val/bee/5.heic": b"x", "val/bee/6.heic": b"x"})
     name, training, scoring = f"folder:{tmp_path / 'my'}", Told(), Told()
     settings = (f"dataset={name}", "image_size=32", "epochs=1", "arch=cnn-tiny")
@@ -286,6 +287,10 @@ def test_passed_over_files_are_said_and_stored(tmp_path: Path) -> None:
     score(run, scoring, metrics=("drop",), explainers=("grad-cam", "random"))
     assert [text for text in scoring.lines if "passed over" in text] == ["note: files passed over: 2 .heic"]
     assert json.loads((run / "scores.json").read_text())["dataset"]["notes"] == ["files passed over: 2 .heic"]
+    probing = Told()
+    chosen = {"head": "centroid", "image_size": 32, "method": "probed", "device": "cpu"}
+    probe_encoder(run, name, out=tmp_path / "probed", progress=probing, **chosen)
+    assert [text for text in probing.lines if "passed over" in text] == [f"note: {TOLD}"]
     notes = {split: part["notes"] for split, part in check(name)["splits"].items()}
     assert notes == {"train": [TOLD], "test": ["files passed over: 2 .heic"]}
 
