@@ -38,6 +38,26 @@ def test_occlusion_in_plain_loops():
             assert torch.allclose(found[n, 0], total / times, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(32, 4), (4, 32)])
+def test_occlusion_of_narrow_images_is_that_of_the_turned_ones(shape):
+    """The window fits the shorter side, so turning the image and the network turns the map."""
+
+    class Turned(nn.Module):
+        def __init__(self, weight):
+            super().__init__()
+            self.weight = weight
+
+        def forward(self, x):
+            return torch.stack([(x * self.weight).sum((1, 2, 3)), x.sum((1, 2, 3))], 1)
+
+    draw = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(2, 1, *shape, generator=draw), torch.randn(1, 1, *shape, generator=draw)
+    targets = torch.tensor([0, 0])
+    found, turned = occlusion(Turned(weight), "", x, targets), occlusion(Turned(weight.mT), "", x.mT, targets)
+    torch.testing.assert_close(found, turned.mT)
+    torch.testing.assert_close(found, (weight * x).expand_as(x), atol=1e-5, rtol=0)  # the window is one pixel
+
+
 def test_occlusion_equals_captum_called_directly():
     model, x = small_model(1), images(3, 1, side=20)  # the last windows are cut off at the border
     expected = attr.Occlusion(model).attribute(x, (1, 2, 2), strides=(1, 1, 1), target=TARGETS[:3]).detach()

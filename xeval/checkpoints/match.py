@@ -94,8 +94,8 @@ def shapes_of(path: Path, spec: ModelSpec) -> Shapes:
         raise
     except Exception as error:  # other libraries raise anything for sizes that they do not expect
         raise CheckpointError(
-            f"{path}: {spec.arch} cannot be built for {spec.image_size} px and {spec.num_classes} classes "
-            f"({first_line(error)[:160]})",
+            f"{path}: {spec.arch} cannot be built for {spec.num_classes} classes and images of "
+            f"{spec.shape[1]}×{spec.shape[2]} px ({first_line(error)[:160]})",
             "check --arch and --dataset",
         ) from None
 

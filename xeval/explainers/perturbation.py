@@ -27,12 +27,12 @@ def occlusion(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) ->
 
         A = mean over the windows that cover a pixel of logit(x) − logit(x with the window at 0)
 
-    Windows have the side round(H/8) and step by half of it, which takes about 225 forward passes per image. The method
-    is computed by captum's Occlusion.
+    Windows have the side round(min(H, W)/8) and step by half of it, which takes about 225 forward passes per square
+    image. The method is computed by captum's Occlusion.
     """
     from captum.attr import Occlusion
 
-    side = max(1, round(images.shape[-2] / 8))
+    side = max(1, round(min(images.shape[-2:]) / 8))
     step = max(1, side // 2)
     method = Occlusion(model)
     with torch.no_grad():
