@@ -92,7 +92,7 @@ def _compared(path: Path, found: Recognised, named: str | None, arch: str) -> Re
 
 def _unknown(path: Path, found: Recognised, info: DatasetInfo) -> CheckpointError:
     but = differences_from(found.tensors, info.channels)
-    remedy = "save the whole state_dict(), or name a network of `xeval list models` with --arch"
+    remedy = "save the whole state_dict(), or name the network with --arch (see: xeval list models)"
     if find_spec("timm") is None:
         remedy = f"{remedy}; those of timm need: pip install 'xeval-explanations[timm]'"
     return CheckpointError(f"the network in {path} is none that is known{but}", remedy)
