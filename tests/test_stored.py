@@ -138,7 +138,8 @@ def added(keys: Any, name: str) -> Any:
         "init": None,
         "normalization": None,
     }
-    return {**keys, "explained_from": None, "recipe": {**recipe, **tables}}
+    dataset = {**keys["dataset"], "interpolation": None}
+    return {**keys, "explained_from": None, "dataset": dataset, "recipe": {**recipe, **tables}}
 
 
 def shape(content: Any) -> Any:

@@ -79,6 +79,7 @@ def probe_encoder(
     wish = Wish.of(mean=mean, std=std, normalize=normalize)
     own = own_of(path, arch)
     opened = open_dataset(dataset, data_root, image_size or (own.size if own else None))
+    opened = opened if own is None else opened.interpolated(own.interpolation)
     if own is not None and not wish.given:
         wish = Wish(mean=own.mean, std=own.std)
     split, info = opened.split("train"), _normalized(path, opened, wish)

@@ -88,7 +88,10 @@ def opened(recipe: Recipe, data_root: Path | None) -> Dataset:
     if recipe.normalization == "network" and own is None:
         raise UsageError(f"{recipe.arch} has no configuration of its own", "leave out normalization")
     dataset = open_dataset(recipe.dataset, data_root, recipe.image_size or (own.size if own else None))
-    return dataset if own is None else replace(dataset, info=with_constants(dataset.info, own))
+    if own is None:
+        return dataset
+    dataset = dataset.interpolated(own.interpolation)
+    return replace(dataset, info=with_constants(dataset.info, own))
 
 
 def folder_name(out: Path, recipe: Recipe, seed: int, limit: int | None, overrides: Iterable[str]) -> str:

@@ -41,6 +41,26 @@ def test_two_splits(tmp_path: Path) -> None:
     assert np.array_equal(test.read(range(2)).numpy(), IMAGES[3:])
 
 
+def test_pictures_are_resized_as_asked_and_remembered_apart(tmp_path: Path) -> None:
+    path = f"folder:{makers.write_tree(tmp_path, FILES)}"
+    plain = open_dataset(path, size=20)
+    bicubic = plain.interpolated("bicubic")
+    assert (plain.info.interpolation, bicubic.info.interpolation) == ("bilinear", "bicubic")
+    pictures = [
+        Image.fromarray(image.transpose(1, 2, 0)).resize((20, 20), Image.Resampling.BICUBIC) for image in IMAGES
+    ]
+    wanted = np.stack([np.asarray(picture).transpose(2, 0, 1) for picture in pictures])
+    assert np.array_equal(bicubic.split("train").read(range(3)).numpy(), wanted[:3])
+    assert np.array_equal(bicubic.split("test").read(range(2)).numpy(), wanted[3:])
+    manifests = [
+        one.split("test").manifest() for one in (plain, bicubic, plain, bicubic)
+    ]  # the last two are remembered
+    assert manifests[:2] == manifests[2:]
+    assert manifests[0] != manifests[1]
+    assert plain.interpolated("of another kind") is plain
+    assert open_dataset("digits").interpolated("bicubic").info.interpolation == "bilinear"
+
+
 def test_constants_are_those_of_the_training_images(tmp_path: Path) -> None:
     info = open_dataset(f"folder:{makers.write_tree(tmp_path, FILES)}").info
     scaled = IMAGES[:3].astype(float) / 255

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.models.saved import CLASSES, MEAN, SIDE, STD, saved, vit
+from xeval.checkpoints.own import own_notes
 from xeval.errors import CheckpointError, UsageError
 from xeval.models import Classifier, ModelSpec
 from xeval.models.sources import apart, configuration, lines, network, pretrained, require_followed, require_named
@@ -136,7 +137,11 @@ def test_what_a_configuration_says_of_images(folder: Path, no_network: None) -> 
     found = configuration("timm:test_vit")
     assert found is not None
     assert (found.mean, found.size, found.crop, found.classes) == (theirs.mean, 160, theirs.crop_pct, 1000)
-    assert found.told() == "bicubic interpolation and a centre crop of 0.95"
+    assert own_notes("timm:test_vit", found) == (
+        "images are read at 160 px, resized bicubic where they are files of a folder "
+        "(the configuration of timm:test_vit)",
+        "the configuration of timm:test_vit also names a centre crop of 0.95, which is not followed",
+    )
     used = torchvision.models.ResNet50_Weights.DEFAULT.transforms()
     found = configuration("torchvision:resnet50")
     assert found is not None

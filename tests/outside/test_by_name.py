@@ -72,6 +72,9 @@ def test_a_folder_of_transformers_brings_its_constants_and_size(
     found = scores_of(shown)
     assert any(OWN in line for line in found["conventions"])
     assert found["dataset"]["n"] == 3
+    bicubic = open_dataset(f"folder:{images}", size=SIDE).interpolated("bicubic").split("test")
+    assert found["dataset"]["manifest"] == bicubic.manifest()  # the hash of the very pixels
+    assert found["dataset"]["manifest"] != open_dataset(f"folder:{images}", size=SIDE).split("test").manifest()
     opened = open_dataset(f"folder:{images}", size=SIDE).info
     loaded = load_model(folder / "model.safetensors", arch=f"hf:{folder}", describe=lambda _size: opened)
     x = torch.randn(2, 3, SIDE, SIDE)
@@ -113,6 +116,7 @@ def test_an_import_keeps_what_the_folder_says_and_asks_for_the_name_again(
     card = json.loads((run / "run.json").read_text())
     assert card["model"]["arch"] == arch
     assert (card["dataset"]["mean"], card["dataset"]["size"]) == ([0.5, 0.4, 0.3], SIDE)
+    assert card["dataset"]["interpolation"] == "bicubic"
     assert card["recipe"]["normalization"] == f"the configuration of {arch}"
     status, _, message = here(capsys, "score", str(run), *FAST)
     assert (status, "--arch hf:" in message) == (4, True)

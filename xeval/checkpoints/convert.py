@@ -89,6 +89,7 @@ def import_checkpoint(
         foreign = replace(foreign, containers={key: native(arch, one) for key, one in foreign.containers.items()})
     own = own_in(path, foreign, arch, Choice(key, ema))
     opened = open_dataset(dataset, data, size or (own.size if own else None))
+    opened = opened if own is None else opened.interpolated(own.interpolation)
     known = facts(foreign.fields, out=out.name, stem=path.stem, name=name, method=method, seed=seed)
     found, arch = identify(path, foreign, opened.info, arch, Choice(key, ema), progress)
     wish, source = _wish(wish, foreign, measured=opened.measured)

@@ -13,6 +13,7 @@ from torch import Tensor
 from xeval.checkpoints.match import shapes_of
 from xeval.checkpoints.normalization import Wish
 from xeval.data import DatasetInfo
+from xeval.data.images import METHODS
 from xeval.errors import CheckpointError
 from xeval.models import ModelSpec
 from xeval.models.configuration import Configuration
@@ -43,7 +44,11 @@ def own_source(arch: str) -> str:
 
 
 def own_notes(arch: str, own: Configuration) -> tuple[str, ...]:
-    """Say which size a configuration asks for, and what of it is not followed."""
-    other = own.told()
-    read = f"images are read at {own.size} px ({own_source(arch)})"
-    return (read, f"{own_source(arch)} also names {other}; images are read bilinear and whole") if other else (read,)
+    """Say which size and interpolation a configuration asks for, and what of it is not followed."""
+    known = own.interpolation in METHODS
+    how = f", resized {own.interpolation} where they are files of a folder" if known else ""
+    other = [] if known else [f"{own.interpolation} interpolation"]
+    other += [f"a centre crop of {own.crop:g}"] if own.crop != 1 else []
+    read = f"images are read at {own.size} px{how} ({own_source(arch)})"
+    left = [f"{own_source(arch)} also names {' and '.join(other)}, which is not followed"] if other else []
+    return (read, *left)

@@ -7,7 +7,8 @@ import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -45,7 +46,8 @@ def size_text(size: Size) -> str:
 class DatasetInfo:
     """The facts that a model and a report need about a data set; ``mean`` and ``std`` are of images scaled to [0, 1].
 
-    ``size`` is that of the images as read; ``native`` is that of the files, None if they differ or there are none.
+    ``size`` is that of the images as read, resized by ``interpolation``; ``native`` is that of the files, None if they
+    differ or there are none.
     """
 
     name: str
@@ -55,6 +57,7 @@ class DatasetInfo:
     channels: int
     size: Size
     native: Size | None = None
+    interpolation: str = "bilinear"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -195,18 +198,33 @@ class ArraySplit(Split):
 class Dataset:
     """A data set that a reader has found and checked; its splits are opened on demand.
 
-    ``measured`` says that mean and standard deviation are those of the images found, not published ones.
+    ``measured`` says that mean and standard deviation are those of the images found, not published ones;
+    ``interpolations`` are the ways in which its images can be resized.
     """
 
     info: DatasetInfo
     splits: Mapping[str, Callable[[], Split]]
     measured: bool = False
+    interpolations: frozenset[str] = frozenset({"bilinear"})
+
+    def interpolated(self, method: str) -> Dataset:
+        """Return the data set with images that are resized by a method, as it is where it has no such method."""
+        if method == self.info.interpolation or method not in self.interpolations:
+            return self
+        info = replace(self.info, interpolation=method)
+        return replace(self, info=info, splits={name: partial(_under, info, own) for name, own in self.splits.items()})
 
     def split(self, name: str) -> Split:
         """Return the split called ``name``; raise a UsageError that lists the known names for an unknown one."""
         if name not in self.splits:
             raise unknown("split", name, self.splits)
         return self.splits[name]()
+
+
+def _under(info: DatasetInfo, opened: Callable[[], Split]) -> Split:
+    split = opened()
+    split.info = info
+    return split
 
 
 def normalize(images: torch.Tensor, info: DatasetInfo) -> torch.Tensor:

@@ -22,7 +22,7 @@ from PIL import Image
 
 from xeval.data.base import Dataset, DatasetInfo, Index, Ints, Pixels, Size, as_size, height_and_width, moments
 from xeval.data.files import FolderTree, Tree, ZipTree
-from xeval.data.images import FileSplit, decode, fitted, fitted_mask, is_image_name
+from xeval.data.images import METHODS, FileSplit, decode, fitted, fitted_mask, is_image_name
 from xeval.data.objects import BOXES, Objects, find_objects, masks_folder
 from xeval.data.sources import reader
 from xeval.data.subsets import stratified
@@ -94,7 +94,7 @@ def read(path: Path, size: Size | None) -> Dataset:
     pixels: Pixels = np.stack([np.asarray(fitted(image, size)).transpose(2, 0, 1) for image in images])
     info = DatasetInfo(f"folder:{path}", classes, *moments(pixels), channels=3, size=size, native=native)
     splits = {name: partial(FolderSplit, info, name, tree, objects, *rows) for name, rows in listed.items()}
-    return Dataset(info, splits, measured=True)
+    return Dataset(info, splits, measured=True, interpolations=frozenset(METHODS))
 
 
 def _tree(path: Path) -> Tree:

@@ -34,6 +34,8 @@ T = TypeVar("T")
 Mask = NDArray[np.bool_]
 FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
 """What is decoded; each further decoder is a way in for hostile files, and that of EPS runs another program."""
+METHODS = {method.name.lower(): method for method in Image.Resampling}
+"""How a picture can be resized, by the names that libraries give it."""
 MAX_PIXELS = 50_000_000
 THREADS = 4
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # the tag in EXIF, and its values that swap width and height
@@ -89,7 +91,8 @@ class FileSplit(Split):
     def _subject(self) -> Subject:
         labels = hashlib.sha256(self.labels.astype("<i8").tobytes()).hexdigest()
         ids = hashlib.sha256("\n".join(self.ids).encode()).hexdigest()
-        about = (type(self).__name__, self.name, self.info.size, self._native, labels, ids)
+        method = (self.info.interpolation,) if self.info.interpolation != "bilinear" else ()
+        about = (type(self).__name__, self.name, self.info.size, self._native, labels, ids, *method)
         return Subject(self._tree, self._files, about)
 
     def _images(self, positions: Ints) -> Pixels:
@@ -109,7 +112,7 @@ class FileSplit(Split):
         if self._native and image.size != (self._native, self._native):
             width, height = image.size
             raise _unfit(self._tree.describe(name), f"is {width}×{height}, the first image a square of {self._native}")
-        return np.asarray(fitted(image, self.info.size)).transpose(2, 0, 1)
+        return np.asarray(fitted(image, self.info.size, METHODS[self.info.interpolation])).transpose(2, 0, 1)
 
 
 def decode(data: bytes, name: str) -> Image.Image:

@@ -18,9 +18,3 @@ class Configuration:
     interpolation: str
     crop: float
     classes: int
-
-    def told(self) -> str:
-        """Say what differs from how images are read here, empty where nothing does."""
-        other = [f"{self.interpolation} interpolation"] if self.interpolation != "bilinear" else []
-        other += [f"a centre crop of {self.crop:g}"] if self.crop != 1 else []
-        return " and ".join(other)

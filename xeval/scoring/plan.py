@@ -216,6 +216,7 @@ def _open(checkpoint: Path, options: ScoreOptions) -> tuple[LoadedModel, Dataset
     name = options.dataset or (known.name if known else described().name)
     of_weights = known or loaded.own
     dataset = open_dataset(name, options.data, options.size or (of_weights.size if of_weights else None))
+    dataset = dataset if of_weights is None else dataset.interpolated(of_weights.interpolation)
     return *normalized(loaded, dataset.info, options, measured=dataset.measured), dataset.split(options.split)
 
 
