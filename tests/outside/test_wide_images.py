@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from safetensors.numpy import load_file
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 import xeval
 from tests.commands import here
 from tests.data import makers
+from tests.explainers.networks import OF_ATTENTION
 from xeval.errors import DataError, UsageError
 from xeval.explainers import EXPLAINERS
 from xeval.models import ModelSpec, build
@@ -189,7 +191,9 @@ def test_any_number_of_channels(channels: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("explainer", list(EXPLAINERS))
 def test_every_explainer_at_a_size_that_is_not_square(explainer: str) -> None:
     images = torch.rand(2, 2, 16, 40, generator=torch.Generator().manual_seed(1))
-    maps = xeval.explain(Net(0, 2).eval(), images, explainer=explainer)
+    vit = {"img_size": (16, 40), "patch_size": 8, "in_chans": 2, "num_classes": 4}
+    model = timm.create_model("test_vit", **vit) if explainer in OF_ATTENTION else Net(0, 2)
+    maps = xeval.explain(model.eval(), images, explainer=explainer)
     assert maps.isfinite().all()
     height, width = maps.shape[2:]
     assert (height, width) == (8, 8) or abs(width / height - 2.5) < 0.6

@@ -76,4 +76,6 @@ def test_no_more_images_are_timed_than_are_scored(monkeypatch: pytest.MonkeyPatc
     chosen: dict[str, Any] = {"metrics": ("drop",), "explainers": ("grad-cam", "constant"), "device": "cpu"}
     table = xeval.score(model, [(IMAGES, LABELS)], **chosen)
     ((made, there),) = timed
-    assert 0 < made <= there <= table.attrs["summary"]["cost"]["passes"]
+    passes = table.attrs["summary"]["cost"]["passes"]
+    assert there == pytest.approx(passes, rel=0.1)  # two images tell it, but for what is passed once a block
+    assert 0 < made <= min(there, passes)

@@ -133,11 +133,12 @@ def transformer():
     return model
 
 
-def test_a_vision_transformer_gradients_yes_cams_no():
-    frame = xeval.score(transformer(), loader(side=32), explainers=("saliency",), metrics=("drop", "complexity"))
+def test_a_vision_transformer_is_explained_by_gradients_and_through_its_tokens():
+    names = ("saliency", "grad-cam")
+    frame = xeval.score(transformer(), loader(side=32), explainers=names, metrics=("drop", "complexity"))
     assert frame[frame.explainer == "saliency"]["mean"].notna().all()
-    with pytest.raises(UsageError, match="no N×K×h×w feature map"):
-        xeval.score(transformer(), loader(side=32), explainers=("grad-cam",), metrics=("drop",))
+    assert frame[frame.explainer == "grad-cam"]["n"].gt(0).all()
+    assert frame.attrs["summary"]["explained"]["layer"] == "encoder.layers.encoder_layer_1.ln_1"
 
 
 def test_what_does_not_fit_is_said():
