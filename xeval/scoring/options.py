@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from xeval.checkpoints.folder import Weights
 from xeval.checkpoints.normalization import Mean, Named, Std, Wish
-from xeval.data.base import read_size
 from xeval.errors import UsageError
 from xeval.perturb.thresholds import Mask, require_thresholds
 from xeval.runtime.validation import GREATEST_SEED, LEAST_SEED, first_mistake
@@ -86,6 +85,8 @@ class ScoreOptions(BaseModel):
     @field_validator("size", mode="before")
     @classmethod
     def _pixels(cls, value: Any) -> Any:
+        from xeval.data.base import read_size  # with numpy, which a command's help does without
+
         return read_size(value) if isinstance(value, str) else value
 
     @field_validator("thresholds")
