@@ -8,6 +8,7 @@ import pytest
 
 from tests.commands import here
 from tests.runs import make_run
+from xeval.checkpoints.card import read_card, write_card
 from xeval.errors import UsageError
 from xeval.sweep.plan import Run, Wish, make_plan
 from xeval.sweep.records import change, holding, is_complete, register, require_same
@@ -22,8 +23,10 @@ def runs(tmp_path: Path) -> tuple[Run, ...]:
 
 
 def complete(out: Path, run: Run) -> None:
-    make_run(out / run.path, method=run.method, seed=run.seed)
-    (out / run.path / "scores.json").write_text("{}")
+    made, _ = make_run(out / run.path, method=run.method, seed=run.seed)
+    trained = {"recipe": run.choices[0].recipe, "provenance": {"limit": run.limit}}
+    write_card(made, read_card(made).model_copy(update=trained), list(read_card(made).files))
+    (made / "scores.json").write_text("{}")
     change(out, run.path, state="complete")
 
 
