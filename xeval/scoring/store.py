@@ -48,6 +48,10 @@ _ORPHANS = """SELECT 1 FROM chunk WHERE cell NOT IN (SELECT id FROM cell)
     OR NOT EXISTS (SELECT 1 FROM reason) AND replace(hex(status), '0', '') <> '' LIMIT 1"""
 
 
+BESIDE = ("-journal", "-wal", "-shm")
+"""What SQLite keeps beside a file while it is written."""
+
+
 @dataclass(frozen=True)
 class Cell:
     """The key of one column; ``definition`` is the hash of everything else that changes its values."""
@@ -132,6 +136,13 @@ class Store:
                 self._db.execute("PRAGMA synchronous=FULL")
             if not there.keys() >= _SCHEMA.keys():
                 self._complete()
+            if any(self.path.with_name(self.path.name + end).exists() for end in BESIDE):
+                self._log()  # and back to one plain file on closing, which removes what a kill has left beside it
+
+    def _log(self) -> None:
+        with self._guard():
+            self._db.execute("PRAGMA journal_mode=WAL")
+        self._logging = True
 
     def _complete(self) -> None:
         """Create the tables that are missing, all or none; refuse a file with values that need what was missing."""
@@ -217,9 +228,7 @@ class Store:
     def put(self, first: int, blocks: Mapping[int, Block]) -> None:
         """Commit one chunk of many cells in one transaction."""
         if not self._logging:  # not earlier: a run with nothing to do must not change a byte of the file
-            with self._guard():
-                self._db.execute("PRAGMA journal_mode=WAL")
-            self._logging = True
+            self._log()
         with self._transaction(sum(block.values.nbytes for block in blocks.values())):
             rows = [self._row(cell, first, block) for cell, block in blocks.items()]
             self._db.executemany("INSERT OR REPLACE INTO chunk VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
