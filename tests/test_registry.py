@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 
@@ -88,3 +89,23 @@ def test_only_the_decorator_beside_a_registry_adds_to_it():
                 assert path == ROOT / DEFINED[name], f"{path} adds to {name}"
                 seen.add(name)
     assert seen == set(DEFINED)
+
+
+def test_the_code_of_a_thing_from_outside_is_that_which_was_registered(tmp_path):
+    registry: Registry[str] = Registry("thing")
+    path = tmp_path / "a.py"
+    registry.add("x", "first", function_of(path))
+    before = registry.code("x")
+    path.write_text("something else")
+    assert registry.code("x") == before == {"x": sha256(b"def thing(): pass").hexdigest()}
+    path.unlink()
+    registry.add("y", "of a notebook", function_of_no_file("<cell>"))
+    assert registry.code("y")["y"] != before["x"]
+    registry.add("z", "ours", import_modules)
+    assert registry.code("z", "unknown") == {}
+
+
+def function_of_no_file(name: str) -> object:
+    names: dict[str, object] = {}
+    exec(compile("def thing(): pass", name, "exec"), names)
+    return names["thing"]

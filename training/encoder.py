@@ -19,9 +19,9 @@ from xeval.checkpoints.card import RunCard, Selection, read_card, write_card
 from xeval.checkpoints.folder import MANIFEST, require_no_training, run_name
 from xeval.checkpoints.load import card_of, load_encoder, own_of, tensors_sha256
 from xeval.checkpoints.normalization import KEY, NormalizeName, Wish, same_constants
-from xeval.checkpoints.own import own_source
+from xeval.checkpoints.own import open_as_known, own_source, own_wish
 from xeval.checkpoints.weightfiles import write_tensors
-from xeval.data import Dataset, DatasetInfo, holdout, open_dataset
+from xeval.data import Dataset, DatasetInfo, holdout
 from xeval.data import normalize as normalized
 from xeval.data.base import Size
 from xeval.engine import pick_device
@@ -78,10 +78,9 @@ def probe_encoder(
     require_writable(out)
     wish = Wish.of(mean=mean, std=std, normalize=normalize)
     own = own_of(path, arch)
-    opened = open_dataset(dataset, data_root, image_size or (own.size if own else None))
-    opened = opened if own is None else opened.interpolated(own.interpolation)
+    opened = open_as_known(dataset, data_root, image_size, own)
     if own is not None and not wish.given:
-        wish = Wish(mean=own.mean, std=own.std)
+        wish = own_wish(own)
     split, info = opened.split("train"), _normalized(path, opened, wish)
     reporter: Progress = progress or Silent()
     for note in split.notes:
@@ -98,7 +97,7 @@ def probe_encoder(
     settings: dict[str, Any] = {"head": head, "normalize": unit, "weight_decay": weight_decay, "encoder": path.name}
     if wish.given or not same_constants(info, split.info):
         settings[KEY] = wish.source if wish.given else "those that the encoder was trained with"
-    if own is not None and wish == Wish(mean=own.mean, std=own.std):
+    if own is not None and wish == own_wish(own):
         settings[KEY] = own_source(spec.arch)
     card = _card(directory.name, name, seed, info, split.manifest(), spec, settings, _sha256(model, spec))
     _require_own(directory, card)

@@ -10,8 +10,8 @@ from typing import Any
 
 from xeval.checkpoints.card import RunCard, read_card
 from xeval.checkpoints.folder import MANIFEST, run_name
-from xeval.checkpoints.own import with_constants
-from xeval.data import Dataset, open_dataset
+from xeval.checkpoints.own import open_as_known, with_constants
+from xeval.data import Dataset
 from xeval.engine import pick_device
 from xeval.errors import DataError, UsageError, XevalError
 from xeval.models.sources import configuration
@@ -87,11 +87,8 @@ def opened(recipe: Recipe, data_root: Path | None) -> Dataset:
     own = configuration(recipe.arch) if recipe.normalization == "network" else None
     if recipe.normalization == "network" and own is None:
         raise UsageError(f"{recipe.arch} has no configuration of its own", "leave out normalization")
-    dataset = open_dataset(recipe.dataset, data_root, recipe.image_size or (own.size if own else None))
-    if own is None:
-        return dataset
-    dataset = dataset.interpolated(own.interpolation)
-    return replace(dataset, info=with_constants(dataset.info, own))
+    dataset = open_as_known(recipe.dataset, data_root, recipe.image_size, own)
+    return dataset if own is None else replace(dataset, info=with_constants(dataset.info, own))
 
 
 def folder_name(out: Path, recipe: Recipe, seed: int, limit: int | None, overrides: Iterable[str]) -> str:

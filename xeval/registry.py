@@ -41,14 +41,10 @@ class Broken:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the code of a thing lies: its file, and whether that belongs to this package.
-
-    ``code`` stands for the code where the file does not tell it.
-    """
+    """Where the code of a thing lies, and for a thing from outside this package the hash of that code."""
 
     file: str
-    own: bool
-    code: str | None = None
+    code: str | None
 
 
 class Registry(Generic[T]):
@@ -72,8 +68,8 @@ class Registry(Generic[T]):
         :class:`UsageError`.
         """
         file = str(Path(getfile(unwrap(made_of))).resolve())
-        origin = Origin(file, own=_package(made_of) == _package(type(self)))
-        before = self._origins.setdefault(name, origin).file
+        own = _package(made_of) == _package(type(self))
+        before = self._origins.setdefault(name, Origin(file, None if own else _code_in(file))).file
         if before != file:
             raise UsageError(f"the {self.kind} {name!r} is defined twice, in {before} and {file}", "rename one of them")
         self._things.setdefault(name, thing)
@@ -81,16 +77,12 @@ class Registry(Generic[T]):
     def foreign(self, name: str) -> str | None:
         """Return the file that defines a thing from outside this package; None for a thing of its own."""
         origin = self._origins.get(name)
-        return None if origin is None or origin.own else origin.file
+        return None if origin is None or origin.code is None else origin.file
 
     def code(self, *names: str) -> dict[str, str]:
-        """Return the SHA-256 of the defining file of every named thing from outside: other code is another thing."""
-        origins = {name: self._origins[name] for name in names if name in self._origins}
-        return {
-            name: origin.code or sha256(Path(origin.file).read_bytes()).hexdigest()
-            for name, origin in origins.items()
-            if not origin.own
-        }
+        """Return the hash of the code of every named thing from outside: other code is another thing."""
+        codes = {name: self._origins[name].code for name in names if name in self._origins}
+        return {name: code for name, code in codes.items() if code is not None}
 
     @contextmanager
     def lent(self, name: str, thing: T, made_of: Callable[..., object]) -> Iterator[None]:
@@ -98,7 +90,7 @@ class Registry(Generic[T]):
         if name in self:
             raise UsageError(f"the {self.kind} {name!r} exists already", "rename the function")
         self._things[name] = thing
-        self._origins[name] = Origin(f"the function {made_of.__module__}.{name}", own=False, code=uuid4().hex)
+        self._origins[name] = Origin(f"the function {made_of.__module__}.{name}", uuid4().hex)
         try:
             yield
         finally:
@@ -155,6 +147,14 @@ class Registry(Generic[T]):
 
 def _package(made_of: Callable[..., object]) -> str:
     return str(getattr(made_of, "__module__", "")).partition(".")[0]
+
+
+def _code_in(file: str) -> str:
+    """Return the SHA-256 of a file; where there is none, as in a notebook, a code that no other session has."""
+    try:
+        return sha256(Path(file).read_bytes()).hexdigest()
+    except OSError:
+        return uuid4().hex
 
 
 def load_file(path: Path) -> None:

@@ -206,6 +206,7 @@ def test_a_file_that_is_named_is_run_in_this_call_and_its_rows_know_its_code(
     assert code == 0
     assert "mine" in shown
     EXPLAINERS._things.pop("mine")
+    EXPLAINERS._origins.pop("mine")
     code, _, told = here(capsys, *command)  # what was stored names it, and nothing follows the name
     assert code == 2
     assert "unknown explainer 'mine'" in told

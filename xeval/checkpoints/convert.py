@@ -23,11 +23,11 @@ from xeval.checkpoints.libraries import own_in
 from xeval.checkpoints.load import encoder_from, require_head, run_tensors, spec_of
 from xeval.checkpoints.match import fit
 from xeval.checkpoints.normalization import KEY, NormalizeName, Wish, told
-from xeval.checkpoints.own import own_notes, own_source
+from xeval.checkpoints.own import open_as_known, own_notes, own_source, own_wish
 from xeval.checkpoints.places import Choice
 from xeval.checkpoints.sandbox import Foreign, open_foreign
 from xeval.checkpoints.weightfiles import regular, weakness, write_tensors
-from xeval.data import DatasetInfo, open_dataset
+from xeval.data import DatasetInfo
 from xeval.data.base import Size
 from xeval.errors import DataError, UsageError
 from xeval.models import ModelSpec
@@ -88,13 +88,12 @@ def import_checkpoint(
         require_named(arch)
         foreign = replace(foreign, containers={key: native(arch, one) for key, one in foreign.containers.items()})
     own = own_in(path, foreign, arch, Choice(key, ema))
-    opened = open_dataset(dataset, data, size or (own.size if own else None))
-    opened = opened if own is None else opened.interpolated(own.interpolation)
+    opened = open_as_known(dataset, data, size, own)
     known = facts(foreign.fields, out=out.name, stem=path.stem, name=name, method=method, seed=seed)
     found, arch = identify(path, foreign, opened.info, arch, Choice(key, ema), progress)
     wish, source = _wish(wish, foreign, measured=opened.measured)
     if own is not None and source is None:
-        wish, source = Wish(mean=own.mean, std=own.std), own_source(arch)
+        wish, source = own_wish(own), own_source(arch)
     info = wish.for_plain_weights(opened.info, measured=opened.measured)
     _require_normalization(path, foreign, info)
     notes = (*_notes(foreign, found, info, source), *(own_notes(arch, own) if own else ()))

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from xeval.checkpoints.match import shapes_of
 from xeval.checkpoints.normalization import Wish
-from xeval.data import DatasetInfo
+from xeval.data import Dataset, DatasetInfo, open_dataset
+from xeval.data.base import Size
 from xeval.data.images import METHODS
 from xeval.errors import CheckpointError
 from xeval.models import ModelSpec
@@ -33,9 +34,22 @@ def own_configuration(path: Path, tensors: dict[str, Tensor], arch: str) -> Conf
     return own if wanted == {name: tuple(tensor.shape) for name, tensor in tensors.items()} else None
 
 
+def open_as_known(
+    name: str, root: Path | None, size: Size | None, known: Configuration | DatasetInfo | None
+) -> Dataset:
+    """Open a data set as weights know its images: in their size unless another is given, with their interpolation."""
+    dataset = open_dataset(name, root, size or (known.size if known else None))
+    return dataset if known is None else dataset.interpolated(known.interpolation)
+
+
+def own_wish(own: Configuration) -> Wish:
+    """Return the constants of a configuration as if the user had named them."""
+    return Wish(mean=own.mean, std=own.std)
+
+
 def with_constants(info: DatasetInfo, own: Configuration) -> DatasetInfo:
     """Return a data set under the constants of a configuration."""
-    return Wish(mean=own.mean, std=own.std).on(info)
+    return own_wish(own).on(info)
 
 
 def own_source(arch: str) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from xeval.explainers import chunks
 from xeval.explainers.base import explainer
 from xeval.explainers.gradients import in_chunks
-from xeval.models.attention import attention_of, reading_of
+from xeval.models.attention import attention_of, by_head, reading_of
 
 
 @explainer("attention-rollout", units="location", citation="Abnar and Zuidema, ACL 2020")
@@ -35,7 +35,7 @@ def attention_rollout(model: nn.Module, _layer: str, images: Tensor, _targets: T
         with torch.no_grad():
             flow = same.expand(len(part), -1, -1)
             for weights in attention_of(model, part, reading.tokens)[1]:
-                flow = (_heads(weights).mean(1) + same) / 2 @ flow
+                flow = (by_head(weights).mean(1) + same) / 2 @ flow
             found.append(reading.map(flow))
     return torch.cat(found)
 
@@ -63,12 +63,7 @@ def gradient_attention(model: nn.Module, _layer: str, images: Tensor, targets: T
         )
         flow = torch.eye(reading.tokens, device=x.device, dtype=x.dtype).expand(len(x), -1, -1)
         for one, slope in zip(weights, slopes, strict=True):
-            flow = flow + _heads((slope * one).clamp_min(0)).mean(1) @ flow
+            flow = flow + by_head((slope * one).clamp_min(0)).mean(1) @ flow
         return reading.map(flow)
 
     return in_chunks(images, targets, attribute)
-
-
-def _heads(weights: Tensor) -> Tensor:
-    """Return weights N×H×T×T, also where attention has no heads."""
-    return weights.unsqueeze(1) if weights.ndim == 3 else weights

@@ -69,7 +69,7 @@ def attention_of(model: nn.Module, images: Tensor, tokens: int) -> tuple[Tensor,
     """
     with _Open(tokens) as opened:
         logits = model(images)
-    weights = [one.unsqueeze(1) if one.ndim == 3 else one for one in opened.weights]
+    weights = list(map(by_head, opened.weights))
     if not weights:
         raise UsageError("the network has no attention between all of its tokens", INSTEAD)
     for one in weights:
@@ -81,6 +81,11 @@ def attention_of(model: nn.Module, images: Tensor, tokens: int) -> tuple[Tensor,
                 INSTEAD,
             )
     return logits, opened.weights
+
+
+def by_head(weights: Tensor) -> Tensor:
+    """Return weights N×H×T×T, also where attention has no heads."""
+    return weights.unsqueeze(1) if weights.ndim == 3 else weights
 
 
 class _Open(TorchFunctionMode):

@@ -1,4 +1,4 @@
-"""Lend functions and ready maps of a Python session to the registries for the length of one call.
+"""Lend functions of a Python session to the registries for the length of one call.
 
 An explainer of one's own is a function ``(model, images, targets) -> maps``, a metric ``(model, images, maps, targets)
 -> values``; the rows and columns carry the names of the functions. What else a function reads cannot be seen, so its
@@ -8,7 +8,7 @@ rows are computed again in every call, and never taken from an earlier one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, TypeAlias, TypeVar, get_args
 
 import torch
@@ -24,27 +24,24 @@ from xeval.scoring.options import names as listed
 
 OwnExplainer: TypeAlias = Callable[[nn.Module, Tensor, Tensor], Tensor]
 OwnMetric: TypeAlias = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
+Lent: TypeAlias = AbstractContextManager[tuple[str, ...] | None]
 T = TypeVar("T")
 
 
-@contextmanager
-def explainers_lent(things: str | Sequence[str | OwnExplainer] | None) -> Iterator[tuple[str, ...] | None]:
+def explainers_lent(things: str | Sequence[str | OwnExplainer] | None) -> Lent:
     """Register the functions among explainers, and yield the names of all; ``units`` of a function says what it gives.
 
     Raises :class:`UsageError` for a function without a name, or with one that is taken.
     """
-    with _lent(EXPLAINERS, things, _explainer) as names:
-        yield names
+    return _lent(EXPLAINERS, things, _explainer)
 
 
-@contextmanager
-def metrics_lent(things: str | Sequence[str | OwnMetric] | None) -> Iterator[tuple[str, ...] | None]:
+def metrics_lent(things: str | Sequence[str | OwnMetric] | None) -> Lent:
     """Register the functions among metrics, and yield the names of all; their ``direction`` says what is better.
 
     Raises :class:`UsageError` for a function without a name, or with one that is taken.
     """
-    with _lent(METRICS, things, _metric) as names:
-        yield names
+    return _lent(METRICS, things, _metric)
 
 
 @contextmanager

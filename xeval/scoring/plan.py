@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from xeval.checkpoints.load import LoadedModel, load_model
+from xeval.checkpoints.own import open_as_known
 from xeval.data import DatasetInfo, Split, open_dataset, stratified
 from xeval.data.base import CHUNK, size_text
 from xeval.data.damaged import without_damaged
@@ -214,9 +215,7 @@ def _open(checkpoint: Path, options: ScoreOptions) -> tuple[LoadedModel, Dataset
     loaded = load_model(checkpoint, weights=options.weights, arch=options.arch, describe=described)
     known = loaded.card.dataset if loaded.card else None
     name = options.dataset or (known.name if known else described().name)
-    of_weights = known or loaded.own
-    dataset = open_dataset(name, options.data, options.size or (of_weights.size if of_weights else None))
-    dataset = dataset if of_weights is None else dataset.interpolated(of_weights.interpolation)
+    dataset = open_as_known(name, options.data, options.size, known or loaded.own)
     return *normalized(loaded, dataset.info, options, measured=dataset.measured), dataset.split(options.split)
 
 
