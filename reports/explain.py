@@ -18,7 +18,7 @@ import numpy as np
 from xeval.checkpoints.load import LoadedModel, load_model
 from xeval.data import Dataset, DatasetInfo, open_dataset
 from xeval.data.base import ArraySplit, Pixels
-from xeval.data.images import decode, fitted
+from xeval.data.images import METHODS, decode, fitted
 from xeval.engine import deterministic
 from xeval.errors import UsageError
 from xeval.models import frozen_eval
@@ -127,7 +127,7 @@ def _open(
         checkpoint, weights=options.weights, arch=options.arch, describe=lambda *size: opened(*size).info
     )
     if loaded.card is None:
-        found = opened() if loaded.own is None else opened(loaded.own.size)
+        found = opened() if loaded.own is None else opened(loaded.own.size).interpolated(loaded.own.interpolation)
         return normalized(loaded, found.info, options, measured=found.measured)
     info = loaded.card.dataset if dataset is None else opened().info
     return loaded, options.normalization.for_trained(info, loaded.card.dataset)
@@ -137,7 +137,7 @@ def _pixels(content: bytes, path: Path, info: DatasetInfo) -> Pixels:
     """Return one picture as the network takes it: uint8 C×H×W."""
     if info.channels not in (1, 3):
         raise UsageError(f"the network takes {info.channels} channels", "explain with a network for grey or RGB images")
-    image = fitted(decode(content, str(path)), info.size)
+    image = fitted(decode(content, str(path)), info.size, METHODS[info.interpolation])
     found = np.asarray(image.convert("L") if info.channels == 1 else image)
     return found.reshape(image.height, image.width, info.channels).transpose(2, 0, 1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from xeval.errors import DataError, UsageError, XevalError
 from xeval.explainers.cam import grad_cam, upsample
 from xeval.models import Classifier
 from xeval.perturb.masks import kept
-from xeval.reports.explain import explain
+from xeval.reports.explain import _pixels, explain
 from xeval.reports.strips import Scale, Strip, picture, scale_of
 
 CLASSES = ("otter", "seal", "tug", "$x^2$")
@@ -82,6 +83,14 @@ def test_a_colour_photograph_is_cut_normalised_and_scored(
     assert name == CLASSES[target]
     assert (p0, p1) == (pytest.approx(before, abs=0.0051), pytest.approx(after, abs=0.0051))
     assert abs(before - after) > 0.001
+
+
+@pytest.mark.parametrize("method", ["bilinear", "bicubic"])
+def test_a_picture_is_resized_as_the_images_that_are_scored(photo: Path, method: str) -> None:
+    box = (20, 0, 70, 50)
+    wanted = Image.open(photo).resize((32, 32), Image.Resampling[method.upper()], box=box)
+    found = _pixels(photo.read_bytes(), photo, replace(COLOUR, interpolation=method))
+    assert np.array_equal(found, np.array(wanted).transpose(2, 0, 1))
 
 
 def test_an_image_of_the_data_set_gets_what_it_got_when_scored(grey: tuple[Path, Classifier], tmp_path: Path) -> None:
