@@ -8,12 +8,12 @@ import torch
 
 from tests.runs import make_run
 from xeval.checkpoints.card import read_card, write_card
+from xeval.data import open_dataset
 from xeval.errors import DataError
 from xeval.sweep.plan import SweepPlan, Wish, make_plan
 from xeval.sweep.records import read, register
 from xeval.sweep.tuning import choose, held_out_accuracy
 from xeval.sweep.work import work
-from xeval.training.loop import open_dataset
 from xeval.training.recipe import Recipe
 from xeval.training.trainer import make_trainer
 
