@@ -23,10 +23,11 @@ from benchmarks.rows import Claim, Options, Target, main, row_of
 from benchmarks.subjects import device_of, network, pictures
 from xeval.engine import Engine, deterministic
 from xeval.models import frozen_eval
+from xeval.scoring.blocks import chunks
 from xeval.scoring.module import adapt
 from xeval.scoring.options import validated
 from xeval.scoring.plan import Plan, plan_for
-from xeval.scoring.scorer import Scorer, chunks, make_scorer, task_blocks
+from xeval.scoring.scorer import Scorer, make_scorer, task_blocks
 
 ROWS = ("grad-cam", "random", "random-cam", "inverse")
 METRICS = ("drop", "infidelity", "deletion", "insertion", "faithcorr", "complexity", "ssim", "sensitivity")

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from benchmarks.rows import Options
 from xeval.engine import Engine, pick_device
-from xeval.engine.batch_size import copies, probe_batch_size
+from xeval.engine.batch_size import probe_batch_size
 from xeval.engine.folding import Network, compiled, network_of
+from xeval.engine.timing import copies
 from xeval.metrics import Scene
 from xeval.models import ModelSpec, build, last_conv_stage
 from xeval.perturb.draws import image_keys

@@ -8,8 +8,8 @@ from torch import nn
 
 from tests.scenes import images, small_model
 from xeval.engine import Engine
-from xeval.engine.batch_size import copies
 from xeval.engine.folding import Network, compiled, network_of
+from xeval.engine.timing import copies
 from xeval.errors import UsageError
 from xeval.explainers import EXPLAINERS
 from xeval.models import ModelSpec, build

@@ -115,7 +115,7 @@ class Replacing(Silent):
     def __init__(self, path: Path, data: bytes) -> None:
         self.path, self.data = path, data
 
-    def track(self, items: Iterable[object], total: int, label: str) -> Iterator[object]:
+    def track(self, items: Iterable[object], total: int, label: str, *weigh: object) -> Iterator[object]:
         for item in items:
             yield item
             self.path.write_bytes(self.data)
@@ -146,6 +146,6 @@ class Counting(Silent):
     def __init__(self) -> None:
         self.blocks: list[int] = []
 
-    def track(self, items: Iterable[object], total: int, label: str) -> Iterator[object]:
+    def track(self, items: Iterable[object], total: int, label: str, *weigh: object) -> Iterator[object]:
         self.blocks.append(total)
         yield from items

@@ -161,7 +161,7 @@ def test_the_same_command_twice_does_nothing(run, tmp_path):
         def say(self, text):
             self.said.append(text)
 
-        def track(self, items, total, label):
+        def track(self, items, total, label, *weigh):
             yield from items
 
     score(run, Hears(), out=tmp_path, **FAST)

@@ -4,6 +4,8 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from xeval.errors import DataError
 from xeval.scoring.scorer import joined, lost
@@ -52,9 +54,9 @@ def test_a_chunk_is_all_or_nothing(tmp_path):
         object.__setattr__(broken, "values", np.zeros(1))
         with pytest.raises(KeyboardInterrupt):
             store.put(0, {ids[CELLS[0]]: block(1.0), ids[CELLS[1]]: broken})
-        assert store.done(ids.values()) == {cell: set() for cell in ids.values()}
+        assert store.done(ids.values()) == {cell: [] for cell in ids.values()}
         store.put(0, {ids[CELLS[0]]: block(1.0)})
-        assert store.done(ids.values())[ids[CELLS[0]]] == {0}
+        assert store.done(ids.values())[ids[CELLS[0]]] == [(0, 1)]
 
 
 def test_another_definition_is_another_cell(tmp_path):
@@ -90,10 +92,10 @@ def test_chunks_with_an_error_are_not_done(tmp_path):
         cell = store.ids(CELLS)[CELLS[0]]
         store.put(0, {cell: Block(np.array([1.0, np.nan]), lost_one)})
         store.put(2, {cell: Block(np.full(2, np.nan), empty)})
-        assert store.done([cell]) == {cell: {2}}
+        assert store.done([cell]) == {cell: [(2, 2)]}
         assert store.read(cell).counts("error") == {"RuntimeError": 1}
         store.put(0, {cell: Block(np.array([1.0, 2.0]), {})})
-        assert store.done([cell]) == {cell: {0, 2}}
+        assert store.done([cell]) == {cell: [(0, 2), (2, 2)]}
         assert store.read(cell).counts("error") == {}
 
 
@@ -142,7 +144,7 @@ STATEMENTS = (
     "CREATE INDEX finished ON chunk (failed, cell, first)",
     "CREATE TABLE image (data TEXT, number INTEGER, id TEXT, PRIMARY KEY (data, number)) WITHOUT ROWID",
 )
-FULL = {"cell", "chunk", "finished", "image", "reason"}
+FULL = {"cell", "chunk", "finished", "image", "reason", "tuned"}
 
 
 def names(path):
@@ -182,7 +184,7 @@ def interrupted_after(steps):
 @pytest.mark.fault("S25")
 def test_a_file_is_created_at_once_or_not_at_all(tmp_path, monkeypatch):
     found = []
-    for steps in range(1, 400, 3):
+    for steps in range(1, 520, 3):
         path = tmp_path / f"{steps}.sqlite"
         with monkeypatch.context() as patch, suppress(DataError):
             patch.setattr(sqlite3, "connect", interrupted_after(steps))
@@ -230,3 +232,68 @@ def test_a_missing_table_that_values_need_is_damage(tmp_path):
         with pytest.raises(DataError, match="a table is missing"):
             Store(path)
         assert path.read_bytes() == before == path.with_name(f"{path.name}.corrupt").read_bytes()
+
+
+def expected_after(puts):
+    """What a cell of ten images holds after some puts (first, values, errors), one image at a time."""
+    images = {}
+    for first, values, errors in puts:
+        for number, (value, error) in enumerate(zip(values, errors, strict=True)):
+            images[first + number] = (value, error)
+    return images
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.integers(0, 9).flatmap(
+            lambda first: st.tuples(
+                st.just(first), st.lists(st.tuples(st.integers(0, 99), st.booleans()), min_size=1, max_size=10 - first)
+            )
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_blocks_of_any_size_replace_the_images_they_hold_and_no_others(tmp_path, drawn):
+    puts = [(0, [0.0] * 10, [False] * 10)]
+    puts += [(first, [float(v) for v, _ in pairs], [error for _, error in pairs]) for first, pairs in drawn]
+    path = tmp_path / "s.sqlite"
+    path.unlink(missing_ok=True)
+    with Store(path) as store:
+        cell, other = store.ids(CELLS).values()
+        store.put(0, {other: block(*[7.0] * 10)})
+        for first, values, errors in puts:
+            store.put(first, {cell: Block(np.array(values), {("error", "broken"): np.array(errors)})})
+        found, left, done = store.read(cell), store.read(other), store.done([cell])[cell]
+    images = expected_after(puts)
+    assert found.values.tolist() == [images[number][0] for number in range(10)]
+    assert found.ok.tolist() == [not images[number][1] for number in range(10)]
+    assert left.values.tolist() == [7.0] * 10
+    for first, count in done:  # what counts as done has no error, and all chunks together lie side by side
+        assert not any(images[number][1] for number in range(first, first + count))
+    assert {n for n in images if not images[n][1]} >= {n for first, count in done for n in range(first, first + count)}
+
+
+def test_a_damaged_chunk_is_not_cut(tmp_path):
+    path = tmp_path / "s.sqlite"
+    with Store(path) as store:
+        cell = store.ids(CELLS)[CELLS[0]]
+        store.put(0, {cell: block(1.0, 2.0, 3.0, 4.0)})
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE chunk SET data = ?", (bytes(32),))
+    with Store(path) as store, pytest.raises(DataError, match="not as they were written"):
+        store.put(1, {cell: block(9.0)})
+    with Store(path) as store:  # one that is replaced as a whole needs nothing of the old
+        store.put(0, {cell: block(5.0, 6.0, 7.0, 8.0)})
+        assert store.read(cell).values.tolist() == [5, 6, 7, 8]
+
+
+def test_what_was_measured_is_kept_by_place(tmp_path):
+    with Store(tmp_path / "s.sqlite") as store:
+        assert store.tuned("here") is None
+        store.tune("here", {"form": "folded", "batch_size": 64})
+        store.tune("here", {"form": "as it is", "batch_size": 32})
+    with Store(tmp_path / "s.sqlite", read_only=True) as store:
+        assert store.tuned("here") == {"form": "as it is", "batch_size": 32}
+        assert store.tuned("there") is None

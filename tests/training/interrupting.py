@@ -33,7 +33,7 @@ class Interrupt(Silent):
             if self.left == 0 and self.step is None:
                 raise Stop
 
-    def track(self, items: Iterable[Any], total: int, label: str) -> Iterator[Any]:
+    def track(self, items: Iterable[Any], total: int, label: str, *weigh: object) -> Iterator[Any]:
         for number, item in enumerate(items):
             if self.left == 0 and number == self.step and label.startswith("epoch"):
                 raise Stop

@@ -23,6 +23,7 @@ from xeval.errors import DataError, UsageError
 from xeval.models.layout import Grid, reshaped_by
 from xeval.perturb.thresholds import Mask
 from xeval.runtime.files import read_json
+from xeval.runtime.precisions import Precision
 from xeval.runtime.progress import Silent
 from xeval.scoring import run as scoring
 from xeval.scoring.answers import Output, as_logits
@@ -71,6 +72,7 @@ def score(
     seed: int = 0,
     batch_size: int | None = None,
     device: str = "auto",
+    precision: Precision | None = None,
     compile: Switch = "off",  # noqa: A002 - named after the option
     out: Path | str | None = None,
     save_maps: bool = False,

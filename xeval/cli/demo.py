@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,12 +49,6 @@ class Named(Lines):
         if time.monotonic() - self._last >= self.every:
             self._last = time.monotonic()
             super().say(f"  {self.name}: {text}")
-
-    def track(self, items: Iterable[T], total: int, label: str) -> Iterator[T]:
-        """Yield ``items`` unchanged and print now and then how many are done."""
-        for done, item in enumerate(items, 1):
-            yield item
-            self.say(f"{label}: {done} of {total}")
 
 
 def train_and_score(out: Path, train: Train, progress: Progress, *, quick: bool = False) -> Path:

@@ -1,4 +1,4 @@
-"""Find how many images to pass through a network at a time, and measure how fast they go.
+"""Find how many images to pass through a network at a time.
 
 Measuring passes images too: never more of them than there are to pass afterwards.
 """
@@ -6,17 +6,14 @@ Measuring passes images too: never more of them than there are to pass afterward
 from __future__ import annotations
 
 import math
-import time
 
-import torch
 from torch import Tensor
 
-from xeval.engine.devices import synchronize
 from xeval.engine.folding import Forward
+from xeval.engine.timing import RUNS, throughput
 from xeval.runtime.memory import is_out_of_memory
 
 FIRST, LARGEST = 16, 1024
-RUNS = 3  # a warm-up and two timed ones
 
 
 def probe_batch_size(network: Forward, example: Tensor, *, largest: int = LARGEST, images: float = math.inf) -> int:
@@ -40,11 +37,6 @@ def probe_batch_size(network: Forward, example: Tensor, *, largest: int = LARGES
     return best_size
 
 
-def throughput(network: Forward, example: Tensor, size: int) -> float:
-    """Return the images per second in batches of ``size``; :data:`RUNS` of them are passed."""
-    return size / _seconds(network, copies(example, size))
-
-
 def _rate_if_it_fits(network: Forward, example: Tensor, size: int) -> float | None:
     try:
         return throughput(network, example, size)
@@ -52,21 +44,3 @@ def _rate_if_it_fits(network: Forward, example: Tensor, size: int) -> float | No
         if not is_out_of_memory(error):
             raise
         return None
-
-
-def copies(example: Tensor, size: int) -> Tensor:
-    """Return a batch of ``size`` copies of one image 1×C×H×W."""
-    return example.expand(size, -1, -1, -1).contiguous()
-
-
-def _seconds(network: Forward, images: Tensor) -> float:
-    """Return the shortest of the timed forward passes after one warm-up, in seconds."""
-    times = []
-    with torch.no_grad():
-        for _ in range(RUNS):
-            synchronize(images.device)
-            start = time.perf_counter()
-            network(images)
-            synchronize(images.device)
-            times.append(time.perf_counter() - start)
-    return min(times[1:])

@@ -7,16 +7,20 @@ itself, because a folded convolution has other activations (a map of them before
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from xeval.engine.precision import tf32
 from xeval.errors import UsageError
 from xeval.perturb.draws import normal
 from xeval.runtime.endings import first_line
 from xeval.runtime.memory import is_out_of_memory
+from xeval.runtime.precisions import Precision
 
 TOLERANCE = 1e-5  # largest difference of logits, relative to the largest logit where that exceeds 1
 IMAGES = 2
@@ -24,24 +28,45 @@ IMAGES = 2
 Forward = Callable[[Tensor], Tensor]
 
 
+HALF: dict[str, torch.dtype] = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
 @dataclass(frozen=True)
 class Network:
-    """The form of a network for passes without explanation: ``forward`` takes any batch, ``full`` whole batches."""
+    """The form of a network for passes without explanation: ``forward`` takes any batch, ``full`` whole batches.
+
+    ``rates`` are the images a second of the forms that were timed, by name.
+    """
 
     forward: Forward
     full: Forward
     layout: torch.memory_format = torch.contiguous_format
     folded: bool = False
     compiled: bool = False
+    precision: Precision = "float32"
+    rates: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """What distinguishes the form from others of the same model: ``folded, channels last``."""
+        layout = "channels last" if self.layout == torch.channels_last else "contiguous"
+        return f"{'folded' if self.folded else 'as it is'}, {layout}"
 
     def __call__(self, images: Tensor, *, whole: bool = False) -> Tensor:
         """Return the logits (N, classes) of N×C×H×W images; ``whole`` says that N is the batch size."""
-        return (self.full if whole else self.forward)(images.contiguous(memory_format=self.layout))
+        forward = self.full if whole else self.forward
+        given = images.contiguous(memory_format=self.layout)
+        if self.precision == "float32":
+            return forward(given)
+        with tf32(on=self.precision == "tf32"):
+            return forward(given.to(HALF.get(self.precision, given.dtype))).float()
 
-    def describe(self) -> dict[str, str | bool]:
+    def describe(self) -> dict[str, Any]:
         """Return the description of the network that is written beside the scores."""
+        rates = {"images_per_second": {name: round(rate, 1) for name, rate in self.rates.items()}} if self.rates else {}
+        precision = {} if self.precision == "float32" else {"precision": self.precision}
         layout = "channels last" if self.layout == torch.channels_last else "contiguous"
-        return {"folded": self.folded, "compiled": self.compiled, "layout": layout}
+        return {"folded": self.folded, "compiled": self.compiled, "layout": layout, **precision, **rates}
 
 
 def plain(model: nn.Module) -> Network:
@@ -50,20 +75,49 @@ def plain(model: nn.Module) -> Network:
 
 
 def network_of(model: nn.Module, example: Tensor) -> Network:
-    """Return the fastest form of a frozen model whose logits stay within 1e-5; ``example`` is 1×C×H×W on its device.
+    """Return the usual form of a frozen model whose logits stay within 1e-5; ``example`` is 1×C×H×W on its device.
 
-    A step is left out if the model does not allow it or if it would change the logits.
+    It is folded and channels last, as far as the model allows it and its logits stay.
     """
+    return forms_of(model, example)[0]
+
+
+def forms_of(model: nn.Module, example: Tensor) -> list[Network]:
+    """Return the forms of a frozen model whose logits stay within 1e-5, the usual one first, the model itself last."""
     keys = torch.arange(IMAGES, device=example.device)
     images = normal(0, "network", keys, 1, example.numel()).reshape(IMAGES, *example.shape[1:]).to(example)
     with torch.no_grad():
         logits = model(images)
         copy = folded(model, images, logits)
-        forward = model if copy is None else copy
-        last = _agree(forward, images.contiguous(memory_format=torch.channels_last), logits)
-    last = last and (copy is None or _laid_channels_last(copy))
-    layout = torch.channels_last if last else torch.contiguous_format
-    return Network(forward, forward, layout, folded=copy is not None)
+        found = [] if copy is None else [replace(plain(copy), folded=True)]
+        found.append(plain(model))
+        last = [form for form in map(_channels_last, found) if form is not None and _agree(form, images, logits)]
+    return sorted([*last, *found], key=lambda form: (not form.folded, form.layout != torch.channels_last))
+
+
+def _channels_last(form: Network) -> Network | None:
+    """Return the form with images, and the weights of a folded copy, laid channels last; None where they cannot be.
+
+    The weights of the model itself stay as they are, because it is explained.
+    """
+    if form.folded:
+        copy = deepcopy(cast("nn.Module", form.forward))
+        if not _laid_channels_last(copy):
+            return None
+        form = replace(plain(copy), folded=True)
+    return replace(form, layout=torch.channels_last)
+
+
+def in_precision(form: Network, precision: Precision) -> Network:
+    """Return a form whose passes are computed in another precision; its weights are converted once, in a copy.
+
+    Only the logits are float32 again; whoever compares them must allow for the precision (``docs/speed.md``).
+    """
+    dtype = HALF.get(precision)
+    if dtype is None or not isinstance(form.forward, nn.Module):
+        return replace(form, precision=precision)
+    copy = deepcopy(form.forward).to(dtype)
+    return replace(form, forward=copy, full=copy, precision=precision)
 
 
 def _laid_channels_last(copy: nn.Module) -> bool:
@@ -111,15 +165,18 @@ def compiled(network: Network, batch: Tensor) -> Network:
     place here.
 
     Raises:
-        UsageError: the compiler fails.
+        UsageError: the compiler fails, or its code gives other logits.
     """
     full: Forward = torch.compile(network.forward, dynamic=False, options={"freezing": True})
     fast = replace(network, full=full, compiled=True)
     try:
         with torch.no_grad():
-            fast(batch, whole=True)
+            found = fast(batch, whole=True)
     except Exception as error:  # compilers raise errors of many types
         if is_out_of_memory(error):
             raise
         raise UsageError(f"the network cannot be compiled ({first_line(error)})", "leave out --compile on") from None
+    with torch.no_grad():
+        if network.precision == "float32" and not _agree(lambda _batch: found, batch, network(batch)):
+            raise UsageError("the compiled network gives other logits", "leave out --compile on")
     return fast

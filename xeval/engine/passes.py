@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
-from xeval.engine.batch_size import RUNS, copies, throughput
 from xeval.engine.folding import Network, plain
 from xeval.engine.precision import softmax64
+from xeval.engine.timing import RUNS, copies, throughput
 from xeval.explainers.base import Explainer
 from xeval.runtime.memory import is_out_of_memory, out_of_memory
 
@@ -30,7 +30,7 @@ class Engine:
 
     ``model`` is the network that the explainers use; ``network`` is its form for all other passes (the model itself
     unless given). If memory does not suffice for a batch, the batch size is halved permanently and the pass repeated;
-    no number depends on the batch size.
+    no number depends on the batch size. ``jitter`` is how far the precision of the network moves probabilities.
     """
 
     def __init__(
@@ -40,8 +40,10 @@ class Engine:
         self.network = network or plain(model)
         self.batch_size = batch_size
         self.single = single
+        self.jitter = 0.0
         self._passes = 0
         self._taken = 0
+        self._overflow: Tensor | None = None
 
     @property
     def passes(self) -> int:
@@ -56,6 +58,11 @@ class Engine:
         """Return the number of passes since the last call; the caller adds them up."""
         fresh, self._taken = self._passes - self._taken, self._passes
         return fresh
+
+    def take_overflow(self) -> bool:
+        """Return whether a pass of lower precision has given a value that is not finite since the last call."""
+        found, self._overflow = self._overflow, None
+        return found is not None and bool(found)
 
     def logits(self, images: Tensor) -> Tensor:
         """Return the logits (N, classes) of N×C×H×W images, computed in batches."""
@@ -112,8 +119,17 @@ class Engine:
             self._batches(lambda start, stop: self._pass(copies(example, stop - start)), size)
         return throughput(self._pass, example, min(size, self.batch_size))
 
+    def turn(self, images: Tensor) -> Tensor:
+        """Do what scoring does with a batch N×C×H×W: compose it, pass it, and take one probability of each image."""
+        versions = torch.where(images[:, :1] < 0, images, torch.zeros_like(images[:1]))
+        return softmax64(self.network(versions), single=self.single)[:, 0]
+
     def _pass(self, images: Tensor) -> Tensor:
-        return self.network(images, whole=len(images) == self.batch_size)
+        logits = self.network(images, whole=len(images) == self.batch_size)
+        if self.network.precision != "float32":
+            broken = ~logits.isfinite().all()
+            self._overflow = broken if self._overflow is None else self._overflow | broken
+        return logits
 
     def _batches(self, run: Callable[[int, int], Tensor], total: int) -> list[Tensor]:
         """Call ``run(start, stop)`` for consecutive batches up to ``total``; halve a batch that did not fit."""

@@ -24,13 +24,25 @@ def softmax64(logits: Tensor, *, single: bool = False) -> Tensor:
 
 
 @contextmanager
+def tf32(*, on: bool) -> Iterator[None]:
+    """Let CUDA round the factors of float32 products to TF32 (10 bits of the fraction) inside the block, if ``on``."""
+    switches: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [switch.allow_tf32 for switch in switches]
+    for switch in switches:
+        switch.allow_tf32 = on
+    try:
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.allow_tf32 = value
+
+
+@contextmanager
 def deterministic() -> Iterator[None]:
     """Use deterministic kernels in full float32 wherever PyTorch has them; restore every switch afterwards.
 
     Kernels without a deterministic version (some backward passes on CUDA) run with PyTorch's warning.
     """
-    switches: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [switch.allow_tf32 for switch in switches]
     memory: Any = torch.utils.deterministic
     algorithms = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     benchmark, filling = torch.backends.cudnn.benchmark, memory.fill_uninitialized_memory
@@ -40,14 +52,11 @@ def deterministic() -> Iterator[None]:
         torch.use_deterministic_algorithms(True, warn_only=True)
         memory.fill_uninitialized_memory = False  # nothing here reads uninitialised memory
         torch.backends.cudnn.benchmark = False
-        for switch in switches:
-            switch.allow_tf32 = False
-        yield
+        with tf32(on=False):
+            yield
     finally:
         torch.use_deterministic_algorithms(algorithms[0], warn_only=algorithms[1])
         memory.fill_uninitialized_memory = filling
         torch.backends.cudnn.benchmark = benchmark
-        for switch, value in zip(switches, before, strict=True):
-            switch.allow_tf32 = value
         if workspace is None:
             os.environ.pop(WORKSPACE, None)

@@ -133,9 +133,10 @@ def score(explained: Explained, settings: DropSettings, _shared: None) -> Scores
     maps: score it with another fill as well.
     """
     probabilities, diagnostic, values = _masked(explained, settings)
+    tie = max(settings.tie, explained.scene.engine.jitter)
     scores: Scores = {}
     for j, param in enumerate(settings.names):
-        for name, value in drop_increase(explained.scene.p0, probabilities[:, j], settings.tie).items():
+        for name, value in drop_increase(explained.scene.p0, probabilities[:, j], tie).items():
             scores[f"{name}@{param}"] = Values(value)
         scores[f"{diagnostic}@{param}"] = Values(values[:, j])
     return scores

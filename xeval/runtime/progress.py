@@ -5,11 +5,25 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 T = TypeVar("T")
+
+
+Weigh: TypeAlias = Callable[[Any], int]
+
+
+def _one(_item: object) -> int:
+    return 1
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words that promise no more than an estimate holds: ``40 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 90:
+        return f"{max(1, seconds):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
 class Progress(Protocol):
@@ -18,8 +32,8 @@ class Progress(Protocol):
     def say(self, text: str) -> None:
         """Report one line of news."""
 
-    def track(self, items: Iterable[T], total: int, label: str) -> Iterator[T]:
-        """Yield ``items`` and count them."""
+    def track(self, items: Iterable[T], total: int, label: str, weigh: Weigh = _one) -> Iterator[T]:
+        """Yield ``items`` and count what they weigh; ``total`` is the weight of all."""
 
 
 class Silent:
@@ -28,7 +42,7 @@ class Silent:
     def say(self, text: str) -> None:
         """Ignore the news."""
 
-    def track(self, items: Iterable[T], total: int, label: str) -> Iterator[T]:  # noqa: ARG002
+    def track(self, items: Iterable[T], total: int, label: str, weigh: Weigh = _one) -> Iterator[T]:  # noqa: ARG002
         """Yield ``items``."""
         yield from items
 
@@ -43,14 +57,17 @@ class Lines:
         """Print one line."""
         print(text, file=sys.stderr, flush=True)
 
-    def track(self, items: Iterable[T], total: int, label: str) -> Iterator[T]:
-        """Yield ``items`` and print how many are done."""
-        last = time.monotonic()
-        for done, item in enumerate(items, 1):
+    def track(self, items: Iterable[T], total: int, label: str, weigh: Weigh = _one) -> Iterator[T]:
+        """Yield ``items``, and print how many are done and how long the others will take at the same speed."""
+        started = last = time.monotonic()
+        done = 0
+        for item in items:
             yield item
-            if time.monotonic() - last >= self.every:
-                last = time.monotonic()
-                self.say(f"{label}: {done} of {total}")
+            done, now = done + weigh(item), time.monotonic()
+            if now - last >= self.every and done < total:
+                last = now
+                left = duration((now - started) / done * (total - done))
+                self.say(f"{label}: {done:,} of {total:,}, about {left} left")
 
 
 class Bars(Lines):
@@ -62,11 +79,14 @@ class Bars(Lines):
 
         tqdm.write(text, file=sys.stderr)
 
-    def track(self, items: Iterable[T], total: int, label: str) -> Iterator[T]:
+    def track(self, items: Iterable[T], total: int, label: str, weigh: Weigh = _one) -> Iterator[T]:
         """Yield ``items`` and show a bar."""
         from tqdm import tqdm
 
-        yield from tqdm(items, total=total, desc=label, leave=False, dynamic_ncols=True)
+        with tqdm(total=total, desc=label, leave=False, dynamic_ncols=True) as bar:
+            for item in items:
+                yield item
+                bar.update(weigh(item))
 
 
 @contextmanager

@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict
-from typing import TypeAlias
 
 import numpy as np
 
 from xeval.errors import DataError
 from xeval.runtime.distributed import Processes
-from xeval.scoring.plan import Plan, Task
-from xeval.scoring.scorer import Blocks, Chunk, Failure, News, Scorer, chunks
+from xeval.scoring.blocks import Chunk, Work
+from xeval.scoring.plan import Plan
+from xeval.scoring.scorer import Blocks, Failure, News, Scorer
 from xeval.scoring.store import Block
-
-Work: TypeAlias = list[tuple[Chunk, list[Task]]]
 
 
 def shared_work(processes: Processes, plan: Plan, todo: Work | None) -> Work | None:
@@ -28,7 +26,10 @@ def shared_work(processes: Processes, plan: Plan, todo: Work | None) -> Work | N
     identity = [plan.loaded.sha256, plan.data_key, plan.protocol.hash(), plan.layer]
     message = None
     if processes.main:
-        work = [[chunk.first, [plan.tasks.index(task) for task in tasks]] for chunk, tasks in todo or []]
+        work = [
+            [chunk.first, len(chunk.positions), [plan.tasks.index(task) for task in tasks]]
+            for chunk, tasks in todo or []
+        ]
         message = {"identity": identity, "work": None if todo is None else work}
     said = processes.from_main(message)
     with processes.together():
@@ -39,8 +40,11 @@ def shared_work(processes: Processes, plan: Plan, todo: Work | None) -> Work | N
             )
     if said["work"] is None:
         return None
-    known = {chunk.first: chunk for chunk in chunks(plan)}
-    return [(known[first], [plan.tasks[number] for number in numbers]) for first, numbers in said["work"]]
+    positions = [int(i) for i in plan.chosen]
+    return [
+        (Chunk(first, positions[first : first + count]), [plan.tasks[number] for number in numbers])
+        for first, count, numbers in said["work"]
+    ]
 
 
 def collected(processes: Processes, scorer: Scorer, blocks: Blocks) -> list[Blocks]:
@@ -79,4 +83,4 @@ def unpacked(data: bytes) -> tuple[Blocks, News]:
             place += shape[0]
         blocks[key if isinstance(key, str) else tuple(key)] = Block(values, masks)
     told = header["news"]
-    return blocks, News([Failure(**failure) for failure in told["failures"]], told["passes"])
+    return blocks, News([Failure(**failure) for failure in told["failures"]], told["passes"], told["overflows"])

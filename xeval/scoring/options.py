@@ -11,6 +11,7 @@ from xeval.checkpoints.folder import Weights
 from xeval.checkpoints.normalization import Mean, Named, Std, Wish
 from xeval.errors import UsageError
 from xeval.perturb.thresholds import Mask, require_thresholds
+from xeval.runtime.precisions import Precision
 from xeval.runtime.validation import GREATEST_SEED, LEAST_SEED, first_mistake
 
 Target: TypeAlias = Literal["pred", "label"]
@@ -75,6 +76,11 @@ class ScoreOptions(BaseModel):
     seed: int = Field(0, ge=LEAST_SEED, le=GREATEST_SEED, description="seed of the sample and of every draw")
     batch_size: int | None = Field(None, ge=1, description="images a forward pass [default: found by probing]")
     device: str = Field("auto", description="torch device, such as cpu or cuda:1")
+    precision: Precision | None = Field(
+        None,
+        description="numbers of the passes that explain nothing: float32, tf32, float16 or bfloat16; part of what a "
+        "score is, and its effect is measured [default: float32]",
+    )
     compile: Switch = Field("off", description="compile the network for the batch size (TorchInductor); scores to 1e-5")
     out: Path | None = Field(None, description="folder of the scores [default: beside the checkpoint]")
     save_maps: bool = Field(False, description="also keep every map on its native grid")

@@ -115,10 +115,9 @@ class Plan:
 
     def model_cells(self) -> dict[str, Cell]:
         """Return the cells of what is known of each image before any explanation."""
-        return {
-            name: Cell(self.loaded.sha256, self.data_key, "", "model", name, self.protocol.target)
-            for name in MODEL_COLUMNS
-        }
+        precision = self.protocol.precision
+        definition = self.protocol.target if precision == "float32" else f"{self.protocol.target}, {precision}"
+        return {name: Cell(self.loaded.sha256, self.data_key, "", "model", name, definition) for name in MODEL_COLUMNS}
 
 
 def make_plan(checkpoint: Path, options: ScoreOptions) -> Plan:
@@ -180,6 +179,8 @@ def protocol_of(options: ScoreOptions) -> Protocol:
 
         if metrics is not None:
             raise UsageError("--engine quantus computes its own five metrics", "leave out --metrics")
+        if options.precision not in (None, "float32"):
+            raise UsageError("--engine quantus passes images through the model itself", "leave out --precision")
         metrics = FACETS
     explainers, controls = options.explainers, None
     if explainers is not None:
@@ -197,6 +198,7 @@ def protocol_of(options: ScoreOptions) -> Protocol:
         fill=options.fill,
         mask=options.mask,
         layer=options.layer,
+        precision=options.precision,
         seed=options.seed,
     )
 

@@ -19,11 +19,12 @@ from xeval.metrics.metric import Family
 from xeval.perturb.fills import FILLS
 from xeval.registry import Registry
 from xeval.runtime.files import digest
+from xeval.runtime.precisions import Precision
 from xeval.runtime.validation import first_mistake
 from xeval.scoring.options import Target
 
 GENERAL = ("target", "fill", "layer", "layer_rule", "map", "softmax", "order", "seed")
-LATER = ("svd", "inverse")
+LATER = ("svd", "inverse", "precision")
 """Fields that came after rows had been stored: they enter a definition only where they differ from their default."""
 
 SWITCHED = {
@@ -32,6 +33,9 @@ SWITCHED = {
     "enlarged",
     ("svd", "numpy"): "eigen-cam takes numpy's singular value decomposition; the sign of its maps, and so what the "
     "ReLU leaves of them, depends on the linear algebra library behind it",
+    ("precision", "tf32"): "passes that explain nothing in tf32: factors of float32 products with 10 bits of fraction",
+    ("precision", "float16"): "passes that explain nothing in float16; maps, softmax and statistics are not",
+    ("precision", "bfloat16"): "passes that explain nothing in bfloat16; maps, softmax and statistics are not",
     ("inverse", "complement"): "the control inverse is (max A − A)/(1e-7 + max A − min A) of the map A as it is scored",
 }
 """What is printed for a switch of a protocol, (field, value) → sentence."""
@@ -81,6 +85,11 @@ class Protocol(BaseModel):
     )
     softmax: Literal["float64", "float32"] = Field(
         default="float64", description="float32, as published code, lets the probabilities of saturated networks tie"
+    )
+    precision: Precision = Field(
+        default="float32",
+        description="numbers of the passes that explain nothing; below float32 a change of the probability counts as "
+        "a tie up to the 99th percentile of what the precision itself changes",
     )
     order: Literal["seeded", "argsort"] = Field(
         default="seeded", description="order of equal map values: by the seed, or as numpy's unstable argsort leaves it"

@@ -24,17 +24,20 @@ from xeval.runtime.distributed import ALONE, Processes
 from xeval.runtime.endings import first_line
 from xeval.runtime.files import atomic_write, read_json, require_writable, slug, writable_directory, write_json
 from xeval.runtime.locks import locked
-from xeval.runtime.progress import Progress, Silent, told_if_slow
+from xeval.runtime.progress import Progress, Silent, duration, told_if_slow
 from xeval.runtime.signals import Stop, never
+from xeval.scoring.blocks import Chunk, Lacking, Work, block_in_time, chunks, images_of, lacking, largest_block, work_of
 from xeval.scoring.completeness import shortfall
 from xeval.scoring.embedding import write_artifacts
-from xeval.scoring.exchange import Work, collected, shared_work
+from xeval.scoring.exchange import collected, shared_work
 from xeval.scoring.options import ScoreOptions, validated
-from xeval.scoring.plan import Label, Plan, Task, make_plan
+from xeval.scoring.plan import Label, Plan, make_plan
+from xeval.scoring.precision import compared, sentence
 from xeval.scoring.prefetch import prefetched
-from xeval.scoring.scorer import Blocks, Chunk, Failure, Scorer, chunks, make_scorer
+from xeval.scoring.scorer import Blocks, Failure, Scorer, make_scorer
 from xeval.scoring.store import Cell, Store, start_afresh
 from xeval.scoring.summary import SCHEMA, summarize
+from xeval.scoring.tuned import Tuned, place, recalled
 
 STORE, SCORES = "scores.sqlite", "scores.json"
 PREFLIGHT = 2
@@ -156,11 +159,13 @@ def _opened(session: Session) -> Iterator[Store]:
 def _scored(session: Session, store: Store | None) -> Scored:
     """Score what is missing in the store; only rank 0 has a store and tells the other ranks what is missing."""
     plan, processes = session.plan, session.processes
+    where: Lacking = []
     todo, finished = None, None
     with processes.together():
         if store is not None:
             store.name_images(plan.data_key, [plan.split.ids[i] for i in plan.chosen])
-            missing = _missing(store, plan)
+            where = lacking(store, plan)
+            missing = work_of(plan, where)
             finished = None if missing else _finished(session.folder / SCORES, plan)
             todo = missing if finished is None else None
     todo = shared_work(processes, plan, todo)
@@ -172,7 +177,7 @@ def _scored(session: Session, store: Store | None) -> Scored:
     with processes.together():
         scorer = make_scorer(plan, session.options)
     with frozen_eval(scorer.engine.model):
-        compute(session, scorer, store, todo)
+        compute(session, scorer, store, todo, where)
         with processes.together():
             return Scored(session.folder, None if store is None else _finish(session, scorer, store, started))
 
@@ -189,6 +194,11 @@ def _finish(session: Session, scorer: Scorer, store: Store, started: float) -> X
         **scorer.meter.record(),
     }
     summary = summarize(store, plan, scorer.cam_size, cost)
+    changed = compared(scorer, store)
+    if changed is not None:
+        summary["precision"] = changed
+        summary["warnings"].append(sentence(changed))
+        session.progress.say(sentence(changed))
     session.progress.say("features and t-SNE")
     summary["embedding"] = write_artifacts(out, scorer)
     if options.save_maps:
@@ -196,21 +206,6 @@ def _finish(session: Session, scorer: Scorer, store: Store, started: float) -> X
     require_unchanged(plan.loaded)
     write_json(out / SCORES, summary)
     return _defect(out, scorer.failures) or shortfall(summary, allowed=options.allow_partial)
-
-
-def _missing(store: Store, plan: Plan) -> Work:
-    """Return for each chunk the tasks that lack a cell or hold an error; the model's own cells belong to every task."""
-    parts: list[tuple[Task | None, list[Cell]]] = [(None, list(plan.model_cells().values()))]
-    parts += [(task, list(plan.cells(task).values())) for task in plan.tasks]
-    ids = store.ids([cell for _, cells in parts for cell in cells])
-    done = store.done(ids.values())
-    finished = [(task, set.intersection(*(done[ids[cell]] for cell in cells))) for task, cells in parts]
-    work: Work = []
-    for chunk in chunks(plan):
-        lacking = [task for task, firsts in finished if chunk.first not in firsts]
-        if lacking:
-            work.append((chunk, [task for task in lacking if task is not None]))
-    return work
 
 
 def _finished(path: Path, plan: Plan) -> Any:
@@ -234,19 +229,29 @@ def _finished(path: Path, plan: Plan) -> Any:
     )
 
 
-def compute(session: Session, scorer: Scorer, store: Store | None, todo: Work) -> None:
-    """Score the chunks, one per rank at a time, and commit each, after a rehearsal of everything on two images."""
+def compute(session: Session, scorer: Scorer, store: Store | None, todo: Work, where: Lacking) -> None:
+    """Score the blocks, one per rank at a time, and commit each, after a rehearsal of everything on two images.
+
+    ``where`` says on rank 0 what is lacking, of which ``todo`` are the largest blocks; slow networks get smaller ones.
+    """
     processes, progress, left = session.processes, session.progress, images_of(todo)
     if left < session.images:
         progress.say(f"resuming: {session.images - left:,} of {session.images:,} images done")
     with processes.together():
         session.halt(left)
-        _rehearse(session, scorer, store, todo)
+        passes = _rehearse(session, scorer, store, todo)
+    _tune(session, scorer, store, left * passes / processes.world)
+    with processes.together():
+        progress.say(_announcement(session, scorer, left, passes))
         session.halt(left)
         put = _putting(store, session.plan) if store is not None else None
+        if store is not None and todo:
+            todo = work_of(session.plan, where, block_in_time(largest_block(session.plan), passes / scorer.rate))
+    todo = shared_work(processes, session.plan, todo) or []
+    left = images_of(todo)
     turns = [todo[start : start + processes.world] for start in range(0, len(todo), processes.world)]
     pixels = prefetched(todo[processes.rank :: processes.world], lambda work: scorer.read(work[0].positions))
-    for turn in progress.track(turns, len(turns), "scoring, blocks of images"):
+    for turn in progress.track(turns, left, "scoring, images", images_of):
         with processes.together():
             blocks = scorer.score_chunk(*turn[processes.rank], next(pixels)) if processes.rank < len(turn) else {}
         found = collected(processes, scorer, blocks)
@@ -268,13 +273,8 @@ def _putting(store: Store, plan: Plan) -> Callable[[Chunk, Blocks], None]:
     return lambda chunk, blocks: store.put(chunk.first, {ids[cells[key]]: block for key, block in blocks.items()})
 
 
-def images_of(todo: Work) -> int:
-    """Return the number of images in a list of work."""
-    return sum(len(chunk.positions) for chunk, _ in todo)
-
-
-def _rehearse(session: Session, scorer: Scorer, store: Store | None, todo: Work) -> None:
-    """Run everything on two images, so that mistakes show before anything is timed; then estimate work and time."""
+def _rehearse(session: Session, scorer: Scorer, store: Store | None, todo: Work) -> float:
+    """Run everything on two images, so that mistakes show before anything is timed; return the passes per image."""
     first, tasks = todo[0] if todo else (chunks(session.plan)[0], [])
     small = Chunk(first.first, first.positions[:PREFLIGHT])
     blocks, news = scorer.rehearse(small, tasks)
@@ -283,19 +283,32 @@ def _rehearse(session: Session, scorer: Scorer, store: Store | None, todo: Work)
     _tell_batch(scorer, session.progress)
     if store is not None:
         _require_space(store.path, images_of(todo) * _bytes_of(blocks) // len(small.positions))
-    passes = news.passes / len(small.positions)
-    scorer.tune(session.options, images_of(todo) * passes / session.processes.world)
+    return news.passes / len(small.positions)
+
+
+def _tune(session: Session, scorer: Scorer, store: Store | None, images: float) -> None:
+    """Find the form of the network and the batch size on rank 0, or recall them from the store; all ranks take them."""
+    processes, options, found = session.processes, session.options, None
+    with processes.together():
+        if store is not None:
+            key = place(session.plan, scorer.device)
+            known = recalled(store, key)
+            found = scorer.tune(options, images, known)
+            if found != known:
+                store.tune(key, found.model_dump())
+    told = processes.from_main(found and found.model_dump())
+    with processes.together():
+        if not processes.main:
+            scorer.adopt(Tuned.model_validate(told), options, images)
     _tell_batch(scorer, session.progress)
-    session.progress.say(_announcement(session, scorer, images_of(todo), passes))
 
 
 def _announcement(session: Session, scorer: Scorer, images: int, passes: float) -> str:
-    """Say how much work there is and about how long it takes; ``passes`` is the number per image."""
+    """Say how much work there is, and how long the bare passes take; ``passes`` is the number per image."""
     world = session.processes.world
-    left = images * passes / scorer.rate / world
-    duration = f"{left / 60:.0f} min" if left >= 90 else f"{max(1, left):.0f} s"
+    least = duration(images * passes / scorer.rate / world)
     return (
-        f"{session.plan.label.name}: {images} images × {passes:.0f} passes, about {duration}, "
+        f"{session.plan.label.name}: {images:,} images × {passes:.0f} passes, which alone take {least}, "
         f"batches of {scorer.engine.batch_size} on {scorer.device.type}{f', {world} ranks' if world > 1 else ''}"
     )
 

@@ -6,7 +6,7 @@ import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,8 +17,9 @@ from torch import Tensor
 
 from xeval.data import normalize
 from xeval.engine import Engine, pick_device, softmax64
-from xeval.engine.batch_size import FIRST, LARGEST, copies, probe_batch_size
-from xeval.engine.folding import compiled, network_of
+from xeval.engine.batch_size import FIRST, LARGEST, probe_batch_size
+from xeval.engine.folding import Network, compiled, forms_of, in_precision
+from xeval.engine.timing import copies, fastest_that_fits
 from xeval.errors import UsageError, XevalError
 from xeval.explainers import CONTROLS, EXPLAINERS
 from xeval.metrics import Explained, Scene, Values
@@ -30,26 +31,22 @@ from xeval.perturb.fills import FILLS
 from xeval.perturb.masks import box_masks
 from xeval.runtime.endings import first_line
 from xeval.runtime.memory import is_device_failure, is_out_of_memory, resources
+from xeval.runtime.precisions import Precision
+from xeval.scoring.blocks import Chunk, chunks, largest_block
 from xeval.scoring.cost import Meter
 from xeval.scoring.maps import Maps
 from xeval.scoring.options import ScoreOptions
 from xeval.scoring.plan import Plan, Task
 from xeval.scoring.store import Block
+from xeval.scoring.tuned import Tuned
 
 VERSIONS = 64  # of one image in a batch, at most
+SAMPLE = 64  # images whose probabilities show what a precision changes
 NETWORK, MAP, VALUE = "network output not finite", "map not finite", "not finite"
 
 Named: TypeAlias = list[tuple[str, list[Explained]]]
 Blocks: TypeAlias = dict[Any, Block]
 Errors: TypeAlias = Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Consecutive chosen images that are scored together: the number of the first, and all positions in the split."""
-
-    first: int
-    positions: list[int]
 
 
 @dataclass(frozen=True)
@@ -68,20 +65,13 @@ def failure_of(metric: str, image: str, error: Exception) -> Failure:
     return Failure(metric, image, type(error).__name__, str(error), "".join(traceback.format_exception(error)))
 
 
-def chunks(plan: Plan) -> list[Chunk]:
-    """Return the chosen images in blocks of 64, or fewer where images are large; the same for every run of a plan."""
-    _, height, width = plan.info.shape
-    size = max(16, 64 * 64**2 // max(height * width, 64**2))
-    positions = [int(i) for i in plan.chosen]
-    return [Chunk(first, positions[first : first + size]) for first in range(0, len(positions), size)]
-
-
 @dataclass(frozen=True)
 class News:
-    """What has failed and how many passes were made since the last call of :meth:`Scorer.take_news`."""
+    """What has failed, and how many passes and overflowed images there were, since the last :meth:`Scorer.take_news`."""
 
     failures: list[Failure]
     passes: int
+    overflows: int = 0
 
 
 def _no_guard(_who: str) -> None:
@@ -92,14 +82,18 @@ def _no_guard(_who: str) -> None:
 class Scorer:
     """Computes a plan on a device; built by :func:`make_scorer`.
 
-    ``batch_size`` is the one that was asked for or found, ``rate`` the images per second in such batches, once
-    :meth:`tune` has measured it; ``failures`` collects what metrics raised, ``passes`` counts the images that went
-    through the network, ``cam_size`` is the grid of the maps.
+    ``forms`` are those of the network in float32 by name, ``exact`` the one in use, whose precision the engine's
+    network may lack. ``batch_size`` is the one that was asked for or found, ``rate`` the images per second in such
+    batches, once :meth:`tune` has measured it; ``overflows`` counts the images that were scored in float32 instead,
+    ``failures`` collects what metrics raised, ``passes`` counts the images that went through the network, ``cam_size``
+    is the grid of the maps.
     """
 
     plan: Plan
     device: torch.device
     engine: Engine
+    forms: Mapping[str, Network]
+    exact: Network
     maps: Maps
     meter: Meter
     batch_size: int
@@ -107,23 +101,60 @@ class Scorer:
     cam_size: tuple[int, int] = (0, 0)
     failures: list[Failure] = field(default_factory=list)
     passes: int = 0
+    overflows: int = 0
     guard: Callable[[str], None] = _no_guard
 
-    def tune(self, options: ScoreOptions, images: float) -> None:
-        """Find the batch size unless one is asked for, compile the network on request, and measure the speed.
+    @property
+    def precision(self) -> Precision:
+        """The numbers of the passes that explain nothing."""
+        return self.plan.protocol.precision
+
+    def tune(self, options: ScoreOptions, images: float, known: Tuned | None = None) -> Tuned:
+        """Find the fastest form of the network and the batch size, unless they are known; return what was found.
 
         Whatever can be refused has been by then. ``images`` is the number of images that there are to pass: measuring
         passes no more of them.
         """
+        with resources():
+            recalled = known is not None and known.form in self.forms and (options.batch_size or known.batch_size)
+            found = known if known is not None and recalled else self._measured(options, images)
+        self.adopt(found, options, images)
+        return found
+
+    def adopt(self, found: Tuned, options: ScoreOptions, images: float) -> None:
+        """Compute as was found here or on another rank; compile the network on request, and measure the speed."""
         engine, example = self.engine, _example(self.plan, self.device)
         with resources():
-            if options.batch_size is None:
-                largest = min(LARGEST, most_at_once(self.plan))
-                engine.batch_size = probe_batch_size(engine.network, example, largest=largest, images=images / 2)
-                self.batch_size = engine.batch_size
+            self.exact = self.forms[found.form]
+            engine.network = replace(in_precision(self.exact, self.precision), rates=found.rates)
+            engine.jitter = found.jitter
+            engine.batch_size = self.batch_size = options.batch_size or found.batch_size or engine.batch_size
             if options.compile == "on":
                 engine.network = compiled(engine.network, copies(example, self.batch_size))
-            self.rate = engine.rate(example, images / 2)
+            self.rate = engine.rate(example, images / 4)
+
+    def _measured(self, options: ScoreOptions, images: float) -> Tuned:
+        """Measure what the images to pass suffice for: a quarter of them for the form, half for the batch size."""
+        engine, example = self.engine, _example(self.plan, self.device)
+        forms = [in_precision(form, self.precision) for form in self.forms.values()]
+        engine.network = fastest_that_fits(forms, example, images / 4)
+        size = None
+        if options.batch_size is None:
+            largest = min(LARGEST, most_at_once(self.plan))
+            size = probe_batch_size(engine.turn, example, largest=largest, images=images / 2)
+        network = engine.network
+        return Tuned(form=network.name, batch_size=size, rates=dict(network.rates), jitter=self._jitter())
+
+    def _jitter(self) -> float:
+        """Return the 99th percentile of |Δp| of the predicted class between the precision and float32; 0 in float32."""
+        if self.precision == "float32":
+            return 0.0
+        positions = [int(i) for i in self.plan.chosen[: min(SAMPLE, self.engine.batch_size)]]
+        images = normalize(self.read(positions).to(self.device), self.plan.info)
+        with torch.no_grad():
+            p, q = (softmax64(network(images)) for network in (self.exact, self.engine.network))
+        change = (p - q).abs().gather(1, p.argmax(1, keepdim=True))
+        return float(change[change.isfinite()].quantile(0.99)) if change.isfinite().any() else 0.0
 
     def read(self, positions: list[int]) -> Tensor:
         """Read images to the host as uint8; for a CUDA device in pinned memory, from which it can copy directly."""
@@ -132,8 +163,8 @@ class Scorer:
 
     def take_news(self) -> News:
         """Return what failed and the passes that were made since the last call, and start counting anew."""
-        news = News(self.failures, self.passes + self.engine.take_passes())
-        self.failures, self.passes = [], 0
+        news = News(self.failures, self.passes + self.engine.take_passes(), self.overflows)
+        self.failures, self.passes, self.overflows = [], 0, 0
         return news
 
     def rehearse(self, chunk: Chunk, tasks: list[Task]) -> tuple[Blocks, News]:
@@ -149,9 +180,10 @@ class Scorer:
         return blocks, self.take_news()
 
     def add_news(self, news: News) -> None:
-        """Add the failures and passes of another process."""
+        """Add the failures, passes and overflows of another process."""
         self.failures += news.failures
         self.passes += news.passes
+        self.overflows += news.overflows
 
     def smaller_batch(self) -> tuple[int, int] | None:
         """Return the batch size before and now, once after memory did not suffice for it; else None."""
@@ -164,13 +196,41 @@ class Scorer:
         ``pixels`` are the chunk's images where they have been read before.
         """
         with resources():
-            scene, blocks = self.scene(chunk.positions, pixels)
-            rows = self._explained(scene, chunk.positions)
-            self.meter.count(len(chunk.positions))
-            self.cam_size = (rows[0][1][0].native.shape[-2], rows[0][1][0].native.shape[-1])
-            for task in tasks:
-                blocks.update(self._blocks(task, chunk.positions, scene, rows))
+            blocks = self._scored(chunk, tasks, pixels)
+            if self.engine.take_overflow():
+                self.overflows += len(chunk.positions)
+                with self.in_float32():
+                    blocks = self._scored(chunk, tasks, pixels)
+        self.meter.count(len(chunk.positions))
         self.passes += self.engine.take_passes()
+        return blocks
+
+    def score_in_float32(self, chunk: Chunk) -> Blocks:
+        """Return all values of one chunk as they are without a lower precision, apart from all that is counted."""
+        jitter, failures, self.engine.jitter = self.engine.jitter, len(self.failures), 0.0
+        with resources(), self.in_float32():
+            blocks = self._scored(chunk, list(self.plan.tasks), None)
+        del self.failures[failures:]
+        self.engine.jitter = jitter
+        self.passes += self.engine.take_passes()
+        return blocks
+
+    @contextmanager
+    def in_float32(self) -> Iterator[None]:
+        """Make all passes in float32 for a while."""
+        network, self.engine.network = self.engine.network, self.exact
+        try:
+            yield
+        finally:
+            self.engine.network = network
+
+    def _scored(self, chunk: Chunk, tasks: list[Task], pixels: Tensor | None) -> Blocks:
+        """Return the values of one chunk in the precision of the engine's network."""
+        scene, blocks = self.scene(chunk.positions, pixels)
+        rows = self._explained(scene, chunk.positions)
+        self.cam_size = (rows[0][1][0].native.shape[-2], rows[0][1][0].native.shape[-1])
+        for task in tasks:
+            blocks.update(self._blocks(task, chunk.positions, scene, rows))
         return blocks
 
     def _explained(self, scene: Scene, positions: list[int]) -> Named:
@@ -278,14 +338,21 @@ class Scorer:
 
 
 def make_scorer(plan: Plan, options: ScoreOptions) -> Scorer:
-    """Put a plan on its device, and find the fastest form of the network that gives the same logits."""
-    device = pick_device(options.device)
+    """Put a plan on its device, and find the forms of the network that give the same logits.
+
+    Raises :class:`UsageError` for a precision that the device does not have.
+    """
+    device, precision = pick_device(options.device), plan.protocol.precision
+    if precision == "tf32" and device.type != "cuda":
+        raise UsageError(f"{device.type} has no tf32", "use --precision bfloat16 or float32, or a CUDA device")
     model = plan.loaded.model.to(device)
     with frozen_eval(model), resources():
-        network = network_of(model, _example(plan, device))
+        forms = {form.name: form for form in forms_of(model, _example(plan, device))}
+        exact = next(iter(forms.values()))
+        network = in_precision(exact, precision)
     size = min(options.batch_size or FIRST, most_at_once(plan))
     engine = Engine(model, network=network, batch_size=size, single=plan.protocol.softmax == "float32")
-    return Scorer(plan, device, engine, Maps(plan, engine), Meter(engine, device), size)
+    return Scorer(plan, device, engine, forms, exact, Maps(plan, engine), Meter(engine, device), size)
 
 
 def _example(plan: Plan, device: torch.device) -> Tensor:
@@ -295,7 +362,7 @@ def _example(plan: Plan, device: torch.device) -> Tensor:
 
 def most_at_once(plan: Plan) -> int:
     """The largest batch that a block of images can fill: 64 versions of each, which is more than a device needs."""
-    return VERSIONS * len(chunks(plan)[0].positions)
+    return VERSIONS * min(largest_block(plan), len(plan.chosen))
 
 
 def model_blocks(scene: Scene) -> Blocks:

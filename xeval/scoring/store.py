@@ -8,6 +8,7 @@ was committed survives a kill. What does not match its checksum is never read as
 from __future__ import annotations
 
 import filecmp
+import json
 import shutil
 import sqlite3
 import struct
@@ -17,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +28,7 @@ from xeval.runtime.files import digest, disk_full, free_name, require_regular, s
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.uint8]
+Row: TypeAlias = tuple[int, int, int, bytes, bytes, int, int]
 
 OK = 0
 VERSION = 2
@@ -42,10 +45,15 @@ _SCHEMA = {
     "finished": "CREATE INDEX IF NOT EXISTS finished ON chunk (failed, cell, first)",
     "image": "CREATE TABLE IF NOT EXISTS image (data TEXT, number INTEGER, id TEXT, PRIMARY KEY (data, number)) "
     "WITHOUT ROWID",
+    "tuned": "CREATE TABLE IF NOT EXISTS tuned (place TEXT PRIMARY KEY, found TEXT) WITHOUT ROWID",
     "reason": "CREATE TABLE IF NOT EXISTS reason (code INTEGER PRIMARY KEY, kind TEXT, text TEXT, UNIQUE (kind, text))",
 }
 _ORPHANS = """SELECT 1 FROM chunk WHERE cell NOT IN (SELECT id FROM cell)
     OR NOT EXISTS (SELECT 1 FROM reason) AND replace(hex(status), '0', '') <> '' LIMIT 1"""
+
+_OVERLAPPING = """FROM chunk WHERE cell = ?1 AND first + n > ?2 AND first < ?3
+    AND first >= coalesce((SELECT max(first) FROM chunk WHERE cell = ?1 AND first <= ?2), 0)"""
+"""The chunks of a cell that hold any of some images; since chunks do not overlap, one search finds the first."""
 
 
 BESIDE = ("-journal", "-wal", "-shm")
@@ -216,24 +224,43 @@ class Store:
         known = {cell: number for number, cell in self.cells()}
         return {cell: known[cell] for cell in cells}
 
-    def done(self, cells: Iterable[int]) -> dict[int, set[int]]:
-        """Return the first images of the chunks that each cell already has without any error."""
-        found: dict[int, set[int]] = {cell: set() for cell in cells}
+    def done(self, cells: Iterable[int]) -> dict[int, list[tuple[int, int]]]:
+        """Return the first image and the number of images of the chunks that each cell has without any error."""
+        found: dict[int, list[tuple[int, int]]] = {cell: [] for cell in cells}
         with self._guard():
-            for cell, first in self._db.execute("SELECT cell, first FROM chunk WHERE failed = 0"):
+            for cell, first, n in self._db.execute("SELECT cell, first, n FROM chunk WHERE failed = 0"):
                 if cell in found:
-                    found[cell].add(int(first))
+                    found[cell].append((int(first), int(n)))
         return found
 
     def put(self, first: int, blocks: Mapping[int, Block]) -> None:
-        """Commit one chunk of many cells in one transaction."""
+        """Commit one chunk of many cells in one transaction; of chunks that it overlaps, the rest stays."""
         if not self._logging:  # not earlier: a run with nothing to do must not change a byte of the file
             self._log()
         with self._transaction(sum(block.values.nbytes for block in blocks.values())):
+            rest = [row for cell, block in blocks.items() for row in self._rest(cell, first, len(block.values))]
             rows = [self._row(cell, first, block) for cell, block in blocks.items()]
-            self._db.executemany("INSERT OR REPLACE INTO chunk VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+            self._db.executemany("INSERT OR REPLACE INTO chunk VALUES (?, ?, ?, ?, ?, ?, ?)", rest + rows)
 
-    def _row(self, cell: int, first: int, block: Block) -> tuple[int, int, int, bytes, bytes, int, int]:
+    def _rest(self, cell: int, first: int, n: int) -> list[Row]:
+        """Take away the chunks of a cell that overlap some images; return their parts before and behind these."""
+        rows: list[Row] = self._db.execute(f"SELECT * {_OVERLAPPING}", (cell, first, first + n)).fetchall()
+        self._db.execute(f"DELETE {_OVERLAPPING}", (cell, first, first + n))
+        pieces = [(row, piece) for row in rows for piece in ((row[1], first), (first + n, row[1] + row[2]))]
+        return [self._piece(row, start, stop) for row, (start, stop) in pieces if start < stop]
+
+    def _piece(self, row: Row, start: int, stop: int) -> Row:
+        """Return the images from ``start`` to ``stop`` of a chunk as a chunk of their own."""
+        if not _is_whole(row):
+            raise self._damaged(f"the images from {row[1]} on are not as they were written")
+        cell, first, n, data, status, _, _ = row
+        width, count = len(data) // n, stop - start
+        data, status = data[(start - first) * width : (stop - first) * width], status[start - first : stop - first]
+        errors = {code for (code,) in self._db.execute("SELECT code FROM reason WHERE kind = 'error'")}
+        failed = sum(code in errors for code in status)
+        return cell, start, count, data, status, failed, _checksum(cell, start, count, data, status)
+
+    def _row(self, cell: int, first: int, block: Block) -> Row:
         n, data, status = len(block.values), block.values.astype("<f8").tobytes(), self._status(block).tobytes()
         failed = np.zeros(n, bool)
         for (kind, _), where in block.reasons.items():
@@ -269,17 +296,13 @@ class Store:
             raise self._damaged("a status has no meaning")
         return Series(values[:, 0] if width == 1 else values, status, meaning)
 
-    def _parts(self, rows: list[tuple[int, int, int, bytes, bytes, int, int]]) -> list[tuple[Floats, Codes]]:
+    def _parts(self, rows: list[Row]) -> list[tuple[Floats, Codes]]:
         """Return values (n, K) and status (n,) of each chunk; raise DataError for a missing or damaged one."""
         parts: list[tuple[Floats, Codes]] = []
         expected = 0
-        for cell, first, n, data, status, _, checksum in rows:
-            try:
-                right = first == expected and checksum == _checksum(cell, first, n, data, status)
-                fits = 0 < n == len(status) and len(data) > 0 == len(data) % (8 * n)
-            except (TypeError, struct.error):  # an edited row may hold anything
-                right = fits = False
-            if not (right and fits):
+        for row in rows:
+            _, first, n, data, status, _, _ = row
+            if first != expected or not _is_whole(row):
                 raise self._damaged(f"the images from {expected} on are not as they were written")
             parts.append((np.frombuffer(data, "<f8").reshape(n, -1), np.frombuffer(status, np.uint8)))
             expected += n
@@ -296,6 +319,20 @@ class Store:
         with self._guard():
             rows = self._db.execute("SELECT id FROM image WHERE data = ? ORDER BY number", (data,)).fetchall()
         return [str(row[0]) for row in rows]
+
+    def tuned(self, place: str) -> Any:
+        """Return what was measured at a place, as :meth:`tune` has kept it; None where nothing is known or readable."""
+        with self._guard():
+            row = self._db.execute("SELECT found FROM tuned WHERE place = ?", (place,)).fetchone()
+        try:
+            return None if row is None else json.loads(row[0])
+        except (TypeError, ValueError):
+            return None
+
+    def tune(self, place: str, found: Any) -> None:
+        """Keep what was measured at a place (any JSON)."""
+        with self._transaction():
+            self._db.execute("INSERT OR REPLACE INTO tuned VALUES (?, ?)", (place, json.dumps(found)))
 
     def cells(self) -> list[tuple[int, Cell]]:
         """Return every cell with its id."""
@@ -329,6 +366,16 @@ def _keep_copy(path: Path) -> None:
 
 def _copies(path: Path) -> list[Path]:
     return list(path.parent.glob(f"{path.name}.corrupt*"))
+
+
+def _is_whole(row: Row) -> bool:
+    """Return whether a chunk is as it was written; an edited row may hold anything."""
+    cell, first, n, data, status, _, checksum = row
+    try:
+        fits = 0 < n == len(status) and len(data) > 0 == len(data) % (8 * n)
+        return fits and checksum == _checksum(cell, first, n, data, status)
+    except (TypeError, struct.error):
+        return False
 
 
 def _checksum(cell: int, first: int, n: int, data: bytes, status: bytes) -> int:

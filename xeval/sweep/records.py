@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from xeval.checkpoints.folder import MANIFEST
+from xeval.checkpoints.folder import MANIFEST, STATES
 from xeval.errors import DataError, UsageError
 from xeval.runtime.files import digest, read_json, write_json
 from xeval.runtime.locks import is_held, waiting
@@ -93,8 +93,8 @@ def _parse(file: Path) -> Record:
 
 
 def is_complete(out: Path, run: Run) -> bool:
-    """Return whether a run is trained and, where asked for, scored as the record says."""
-    if not record_file(out, run.path).is_file():
+    """Return whether a run is trained and, where asked for, scored as the record says, with nothing to tidy up."""
+    if not record_file(out, run.path).is_file() or any((out / run.path / name).exists() for name in STATES):
         return False
     record = read(out, run.path)
     return record.state == "complete" and digest(record.run.model_dump(mode="json")) == _digest(run) and files(out, run)
