@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -67,7 +67,7 @@ def failure_of(metric: str, image: str, error: Exception) -> Failure:
 
 @dataclass(frozen=True)
 class News:
-    """What has failed, and how many passes and overflowed images there were, since the last :meth:`Scorer.take_news`."""
+    """What has failed, and the numbers of passes and overflowed images, since the last :meth:`Scorer.take_news`."""
 
     failures: list[Failure]
     passes: int
@@ -376,8 +376,8 @@ def model_blocks(scene: Scene) -> Blocks:
         "confidence": confidence,
     }
     broken = {NETWORK: ~probabilities.isfinite().all(1)}
-    found = {name: to_block(Values(value.double()), broken) for name, value in columns.items()}
-    return {"label": to_block(Values(scene.labels.double())), **found}
+    known: dict[Any, tuple[Values, Errors]] = {"label": (Values(scene.labels.double()), {})}
+    return to_blocks({**known, **{name: (Values(value.double()), broken) for name, value in columns.items()}})
 
 
 def task_blocks(task: Task, scene: Scene, rows: Named, meter: Meter) -> Blocks:
@@ -392,11 +392,13 @@ def task_blocks(task: Task, scene: Scene, rows: Named, meter: Meter) -> Blocks:
             _require_declared(task, scores[name], len(scene.images))
     _fill_gains(task, scores)
     errors = {name: _broken(scene, draws) for name, draws in rows}
-    return {
-        (name, column): to_block(values, errors[name])
-        for name, columns in scores.items()
-        for column, values in columns.items()
-    }
+    return to_blocks(
+        {
+            (name, column): (values, errors[name])
+            for name, columns in scores.items()
+            for column, values in columns.items()
+        }
+    )
 
 
 def _require_declared(task: Task, scores: Scores, images: int) -> None:
@@ -447,18 +449,52 @@ def _fill_gains(task: Task, scores: dict[str, Scores]) -> None:
             columns[gain] = Values(baseline.value - own.value, _any_undefined([baseline, own]))
 
 
-def to_block(values: Values, errors: Errors | None = None) -> Block:
-    """Copy a column to the host: NaN and a reason where undefined, an error where it is broken or not finite."""
-    array = values.value.detach().cpu().numpy().astype(np.float64)
+def to_blocks(columns: Mapping[Any, tuple[Values, Errors]]) -> Blocks:
+    """Copy columns with their errors to the host, all at once.
+
+    A value is NaN where it is undefined, with the reason, and where it is broken or not finite, with the error.
+    """
+    masks = {
+        id(mask): mask for values, errors in columns.values() for mask in (*errors.values(), *values.undefined.values())
+    }
+    tensors = [values.value for values, _ in columns.values()]
+    arrays = on_host([*tensors, *masks.values()])
+    found = dict(zip(masks, (array > 0 for array in arrays[len(tensors) :]), strict=True))
+    return {
+        key: _block(array, values, errors, found)
+        for (key, (values, errors)), array in zip(columns.items(), arrays, strict=False)
+    }
+
+
+def on_host(tensors: Sequence[Tensor]) -> list[NDArray[np.float64]]:
+    """Return tensors as float64 arrays; those on a device come in one copy, so that the host waits for it only once."""
+    there = [tensor.detach() for tensor in tensors if _is_elsewhere(tensor)]
+    moved = iter(_moved(there) if there else [])
+    return [next(moved) if _is_elsewhere(tensor) else tensor.detach().double().numpy() for tensor in tensors]
+
+
+def _is_elsewhere(tensor: Tensor) -> bool:
+    return tensor.device.type != "cpu"
+
+
+def _moved(tensors: Sequence[Tensor]) -> list[NDArray[np.float64]]:
+    widest = torch.float32 if tensors[0].device.type == "mps" else torch.float64
+    flat = torch.cat([tensor.reshape(-1).to(widest) for tensor in tensors]).cpu().double().numpy()
+    ends = np.cumsum([tensor.numel() for tensor in tensors])[:-1]
+    return [part.reshape(tensor.shape) for part, tensor in zip(np.split(flat, ends), tensors, strict=True)]
+
+
+def _block(array: NDArray[np.float64], values: Values, errors: Errors, masks: Mapping[int, NDArray[np.bool_]]) -> Block:
+    """Return one column; ``masks`` are those of its errors and undefined values on the host."""
     finite = np.isfinite(array) if array.ndim == 1 else np.isfinite(array).all(1)
     reasons: dict[tuple[str, str], NDArray[np.bool_]] = {
-        ("error", text): where.cpu().numpy() for text, where in (errors or {}).items()
+        ("error", text): masks[id(where)] for text, where in errors.items()
     }
     bad = np.zeros(len(array), bool)
     for mask in reasons.values():
         bad |= mask
     for reason, where in values.undefined.items():
-        reasons["undefined", reason] = where.cpu().numpy() & ~bad
+        reasons["undefined", reason] = masks[id(where)] & ~bad
     for mask in reasons.values():
         bad |= mask
     reasons["error", VALUE] = ~finite & ~bad
