@@ -114,3 +114,26 @@ PLUGIN = click.option(
     help="Python file that registers explainers, metrics or more; run in this call, never stored and followed",
 )
 """The option of a command that takes registered names; it is eager, as other options are checked against them."""
+
+
+class NamedFile(click.ParamType):
+    """A value NAME=FILE: a name, and the path of a file."""
+
+    name = "NAME=FILE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Path]:
+        """Return name and path; refuse a value without either."""
+        name, _, path = str(value).partition("=")
+        if not name or not path:
+            self.fail(f"{value!r} is not NAME=FILE", param, ctx)
+        return name, PATH.convert(path, param, ctx)
+
+
+MAPS = click.option(
+    "--maps",
+    type=NamedFile(),
+    multiple=True,
+    metavar="NAME=FILE",
+    help="a row of maps that were made elsewhere, from a .npy or .safetensors file; can be given several times",
+)
+"""The option of a command that scores maps which were made elsewhere."""
