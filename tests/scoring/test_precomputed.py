@@ -1,10 +1,11 @@
-"""Maps that were made elsewhere: rows by the images' ids, what only an explainer could give, and files that are none."""
+"""Maps that were made elsewhere: rows by the images' ids, what only an explainer gives, and files that are none."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import sqlite3
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -117,7 +118,7 @@ def test_maps_of_grad_cam_from_a_file_in_any_order_are_grad_cam_bit_by_bit(
 def test_batches_resuming_and_positions_change_nothing(
     model: nn.Module, images: Tensor, maps: Tensor, tmp_path: Path
 ) -> None:
-    """The whole split's maps in its order, the same with ids turned round, one image a batch, a lost block."""
+    """The maps of the whole split in its order, the same with ids turned round and one image a batch, some, lost ones."""
     scored(model, images, PrecomputedMaps("mine", maps), out=tmp_path / "a")
     turned = PrecomputedMaps("mine", maps.flip(0)[:, 0].numpy(), ids=IDS[::-1])
     scored(model, images, turned, out=tmp_path / "b", batch_size=1)
@@ -125,6 +126,16 @@ def test_batches_resuming_and_positions_change_nothing(
     pd.testing.assert_frame_equal(first, second, check_exact=False, atol=1e-6, rtol=0)
     same = [name for name in first if name.startswith("complexity.")]
     pd.testing.assert_frame_equal(first[same], second[same], check_exact=True)  # these pass nothing
+    scored(model, images, PrecomputedMaps("mine", maps), out=tmp_path / "c", limit=3)
+    some = row(tmp_path / "c", "mine")
+    assert len(some) == 3
+    pd.testing.assert_frame_equal(some, first.loc[some.index], check_exact=False, atol=1e-6, rtol=0)
+    with sqlite3.connect(tmp_path / "a" / "scores.sqlite") as store:
+        lost = "cell IN (SELECT id FROM cell WHERE explainer = 'mine' AND metric = 'drop')"
+        assert store.execute(f"DELETE FROM chunk WHERE {lost}").rowcount
+    scored(model, images, turned, PrecomputedMaps("other", maps), out=tmp_path / "a")
+    scored(model, images, PrecomputedMaps("mine", maps), out=tmp_path / "a")
+    pd.testing.assert_frame_equal(row(tmp_path / "a", "mine"), first, check_exact=True)
 
 
 def test_rows_are_known_by_the_content_of_the_maps(
@@ -175,7 +186,8 @@ def test_larger_maps_are_sampled_as_torch_samples_them(
 def test_units_are_those_that_are_said(model: nn.Module, images: Tensor, tmp_path: Path) -> None:
     gradients = xeval.explain(model, images, explainer="input-x-gradient")
     stored = PrecomputedMaps("stored", gradients, units=EXPLAINERS["input-x-gradient"].units)
-    wrong = PrecomputedMaps("wrong", gradients, units="gradient")
+    save_file({"maps": gradients}, tmp_path / "a.safetensors", {"units": "gradient"})
+    wrong = PrecomputedMaps("wrong", tmp_path / "a.safetensors")
     scored(model, images, "input-x-gradient", stored, wrong, metrics="infidelity", out=tmp_path / "out")
     tables = [row(tmp_path / "out", name) for name in ("input-x-gradient", "stored", "wrong")]
     pd.testing.assert_frame_equal(tables[0], tables[1], check_exact=True)
@@ -188,7 +200,8 @@ def test_a_map_of_another_class_has_no_value_and_is_counted(
     targets = classes.clone()
     targets[[2, 5]] = (targets[[2, 5]] + 1) % CLASSES
     mine = PrecomputedMaps("mine", maps, targets=targets)
-    with pytest.raises(DataError, match=r"of mine has no value for 2 of 7 images \(map of another class: 2\), first 2, 5"):
+    told = r"of mine has no value for 2 of 7 images \(map of another class: 2\), first 2, 5"
+    with pytest.raises(DataError, match=told):
         scored(model, images, mine, "inverse", metrics="complexity", out=tmp_path / "out")
     lacking = row(tmp_path / "out", "mine")["complexity.gini"].isna()
     assert list(lacking[lacking].index) == ["2", "5"]
@@ -298,9 +311,7 @@ def test_a_file_is_a_row_on_the_terminal_in_the_scores_and_on_the_page_and_is_no
     assert (code, "unknown explainer 'mine'" in said) == (2, True)
 
 
-def test_the_place_of_a_file_is_that_of_its_name(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_place_of_a_file_is_that_of_its_name(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Named first it is the controls' reference, and its maps are those of the gallery."""
     path = tmp_path / "mine.npy"
     np.save(path, made_for(run).numpy())
@@ -412,7 +423,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Path], int, str]] = {
         r"targets \(2,\) of torch.int64 for 3 maps",
     ),
     "classes.safetensors": (lambda p: tensors(p, ids=THREE, targets=torch.zeros(3)), 3, "of torch.float32 for 3 maps"),
-    "others.safetensors": (lambda p: tensors(p, ids=THREE), 3, "lack 6 of 6 images, first .* theirs begin with a, b, c"),
+    "others.safetensors": (lambda p: tensors(p, ids=THREE), 3, "lack 6 of 6 images, .* begin with a, b, c"),
 }
 
 
@@ -461,6 +472,15 @@ def test_names_of_rows_are_checked(
 
 
 @pytest.mark.fault("S31")
+def test_images_without_a_map_are_named(model: nn.Module, images: Tensor, maps: Tensor) -> None:
+    """Where there are ids, each scored image needs one of them; without, there is a map for each image of the split."""
+    with pytest.raises(DataError, match="'mine' lack 2 of 7 images, first 5, 6; theirs begin with 0, 1, 2"):
+        scored(model, images, PrecomputedMaps("mine", maps[:5], ids=IDS[:5]))
+    with pytest.raises(DataError, match="'mine' are 5 without ids, and the split has 7 images"):
+        scored(model, images, PrecomputedMaps("mine", maps[:5]))
+
+
+@pytest.mark.fault("S31")
 def test_maps_with_nan_are_counted_and_the_others_kept(
     model: nn.Module, images: Tensor, maps: Tensor, tmp_path: Path
 ) -> None:
@@ -500,5 +520,5 @@ def test_ids_are_said_once(tmp_path: Path) -> None:
 def test_every_kind_of_number_is_read_in_either_order(tmp_path: Path, kind: str) -> None:
     values = (np.arange(24).reshape(2, 3, 4) % 2).astype(kind)
     for given in (values, np.asfortranarray(values)):
-        held = PrecomputedMaps("mine", array(tmp_path / "a.npy", given)).read()
+        held, _ = PrecomputedMaps("mine", array(tmp_path / "a.npy", given)).read()
         np.testing.assert_array_equal(held.maps[:, 0].numpy(), values.astype(np.float32))

@@ -116,23 +116,19 @@ PLUGIN = click.option(
 """The option of a command that takes registered names; it is eager, as other options are checked against them."""
 
 
-class NamedFile(click.ParamType):
-    """A value NAME=FILE: a name, and the path of a file."""
-
-    name = "NAME=FILE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Path]:
-        """Return name and path; refuse a value without either."""
-        name, _, path = str(value).partition("=")
+def _named_files(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> list[tuple[str, Path]]:
+    """Return name and path of each NAME=FILE."""
+    parts = [value.partition("=") for value in values]
+    for value, (name, _, path) in zip(values, parts, strict=True):
         if not name or not path:
-            self.fail(f"{value!r} is not NAME=FILE", param, ctx)
-        return name, PATH.convert(path, param, ctx)
+            raise click.BadParameter(f"{value!r} is not NAME=FILE", context, parameter)
+    return [(name, PATH.convert(path, parameter, context)) for name, _, path in parts]
 
 
 MAPS = click.option(
     "--maps",
-    type=NamedFile(),
     multiple=True,
+    callback=_named_files,
     metavar="NAME=FILE",
     help="a row of maps that were made elsewhere, from a .npy or .safetensors file; can be given several times",
 )

@@ -31,7 +31,7 @@ class Precomputed:
         order = range(len(self.maps)) if self.ids is None else sorted(range(len(self.maps)), key=self.ids.__getitem__)
         found = sha256()
         for number in order:
-            found.update(self.maps[number].contiguous().numpy())
+            found.update(self.maps[number].numpy().data)
         ids = None if self.ids is None else [self.ids[number] for number in order]
         targets = None if self.targets is None else self.targets[torch.tensor(order)].tolist()
         return digest([list(self.maps.shape), ids, targets, found.hexdigest()])

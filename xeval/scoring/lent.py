@@ -92,9 +92,9 @@ def _name(kind: str, function: Callable[..., Any]) -> tuple[str, Origin]:
 
 
 def _maps(given: PrecomputedMaps) -> Made[Explainer]:
-    held = given.read()
-    code = digest([held.content, given.units])
-    return given.name, Explainer(given.name, _looked_up, given.units, "made elsewhere", held), Origin(given.whose, code)
+    held, units = given.read()
+    code = digest([held.content, units])
+    return given.name, Explainer(given.name, _looked_up, units, "made elsewhere", held), Origin(given.whose, code)
 
 
 def _looked_up(*_: Any) -> NoReturn:

@@ -1,8 +1,8 @@
 """Reads maps that were made elsewhere, from tensors, ``.npy`` and ``.safetensors`` files, and checks what they are.
 
 A ``.safetensors`` file has the tensor ``maps`` (N×h×w or N×1×h×w) and, where they are known, the tensor ``targets`` (N,
-the explained classes). Strings are no tensors, so the ids of the images stand in the header's metadata: ``ids``, a JSON
-list of N texts. A ``.npy`` file has the maps alone, in the order of the data set. Nothing but numbers is read.
+the explained classes). Texts are no tensors, so the ids of the images stand in the header's metadata: ``ids``, a JSON
+list of N texts; so may ``units``. A ``.npy`` file has the maps alone. Nothing but numbers is read.
 """
 
 from __future__ import annotations
@@ -47,28 +47,30 @@ class PrecomputedMaps:
             file, the maps are those of all images of the split, in its order.
         targets: the class that each map explains (N,). An image for which another class is scored has no value; without
             targets the maps are taken as maps of the classes that are scored.
-        units: ``gradient`` for changes of the score per unit of input, ``location`` for how much a place matters.
+        units: ``gradient`` for changes of the score per unit of input, ``location`` for how much a place matters, which
+            is taken where the file does not say it either.
     """
 
     name: str
     maps: Numbers | Path | str
     ids: Sequence[str] | None = None
     targets: Numbers | Sequence[int] | None = None
-    units: Units = "location"
+    units: Units | None = None
 
-    def read(self) -> Precomputed:
-        """Return the maps as float32, checked.
+    def read(self) -> tuple[Precomputed, Units]:
+        """Return the maps as float32, and their units, all checked.
 
         Raises :class:`UsageError` for names, units and files that cannot be used, :class:`DataError` for what is no
         set of maps, :class:`ResourceError` where memory does not suffice.
         """
         if not NAME.fullmatch(self.name):
             raise UsageError(f"{self.name[:80]!r} is no name for a row", "use letters, digits and . + - _")
-        if self.units not in get_args(Units):
-            raise UsageError(f"units of the maps {self.name!r} are {self.units!r:.40}", "set gradient or location")
-        found = self._found()
-        maps = _four(self.whose, found["maps"])
-        return Precomputed(maps, _ids(self.whose, found["ids"], maps), _classes(self.whose, found["targets"], maps))
+        found, whose = self._found(), self.whose
+        units = found["units"] or "location"
+        if units not in get_args(Units):
+            raise UsageError(f"the units of {whose} are {units!r:.40}", "set gradient or location")
+        maps = _four(whose, found["maps"])
+        return Precomputed(maps, _ids(whose, found["ids"], maps), _classes(whose, found["targets"], maps)), units
 
     @property
     def whose(self) -> str:
@@ -76,8 +78,8 @@ class PrecomputedMaps:
         return f"the maps {self.name!r}{f' of {self.maps}' if isinstance(self.maps, str | Path) else ''}"
 
     def _found(self) -> Mapping[str, Any]:
-        """Return maps, ids and targets as they are given, in the file or beside it."""
-        given = {"ids": self.ids, "targets": self.targets}
+        """Return maps, ids, targets and units as they are given, in the file or beside it."""
+        given = {"ids": self.ids, "targets": self.targets, "units": self.units}
         if not isinstance(self.maps, str | Path):
             return {"maps": self.maps, **given}
         held = read_maps(Path(self.maps))
@@ -88,7 +90,7 @@ class PrecomputedMaps:
 
 
 def read_maps(path: Path) -> dict[str, Any]:
-    """Return ``maps`` of a file, and ``ids`` and ``targets`` where it has them."""
+    """Return ``maps`` of a file, and ``ids``, ``targets`` and ``units`` where it has them."""
     read = {NPY: _npy, SAFETENSORS: _safetensors}.get(path.suffix.lower())
     if read is None:
         raise UsageError(f"{path} is neither a .npy nor a .safetensors file", "save the maps as one of these")
@@ -131,7 +133,7 @@ def _safetensors(path: Path) -> dict[str, Any]:
         found: dict[str, Any] = {name: file.get_tensor(name).clone() for name in ("maps", "targets") if name in names}
     if "ids" in about:
         found["ids"] = parse_json(about["ids"].encode())
-    return found
+    return found | {key: about[key] for key in ("units",) if key in about}
 
 
 def _four(whose: str, given: Any) -> Tensor:
