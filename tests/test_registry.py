@@ -15,7 +15,7 @@ import torch
 
 from tests.commands import ROOT
 from xeval.errors import UsageError
-from xeval.registry import Registry, import_modules
+from xeval.registry import Origin, Registry, import_modules
 
 DEFINED = {
     "METRICS": "xeval/metrics/metric.py",
@@ -103,6 +103,19 @@ def test_the_code_of_a_thing_from_outside_is_that_which_was_registered(tmp_path)
     assert registry.code("y")["y"] != before["x"]
     registry.add("z", "ours", import_modules)
     assert registry.code("z", "unknown") == {}
+
+
+def test_registries_beside_each_other_share_their_names(tmp_path):
+    """Names of both are written in one list, so that one of a name would never be asked for."""
+    things: Registry[str] = Registry("thing")
+    others: Registry[str] = Registry("other", beside=things)
+    things.add("x", "first", function_of(tmp_path / "a.py"))
+    with pytest.raises(UsageError, match=r"the other 'x' is defined twice, in .*a\.py and .*b\.py"):
+        others.add("x", "second", function_of(tmp_path / "b.py"))
+    others.add("y", "second", function_of(tmp_path / "b.py"))
+    with pytest.raises(UsageError, match="the other 'y' exists already"), things.lent("y", "third", Origin("c", "d")):
+        pass
+    assert (list(things), list(others)) == (["x"], ["y"])
 
 
 def function_of_no_file(name: str) -> object:

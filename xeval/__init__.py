@@ -26,6 +26,7 @@ __all__ = [
     "InternalError",
     "Interrupted",
     "PartialError",
+    "PrecomputedMaps",
     "ResourceError",
     "Terminated",
     "UsageError",
@@ -39,7 +40,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from xeval.api import compare, explain, load, results, score
+    from xeval.api import PrecomputedMaps, compare, explain, load, results, score
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,7 @@ from importlib.util import module_from_spec, spec_from_loader
 from inspect import getfile, unwrap
 from pathlib import Path
 from pkgutil import iter_modules
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from uuid import uuid4
 
 from xeval.errors import UsageError, unknown
@@ -51,11 +51,15 @@ class Registry(Generic[T]):
     """A mapping from names to the things of one kind, such as metrics.
 
     The decorator of each kind registers its things; it stands beside the class of the thing. Third parties add theirs
-    through the entry-point group ``xeval.<kind>s``.
+    through the entry-point group ``xeval.<kind>s``. Two registries stand ``beside`` each other where names of both are
+    written in one list: a name belongs to one of them.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, *, beside: Registry[Any] | None = None) -> None:
         self.kind = kind
+        self.beside = beside
+        if beside is not None:
+            beside.beside = self
         self._things: dict[str, T] = {}
         self._origins: dict[str, Origin] = {}
         self._plugins_loaded = False
@@ -69,10 +73,17 @@ class Registry(Generic[T]):
         """
         file = str(Path(getfile(unwrap(made_of))).resolve())
         own = _package(made_of) == _package(type(self))
-        before = self._origins.setdefault(name, Origin(file, None if own else _code_in(file))).file
-        if before != file:
-            raise UsageError(f"the {self.kind} {name!r} is defined twice, in {before} and {file}", "rename one of them")
+        before = self._origin(name)
+        if before is not None and before.file != file:
+            raise UsageError(
+                f"the {self.kind} {name!r} is defined twice, in {before.file} and {file}", "rename one of them"
+            )
+        self._origins.setdefault(name, Origin(file, None if own else _code_in(file)))
         self._things.setdefault(name, thing)
+
+    def _origin(self, name: str) -> Origin | None:
+        """Return where the thing of a name lies, in this registry or in the one beside it."""
+        return self._origins.get(name) or (self.beside._origins.get(name) if self.beside is not None else None)
 
     def foreign(self, name: str) -> str | None:
         """Return the file that defines a thing from outside this package; None for a thing of its own."""
@@ -85,12 +96,13 @@ class Registry(Generic[T]):
         return {name: code for name, code in codes.items() if code is not None}
 
     @contextmanager
-    def lent(self, name: str, thing: T, made_of: Callable[..., object]) -> Iterator[None]:
-        """Register a thing for the length of the body, with a code of its own; its name must not be taken."""
-        if name in self:
-            raise UsageError(f"the {self.kind} {name!r} exists already", "rename the function")
+    def lent(self, name: str, thing: T, origin: Origin) -> Iterator[None]:
+        """Register a thing for the length of the body; its name must not be taken."""
+        taken = next((one.kind for one in (self, self.beside) if one is not None and name in one), None)
+        if taken is not None:
+            raise UsageError(f"the {taken} {name!r} exists already", "rename yours")
         self._things[name] = thing
-        self._origins[name] = Origin(f"the function {made_of.__module__}.{name}", uuid4().hex)
+        self._origins[name] = origin
         try:
             yield
         finally:

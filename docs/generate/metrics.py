@@ -154,6 +154,11 @@ def _allowed(about: dict[str, Any]) -> str:
 
 
 def _needs(metric: Metric) -> str:
+    if "explainer" in metric.needs:
+        return (
+            "An explainer, which explains other images, classes or networks too: maps that were made elsewhere have no "
+            "value."
+        )
     if "masks" in metric.needs:
         return (
             "Object masks, or boxes, which are drawn as masks: left out where the data have none (`xeval data list`)."

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,8 +23,10 @@ from tests.commands import here, xeval
 from tests.faults.test_kill import committed, rows
 from tests.jobs import finished, pid_of, processes, torchrun
 from tests.runs import make_run
+from xeval.data import open_dataset
+from xeval.errors import DataError
 from xeval.runtime.distributed import Processes
-from xeval.scoring.exchange import collected, packed, unpacked
+from xeval.scoring.exchange import collected, packed, shared_work, unpacked
 from xeval.scoring.run import score
 from xeval.scoring.scorer import Failure, News, Scorer, failure_of
 from xeval.scoring.store import Block
@@ -131,6 +134,36 @@ def test_the_rows_are_those_of_one_process(processes: int, run: Path, whole: Pat
     if processes == 3:
         again = finished(processes, "score", str(run), "--out", str(tmp_path), *OPTIONS, cwd=tmp_path)
         assert again.count("nothing to do") == 1
+
+
+@pytest.mark.slow
+def test_maps_that_were_made_elsewhere_are_those_of_one_process(run: Path, tmp_path: Path) -> None:
+    images = len(open_dataset("digits").split("test"))
+    np.save(tmp_path / "maps.npy", np.random.default_rng(0).random((images, 4, 4)))
+    few = ("--limit", "130", "--metrics", "complexity", "--batch-size", "64", "--device", "cpu")
+    command = ("score", str(run), *few, "--maps", "mine=maps.npy", "--out")
+    xeval(*command, "one", cwd=tmp_path)
+    finished(2, *command, "two", cwd=tmp_path)
+    assert any("mine" in part for part in rows(tmp_path / "one"))
+    assert rows(tmp_path / "one") == rows(tmp_path / "two")
+
+
+@pytest.mark.parametrize(("code", "same"), [("a", True), ("b", False)])
+def test_a_rank_with_another_file_of_maps_is_refused(code: str, same: bool) -> None:
+    """The protocol is the same, as maps belong to a checkpoint; what the ranks have read is not."""
+
+    class Pretended(Processes):
+        from_main: Callable[..., Any] = lambda *_: {
+            "identity": ["weights", "data", "protocol", "layer", {"mine": "a"}],
+            "work": None,
+        }
+        exchange: Callable[..., list[Any]] = lambda _, said: [said]
+
+    protocol = SimpleNamespace(hash=lambda: "protocol")
+    about = {"loaded": SimpleNamespace(sha256="weights"), "data_key": "data", "layer": "layer", "code": {"mine": code}}
+    plan: Any = SimpleNamespace(protocol=protocol, **about)
+    with nullcontext() if same else pytest.raises(DataError, match="rank 1 finds another checkpoint"):
+        assert shared_work(Pretended(1, 2), plan, None) is None
 
 
 @pytest.mark.fault("S23")

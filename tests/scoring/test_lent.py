@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import xeval
 from tests.commands import here
 from tests.runs import make_run
-from xeval.errors import UsageError
+from xeval.cli.tables import score_table
+from xeval.errors import DataError, UsageError
 from xeval.explainers import EXPLAINERS
 from xeval.metrics import METRICS
 from xeval.scoring.module import Normalization
@@ -142,12 +143,23 @@ def test_a_function_that_misbehaves_is_named(data: DataLoader[tuple[Tensor, ...]
         scored(data, explainers=["saliency", function])
 
 
-def test_a_taken_name_is_refused(data: DataLoader[tuple[Tensor, ...]]) -> None:
-    def saliency(_model: nn.Module, images: Tensor, _targets: Tensor) -> Tensor:
-        return images
+@pytest.mark.parametrize(
+    ("kind", "name", "told"),
+    [
+        ("explainers", "saliency", "the explainer 'saliency' exists already"),
+        ("explainers", "random", "the control 'random' exists already"),
+        ("metrics", "drop", "the metric 'drop' exists already"),
+        ("metrics", "sanity", "the name 'sanity' of a metric means something else already"),
+        ("metrics", "predicted", "the name 'predicted' of a metric means something else already"),
+    ],
+)
+def test_a_taken_name_is_refused(data: DataLoader[tuple[Tensor, ...]], kind: str, name: str, told: str) -> None:
+    def function(*_: object) -> Tensor:
+        raise AssertionError("it is not called")
 
-    with pytest.raises(UsageError, match="the explainer 'saliency' exists already"):
-        scored(data, explainers=[saliency])
+    function.__name__ = name
+    with pytest.raises(UsageError, match=told):
+        scored(data, **{"explainers": ["saliency"], kind: [function]})
 
 
 def test_maps_that_are_nan_are_counted_and_the_others_kept(data: DataLoader[tuple[Tensor, ...]]) -> None:
@@ -168,6 +180,43 @@ def test_a_metric_of_the_wrong_shape_is_named_and_the_others_are_kept(
     assert "report" not in str(caught.value.remedy).split("see")[0]
     values = xeval.results(tmp_path / "out")
     assert values["complexity.gini"].notna().any()
+
+
+def gap(_model: nn.Module, images: Tensor, _maps: Tensor, _targets: Tensor) -> Tensor:
+    return torch.full((len(images),), torch.nan)
+
+
+def test_a_metric_that_gives_nan_is_named_and_the_others_are_kept(
+    data: DataLoader[tuple[Tensor, ...]], tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=r"gap of saliency has no value for 6 of 6 images \(not finite: 6\)") as caught:
+        scored(data, explainers=["saliency"], metrics=[gap, "complexity"], out=tmp_path / "out")
+    assert "report" not in str(caught.value)
+    values = xeval.results(tmp_path / "out")
+    assert values["gap"].isna().all()
+    assert values["complexity.gini"].notna().any()
+
+
+def test_rows_and_columns_of_functions_stand_in_the_terminal_table_and_on_the_page(
+    data: DataLoader[tuple[Tensor, ...]], tmp_path: Path
+) -> None:
+    def fraction(model: nn.Module, images: Tensor, maps: Tensor, targets: Tensor) -> Tensor:
+        """Share of the pixels above a half."""
+        return share(model, images, maps, targets)
+
+    fraction.direction = "lower"  # type: ignore[attr-defined]
+    frame = scored(data, explainers=["saliency", halves], metrics=[fraction], out=tmp_path / "out")
+    shown = score_table(frame.attrs["summary"]).splitlines()
+    head = next(line for line in shown if "saliency" in line).split()
+    values = next(line for line in shown if line.startswith("fraction ↓")).split()[2:]
+    assert values[head.index("halves")] == "0.500"
+    assert "· fraction: a function of the session that scored; Share of the pixels above a half." in shown
+    xeval.compare(tmp_path / "out", out=tmp_path / "report", rows="explainers")
+    page = (tmp_path / "report" / "report.html").read_text()
+    table = next(part for part in page.split("<table")[1:] if "fraction" in part.partition("</thead>")[0])
+    row = next(part for part in table.split("<tr")[1:] if re.search(r">\s*halves\s*<", part))
+    assert "0.500" in row
+    assert "Share of the pixels above a half." in page
 
 
 # ---- files
@@ -218,14 +267,20 @@ def test_a_file_that_is_named_is_run_in_this_call_and_its_rows_know_its_code(
 @pytest.mark.fault("S30")
 @pytest.mark.parametrize(
     ("text", "told"),
-    [(None, "is not a file"), ("1 / 0", "ZeroDivisionError"), ("import sys; sys.exit(3)", r"sys.exit\(3\)")],
+    [
+        (None, "is not a file"),
+        ("1 / 0", "ZeroDivisionError"),
+        ("import sys; sys.exit(3)", r"sys.exit\(3\)"),
+        (MINE.replace('"mine"', '"grad-cam"'), "the explainer 'grad-cam' is defined twice"),
+        (MINE.replace('"mine"', '"random"'), "the explainer 'random' is defined twice"),
+    ],
 )
 def test_a_file_that_does_not_load_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None, told: str
 ) -> None:
     path = tmp_path / "sad.py"
     if text is not None:
-        path.write_text(text)
+        path.write_text(textwrap.dedent(text))
     code, _, error = here(capsys, "list", "explainers", "--plugin", str(path))
     assert code == 2
     assert str(path) in error

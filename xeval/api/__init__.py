@@ -3,5 +3,6 @@
 from xeval.api.comparison import compare
 from xeval.api.explanations import explain, load
 from xeval.api.scores import results, score
+from xeval.scoring.precomputed import PrecomputedMaps
 
-__all__ = ["compare", "explain", "load", "results", "score"]
+__all__ = ["PrecomputedMaps", "compare", "explain", "load", "results", "score"]

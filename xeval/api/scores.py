@@ -31,6 +31,7 @@ from xeval.scoring.lent import OwnExplainer, OwnMetric, explainers_lent, metrics
 from xeval.scoring.module import Normalization, adapt
 from xeval.scoring.options import EngineName, ScoreOptions, Switch, Target, validated
 from xeval.scoring.plan import plan_for
+from xeval.scoring.precomputed import PrecomputedMaps
 from xeval.scoring.store import Store, definition_of_row
 from xeval.scoring.summary import SCHEMA
 
@@ -58,7 +59,7 @@ def score(
     method: str | None = None,
     training_seed: int | None = None,
     protocol: str = "xeval",
-    explainers: str | Sequence[str | OwnExplainer] | None = None,
+    explainers: str | Sequence[str | OwnExplainer | PrecomputedMaps] | None = None,
     metrics: str | Sequence[str | OwnMetric] | None = None,
     thresholds: Sequence[float] | None = None,
     engine: EngineName = "native",
@@ -91,7 +92,8 @@ def score(
     ``reshape`` is a function that slices, transposes and reshapes the output of the named ``layer`` to N×K×h×w, where
     evidence does not tell how it lies. ``explainers`` and ``metrics`` take names and functions of your own:
     ``(model, images, targets) -> maps`` N×1×h×w, and ``(model, images, maps, targets) -> values`` N
-    (:mod:`xeval.scoring.lent`). The other keywords are the options of ``xeval score``, whose help and
+    (:mod:`xeval.scoring.lent`); ``explainers`` takes maps that were made elsewhere too, as :class:`PrecomputedMaps`.
+    The other keywords are the options of ``xeval score``, whose help and
     :class:`~xeval.scoring.options.ScoreOptions` say what they mean; ``size`` is a side or (height, width). The
     ``attrs`` of the frame hold the whole summary with conventions and provenance.
     """

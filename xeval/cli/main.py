@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args
 
@@ -19,7 +19,7 @@ from xeval.cli import sweep as cli_sweep
 from xeval.cli import tools as cli_tools
 from xeval.cli.completion import complete
 from xeval.cli.leave import JSON_ERRORS, leave, split_flag
-from xeval.cli.options import ARCH, NORMALIZATION, PATH, PLUGIN, options_of, size
+from xeval.cli.options import ARCH, MAPS, NORMALIZATION, PATH, PLUGIN, options_of, size
 from xeval.errors import UsageError
 from xeval.registry import PluginWarning
 from xeval.runtime.distributed import ALONE, Processes, end, joined, require_one
@@ -262,6 +262,7 @@ def import_(foreign: Path, out: Path, dataset: str, **options: Any) -> None:
 @cli.command()
 @click.argument("checkpoints", metavar="CKPT...", nargs=-1, required=True, type=PATH)
 @PLUGIN
+@MAPS
 @options_of("xeval.scoring.options:ScoreOptions")
 @click.option("--markdown", is_flag=True, help="print a Markdown table with a spread")
 @click.option(
@@ -272,7 +273,14 @@ def import_(foreign: Path, out: Path, dataset: str, **options: Any) -> None:
     help="what --markdown puts behind ±: a 95 % interval over images, or their standard deviation",
 )
 @click.option("--json", "as_json", is_flag=True, help="print scores.json instead of the table")
-def score(checkpoints: Sequence[Path], as_json: bool, markdown: bool, spread: str, **given: Any) -> None:
+def score(
+    checkpoints: Sequence[Path],
+    maps: Sequence[tuple[str, Path]],
+    as_json: bool,
+    markdown: bool,
+    spread: str,
+    **given: Any,
+) -> None:
     """Score checkpoints: run directories, exported files or plain state dicts.
 
     What is already scored is not scored again. Scores go beside each checkpoint, or to --out.
@@ -292,12 +300,18 @@ def score(checkpoints: Sequence[Path], as_json: bool, markdown: bool, spread: st
         raise UsageError("--out holds the scores of one checkpoint", "leave it out: scores go beside each checkpoint")
     if options.name is not None and len(checkpoints) > 1:
         raise UsageError("--name is the name of one checkpoint", "leave it out: each has its own")
+    if maps and len(checkpoints) > 1:
+        raise UsageError("--maps are maps of one checkpoint", "score the checkpoints one by one")
     from xeval.runtime.progress import for_terminal
+    from xeval.scoring.lent import beside, explainers_lent
+    from xeval.scoring.precomputed import PrecomputedMaps
     from xeval.scoring.run import SCORES, run
 
-    amiss = []
-    with joined(options.device) as processes, graceful(tell=processes.main) as stop:
-        options = options.model_copy(update={"device": processes.device})
+    made, amiss = [PrecomputedMaps(name, path) for name, path in maps], []
+    with ExitStack() as lent, joined(options.device) as processes, graceful(tell=processes.main) as stop:
+        with processes.together():
+            rows = lent.enter_context(explainers_lent(beside(options.explainers, made, options.protocol)))
+        options = options.model_copy(update={"device": processes.device, "explainers": rows})
         for checkpoint in checkpoints:
             scored = run(checkpoint, options, processes.progress(for_terminal()), stop, processes)
             amiss += [scored.shortfall] if scored.shortfall else []

@@ -114,3 +114,22 @@ PLUGIN = click.option(
     help="Python file that registers explainers, metrics or more; run in this call, never stored and followed",
 )
 """The option of a command that takes registered names; it is eager, as other options are checked against them."""
+
+
+def _named_files(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> list[tuple[str, Path]]:
+    """Return name and path of each NAME=FILE."""
+    parts = [value.partition("=") for value in values]
+    for value, (name, _, path) in zip(values, parts, strict=True):
+        if not name or not path:
+            raise click.BadParameter(f"{value!r} is not NAME=FILE", context, parameter)
+    return [(name, PATH.convert(path, parameter, context)) for name, _, path in parts]
+
+
+MAPS = click.option(
+    "--maps",
+    multiple=True,
+    callback=_named_files,
+    metavar="NAME=FILE",
+    help="a row of maps that were made elsewhere, from a .npy or .safetensors file; can be given several times",
+)
+"""The option of a command that scores maps which were made elsewhere."""

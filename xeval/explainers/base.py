@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 
 from torch import Tensor, nn
 
+from xeval.explainers.precomputed import Precomputed
 from xeval.registry import Registry
 
 Explain: TypeAlias = Callable[[nn.Module, str, Tensor, Tensor], Tensor]
@@ -25,13 +26,15 @@ class Explainer:
     """An attribution method, as :func:`explainer` registers it.
 
     ``units`` says what a value means. ``gradient`` is the change of the score per unit of input; ``location`` is how
-    much a place matters. The metrics of the infidelity family need to know which.
+    much a place matters. The metrics of the infidelity family need to know which. ``maps`` are those that were made
+    elsewhere: they are looked up, and ``explain`` is never called.
     """
 
     name: str
     explain: Explain
     units: Units
     citation: str
+    maps: Precomputed | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Control:
 
 
 EXPLAINERS: Registry[Explainer] = Registry("explainer")
-CONTROLS: Registry[Control] = Registry("control")
+CONTROLS: Registry[Control] = Registry("control", beside=EXPLAINERS)
 
 
 def explainer(name: str, *, units: Units, citation: str) -> Callable[[Explain], Explain]:

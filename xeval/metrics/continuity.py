@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from xeval.metrics.metric import EMPTY_MAP, Column, Scores, Settings, Values, metric
+from xeval.metrics.metric import EMPTY_MAP, EXPLAINER, Column, Scores, Settings, Values, metric
 from xeval.metrics.scene import Explained, Scene
 from xeval.perturb.draws import normal, uniform
 from xeval.perturb.masks import minmax
@@ -97,6 +97,7 @@ def _gaussian(scene: Scene, settings: NoiseSettings) -> Versions:
         "image; ReLU and min-max per map, 7×7 window; images with an empty map are undefined"
     ),
     citation="Wang et al., IEEE TIP 2004",
+    needs=EXPLAINER,
 )
 def score_ssim(explained: Explained, _settings: NoiseSettings, shared: Versions) -> Scores:
     """Does the map keep its structure when the image is covered with faint noise?
@@ -148,6 +149,7 @@ def relative_change(clean: Tensor, perturbed: Tensor) -> tuple[Tensor, Tensor]:
         "‖A(x) − A(x+d)‖/‖A(x)‖, signed map"
     ),
     citation="Yeh et al., NeurIPS 2019",
+    needs=EXPLAINER,
 )
 def score_sensitivity(explained: Explained, settings: BallSettings, shared: Tensor) -> Scores:
     """How much does the map change, relative to its size, when every pixel moves a little?

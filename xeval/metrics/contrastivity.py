@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from xeval.metrics.continuity import ssim
-from xeval.metrics.metric import EMPTY_MAP, EMPTY_OTHER, Column, Scores, Settings, Values, metric
+from xeval.metrics.metric import EMPTY_MAP, EMPTY_OTHER, EXPLAINER, Column, Scores, Settings, Values, metric
 from xeval.metrics.scene import Explained, Scene
 from xeval.perturb.draws import uniform
 from xeval.perturb.masks import minmax
@@ -79,6 +79,7 @@ def _about_empty_maps(settings: ContrastSettings) -> str:
         "map that does not know the class has 1"
     ),
     citation="Pope et al., CVPR 2019; Wang et al., IEEE TIP 2004",
+    needs=EXPLAINER,
 )
 def score(explained: Explained, settings: ContrastSettings, shared: Classes) -> Scores:
     """Does the map of another class look different? A map that shows where the object is, whatever is asked, does not

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from xeval.metrics.continuity import BallSettings, ball
-from xeval.metrics.metric import EMPTY_MAP, Column, Scores, Values, metric
+from xeval.metrics.metric import EMPTY_MAP, EXPLAINER, Column, Scores, Values, metric
 from xeval.metrics.scene import Explained
 
 
@@ -36,6 +36,7 @@ def lipschitz(clean: Tensor, perturbed: Tensor, step: Tensor) -> Tensor:
         "the sensitivity) of ‖A(x) − A(x+d)‖₂/‖d‖₂, signed maps over max |A(x)|, d in normalised units"
     ),
     citation="Alvarez-Melis and Jaakkola, 2018",
+    needs=EXPLAINER,
 )
 def score(explained: Explained, settings: BallSettings, shared: Tensor) -> Scores:
     """How much faster than the image does the map move, at worst, in a small neighbourhood?

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from xeval.metrics.continuity import ssim
 from xeval.metrics.contrastivity import random_other
-from xeval.metrics.metric import CONSTANT_MAP, Column, Scores, Settings, Values, metric
+from xeval.metrics.metric import CONSTANT_MAP, EXPLAINER, Column, Scores, Settings, Values, metric
 from xeval.metrics.scene import Explained, Scene
 from xeval.models.frozen import reinitialized
 
@@ -59,6 +59,7 @@ def _reinitialize(scene: Scene, _settings: HistogramSettings) -> nn.Module:
         "the same class in a copy of the network with every layer drawn anew; constant maps are undefined"
     ),
     citation="Hedström et al., NeurIPS 2023 workshop XAI in Action",
+    needs=EXPLAINER,
     group="sanity",
     default=False,
 )
@@ -104,6 +105,7 @@ def _other_class(scene: Scene, _settings: LogitSettings) -> Tensor:
         "other one, data range = range of both"
     ),
     citation="Sixt et al., ICML 2020",
+    needs=EXPLAINER,
     group="sanity",
     default=False,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -150,16 +150,18 @@ class Explained:
         units: Units = "location",
         symmetric: bool = False,
         packed: bool = False,
+        unfit: Mapping[str, Tensor] = {},
     ) -> None:
         """Keep the native maps N×1×h×w and ``again``, which makes maps of other versions of the images.
 
         ``packed`` says that ``again`` takes J versions of all images at once, one version after the other.
         ``symmetric`` says that the reversed ranking has the same distribution, so one set of passes serves the keep and
-        the deletion curve.
+        the deletion curve. ``unfit`` says for which images the map must not be scored: reason → bool (N,).
         """
         self.scene = scene
         self.native = native
         self.units = units
+        self.unfit = unfit
         self._again = again
         self._symmetric = symmetric
         self._packed = packed
@@ -272,7 +274,7 @@ class _Inverted(Explained):
         ) -> Tensor:
             return turn(original.version(images, number, targets=targets, model=model))
 
-        super().__init__(original.scene, turn(original.native), again, units=original.units)
+        super().__init__(original.scene, turn(original.native), again, units=original.units, unfit=original.unfit)
         self._original = original
         self._turn = turn
 

@@ -29,7 +29,7 @@ class Entry:
     channel. ``scope`` says how images are passed: those of a block together (``batch``) or each image alone
     (``image``); ``block`` marks values that only a whole block has. ``fault`` is what stock Quantus does wrong in
     addition to what a run shows, and ``repaired`` what the bridge does about it. ``nan`` is the reason that is given
-    where Quantus returns no number.
+    where Quantus returns no number. ``again`` marks what explains other images, classes or networks too.
     """
 
     name: str
@@ -42,6 +42,7 @@ class Entry:
     maps: Literal["signed", "positive", "scaled", "channels"] = "signed"
     scope: Literal["batch", "image", "block"] = "batch"
     masks: bool = False
+    again: bool = False
     smoothed: bool = False
     nan: str = NO_NUMBER
     fault: str = ""
@@ -61,10 +62,10 @@ class Entry:
 
 
 _faithfulness = partial(Entry, group="Faithfulness")
-_robustness = partial(Entry, group="Robustness", family="continuity")
+_robustness = partial(Entry, group="Robustness", family="continuity", again=True)
 _localisation = partial(Entry, group="Localisation", family="localisation", masks=True)
 _complexity = partial(Entry, group="Complexity", family="complexity", maps="positive")
-_randomisation = partial(Entry, group="Randomisation", family="randomisation", nan=CONSTANT_MAP)
+_randomisation = partial(Entry, group="Randomisation", family="randomisation", nan=CONSTANT_MAP, again=True)
 _axiomatic = partial(Entry, group="Axiomatic")
 
 _VALUES = "channel values set to the mean colour"
@@ -264,7 +265,7 @@ ENTRIES: tuple[Entry, ...] = (
     _axiomatic(
         "InputInvariance", "input invariance", "higher",
         "1 where the map of the image shifted by −1 is the same under a network that takes the shift back",
-        repair=q.shift_all, family="continuity",
+        repair=q.shift_all, family="continuity", again=True,
         fault="leaves the first value unshifted",
         repaired="the shift is taken back in front of the first layer, which needs no bias",
     ),

@@ -23,7 +23,7 @@ def shared_work(processes: Processes, plan: Plan, todo: Work | None) -> Work | N
     """
     if processes.world == 1:
         return todo
-    identity = [plan.loaded.sha256, plan.data_key, plan.protocol.hash(), plan.layer]
+    identity = [plan.loaded.sha256, plan.data_key, plan.protocol.hash(), plan.layer, plan.code]
     message = None
     if processes.main:
         work = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from xeval.engine import Engine
 from xeval.errors import UsageError
 from xeval.explainers import CONTROLS
 from xeval.explainers.base import Control, Draw, Explainer
+from xeval.explainers.precomputed import Precomputed
 from xeval.metrics import Explained, Scene
 from xeval.metrics.scene import Turn
 from xeval.models.frozen import reinitialized
@@ -20,6 +22,7 @@ from xeval.perturb.draws import word
 from xeval.perturb.masks import cam_minmax, complement, minmax
 from xeval.scoring.plan import Plan
 
+OTHER_CLASS = "map of another class"
 SHOWN: dict[str, Callable[[Tensor], Tensor]] = {
     "signed": lambda maps: maps,
     "relu-minmax": lambda maps: minmax(maps.clamp_min(0)),
@@ -63,11 +66,26 @@ class Maps:
     def explain(self, scene: Scene, name: str) -> Explained:
         """Return the maps of one of the protocol's explainers of the scene."""
         explainer, layer = self.plan.protocol.explainer(name), self.plan.layer
+        if name in self.plan.precomputed:
+            return self._looked_up(scene, self.plan.precomputed[name], explainer)
         return Explained.by(
             scene,
             lambda images, classes, model: self._shown(self.engine.explain(explainer, layer, images, classes, model)),
             units=explainer.units,
         )
+
+    def _looked_up(self, scene: Scene, held: Precomputed, explainer: Explainer) -> Explained:
+        """Return the maps that were made elsewhere of the scene's images."""
+
+        def again(*_: Any, **__: Any) -> Tensor:
+            raise TypeError(
+                f"{explainer.name} has maps of the images alone; a metric that explains again has needs={{'explainer'}}"
+            )
+
+        places, device = held.places(scene.keys), scene.images.device
+        unfit = {} if held.targets is None else {OTHER_CLASS: held.targets[places].to(device) != scene.targets}
+        maps = self._shown(held.maps[places].to(scene.images))
+        return Explained(scene, maps, again, units=explainer.units, unfit=unfit)
 
     def _shown(self, maps: Tensor) -> Tensor:
         """Return native maps as the protocol scores them."""

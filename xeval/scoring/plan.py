@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from xeval.data.base import CHUNK, size_text
 from xeval.data.damaged import without_damaged
 from xeval.errors import DataError, UsageError
 from xeval.explainers import CONTROLS, EXPLAINERS
+from xeval.explainers.precomputed import Precomputed
 from xeval.metrics import Column, Metric
 from xeval.models import find_layer, last_conv_stage
 from xeval.models.layers import EXCON_LAYER, excon_layer
@@ -27,10 +28,13 @@ from xeval.perturb.masks import kept
 from xeval.runtime.files import digest
 from xeval.scoring.normalization import normalized
 from xeval.scoring.options import ScoreOptions
+from xeval.scoring.precomputed import convention, require_images
 from xeval.scoring.protocols import Protocol, metric_list, resolve
 from xeval.scoring.store import Cell, definition_of_row
 
 MODEL_COLUMNS = ("label", "predicted", "correct", "p0", "confidence")
+EXPLAINED_ANEW = ("shuffled", "untrained")
+"""The controls for which the reference explains other images, or another network."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class Plan:
     """Everything about a scoring run that is known before the first pass; made by :func:`make_plan`.
 
     ``objects`` is the hash of the user's masks of the chosen images, None where they are not used or not the user's.
+    ``precomputed`` are the maps of the rows that were made elsewhere.
     """
 
     loaded: LoadedModel
@@ -79,6 +84,7 @@ class Plan:
     data_key: str
     label: Label
     objects: str | None = None
+    precomputed: Mapping[str, Precomputed] = field(default_factory=dict)
     data_notes: tuple[str, ...] = ()
     unreadable: tuple[str, ...] = ()
 
@@ -97,6 +103,20 @@ class Plan:
         """The hash of the code of every row whose explainer or control is from outside this package."""
         return {**EXPLAINERS.code(*self.protocol.explainers), **CONTROLS.code(*self.protocol.controls)}
 
+    def rows_of(self, metric: Metric) -> tuple[str, ...]:
+        """Return the rows that a metric scores: one that explains again leaves out maps made elsewhere, and inverse."""
+        looked_up = {*self.precomputed}
+        if self.protocol.explainers[0] in looked_up:
+            looked_up.add("inverse")
+        return tuple(row for row in self.rows if row not in looked_up or "explainer" not in metric.needs)
+
+    @property
+    def conventions(self) -> list[str]:
+        """Return the sentences that are printed with a table."""
+        lost = [task.metric.name for task in self.tasks if "explainer" in task.metric.needs]
+        made = [convention(name, held, self.protocol.target, lost) for name, held in self.precomputed.items()]
+        return [*self.protocol.conventions(), *made, *filter(None, [self.loaded.normalization])]
+
     def cells(self, task: Task) -> dict[tuple[str, str], Cell]:
         """Return the cells of one task, (explainer, column) → cell."""
         code = self.code
@@ -109,7 +129,7 @@ class Plan:
                 name,
                 definition_of_row(task.definition, code.get(row)),
             )
-            for row in self.rows
+            for row in self.rows_of(task.metric)
             for name in task.names
         }
 
@@ -132,7 +152,9 @@ def plan_for(loaded: LoadedModel, info: DatasetInfo, split: Split, options: Scor
     _require_thresholds(protocol, info)
     split, damaged = without_damaged(split) if options.allow_partial else (split, {})
     protocol, left_out = _what_the_data_allow(protocol, split, asked=options.metrics is not None)
+    protocol, not_again = _what_the_maps_allow(protocol, options)
     chosen, selection = _choose(split, options)
+    precomputed = _precomputed(protocol, split, chosen)
     objects, unmarked = _objects(protocol, split, chosen)
     layer = options.layer or _default_layer(loaded.model, info, protocol)
     find_layer(loaded.model, layer)
@@ -156,7 +178,8 @@ def plan_for(loaded: LoadedModel, info: DatasetInfo, split: Split, options: Scor
         data_key,
         _label(loaded, options),
         objects=objects,
-        data_notes=(*split.notes, *left_out, *unmarked),
+        precomputed=precomputed,
+        data_notes=(*split.notes, *left_out, *not_again, *unmarked),
         unreadable=tuple(damaged.values()),
     )
 
@@ -289,6 +312,40 @@ def _what_the_data_allow(protocol: Protocol, split: Split, *, asked: bool) -> tu
     kept_names = tuple(name for name in protocol.metrics if name not in lacking)
     note = f"left out, as the images have no object masks or boxes: {', '.join(lacking)}"
     return protocol.model_copy(update={"metrics": kept_names}), [note]
+
+
+def _what_the_maps_allow(protocol: Protocol, options: ScoreOptions) -> tuple[Protocol, list[str]]:
+    """Leave out what needs an explainer where there are maps alone, with a note; UsageError where it was asked for.
+
+    Metrics go where every row was made elsewhere, controls where the first was, as it is their reference.
+    """
+    made = [name for name in protocol.explainers if EXPLAINERS[name].maps is not None]
+    controls = [name for name in EXPLAINED_ANEW if name in protocol.controls and protocol.explainers[0] in made]
+    metrics = [metric.name for metric, _ in metric_list(protocol) if "explainer" in metric.needs]
+    if len(made) < len(protocol.explainers):
+        metrics = []
+    asked = [*(controls if {*controls} & {*(options.explainers or ())} else ()), *(metrics if options.metrics else ())]
+    lost = {*controls, *metrics}
+    if asked or len(metrics) == len(protocol.metrics):
+        raise UsageError(
+            f"{(asked or metrics)[0]} explains again, and {made[0]} has maps of the images alone",
+            "leave it out, or name an explainer before the maps, with --explainers",
+        )
+    if not lost:
+        return protocol, []
+    fewer = {
+        "controls": tuple(name for name in protocol.controls if name not in lost),
+        "metrics": tuple(name for name in protocol.metrics if name not in lost),
+    }
+    note = f"left out, as {made[0]} cannot explain again: {', '.join([*metrics, *controls])}"
+    return protocol.model_copy(update=fewer), [note]
+
+
+def _precomputed(protocol: Protocol, split: Split, chosen: NDArray[np.int64]) -> dict[str, Precomputed]:
+    """Return the maps that were made elsewhere, with a map for each chosen image."""
+    ids = [split.ids[i] for i in chosen]
+    held = {name: EXPLAINERS[name].maps for name in protocol.explainers}
+    return {name: require_images(name, maps, split.ids, ids) for name, maps in held.items() if maps is not None}
 
 
 def _objects(protocol: Protocol, split: Split, chosen: NDArray[np.int64]) -> tuple[str | None, list[str]]:

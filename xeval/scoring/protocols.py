@@ -127,14 +127,20 @@ class Protocol(BaseModel):
         return {name: getattr(self, name) for name in (*GENERAL, *switched)}
 
     def definition(self) -> dict[str, Any]:
-        """Return everything that changes a number, with all defaults spelled out."""
+        """Return everything that changes a number, with all defaults spelled out.
+
+        Of maps that were made elsewhere it has the units alone: the maps belong to one checkpoint, and compared runs
+        share the rest. Their rows know them (:meth:`~xeval.scoring.plan.Plan.cells`).
+        """
+        made = {name: EXPLAINERS[name].units for name in self.explainers if EXPLAINERS[name].maps is not None}
         return {
             "explainers": list(self.explainers),
             "controls": list(self.controls),
             "metrics": {name: self.metric_definition(name) for name in self.metrics},
             **self.general(),
             "subset": self.subset,
-            **self.code(*self.explainers, *self.controls),
+            **self.code(*(name for name in self.explainers if name not in made), *self.controls),
+            **({"made elsewhere": made} if made else {}),
         }
 
     def code(self, *rows: str) -> dict[str, Any]:

@@ -218,15 +218,13 @@ def _finished(path: Path, plan: Plan) -> Any:
             found["protocol"]["hash"],
             found["explained"]["layer"],
             Label(*(found["checkpoint"][key] for key in ("name", "method", "seed"))),
+            {row: about["code"] for row, about in found["explainers"].items() if "code" in about},
             found["status"] == ("partial" if found["problems"] else "complete"),
         )
     except (DataError, KeyError, TypeError):  # it is derived from the store and can be written again
         return None
-    return (
-        found
-        if keys == (plan.loaded.sha256, plan.data_key, plan.protocol.hash(), plan.layer, plan.label, True)
-        else None
-    )
+    wanted = plan.loaded.sha256, plan.data_key, plan.protocol.hash(), plan.layer, plan.label, plan.code, True
+    return found if keys == wanted else None
 
 
 def compute(session: Session, scorer: Scorer, store: Store | None, todo: Work, where: Lacking) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -234,10 +234,11 @@ class Scorer:
         return blocks
 
     def _explained(self, scene: Scene, positions: list[int]) -> Named:
-        """Return the maps of every row, and measure the cost of each."""
+        """Return the maps of every row, and measure the cost of each; that of maps made elsewhere is not known."""
         source, found = self.maps.of(scene, positions), []
         for name in self.plan.rows:
-            with self.meter.part(name), self._named(name):
+            measured = nullcontext() if name in self.plan.precomputed else self.meter.part(name)
+            with measured, self._named(name):
                 found.append(next(source))
             self.guard(f"explainer {name!r}")
         return found
@@ -279,7 +280,8 @@ class Scorer:
         mistakes.
         """
         try:
-            found = task_blocks(task, scene, rows, self.meter)
+            scored = self.plan.rows_of(task.metric)
+            found = task_blocks(task, scene, [row for row in rows if row[0] in scored], self.meter)
             self.guard(f"metric {task.metric.name!r}")
             return found
         except Exception as error:
@@ -413,12 +415,12 @@ def _require_declared(task: Task, scores: Scores, images: int) -> None:
 
 
 def _broken(scene: Scene, draws: list[Explained]) -> Errors:
-    """Return where the network's output or a map is not finite.
+    """Return where the network's output or a map is not finite, or the map is not one of this image and class.
 
     A score of such an image would be a number without a meaning, because ranks exist even for NaN maps.
     """
     maps = torch.stack([one.native.flatten(1).isfinite().all(1) for one in draws]).all(0)
-    return {NETWORK: ~scene.p0.isfinite(), MAP: ~maps}
+    return {NETWORK: ~scene.p0.isfinite(), MAP: ~maps, **draws[0].unfit}
 
 
 def average(draws: list[Scores]) -> Scores:

@@ -55,7 +55,7 @@ def summarize(store: Store, plan: Plan, cam_size: tuple[int, int], cost: dict[st
         "explained": {"layer": plan.layer, "cam_size": list(cam_size), "target": plan.protocol.target},
         "model": model_numbers(model["confidence"].values[known], model["p0"].values[known], correct[known]),
         "columns": {name: about for task in plan.tasks for name, about in _columns(task).items()},
-        "conventions": [*plan.protocol.conventions(), *filter(None, [plan.loaded.normalization])],
+        "conventions": plan.conventions,
         "explainers": {name: {**_explainer(name), **_code(plan.code, name)} for name in plan.rows},
         "scores": scores,
         "curves": {"fractions": _fractions(curves), **curves},
