@@ -1,9 +1,10 @@
 """Read the weights of attention, whichever library computes it, and find out which tokens a score reads.
 
 Libraries compute attention by fused kernels, which never hold its weights. In :func:`attention_of`, every call of
-torch's ``scaled_dot_product_attention`` is computed in the open, also inside torch's own module, and softmax along the
-last of three or more axes is watched, with which networks write attention out. It is torch's own way to look at calls (``TorchFunctionMode``):
-no setting of the network or of a library is changed, and nothing of it outlives the pass, also if that fails.
+torch's ``scaled_dot_product_attention`` is computed in the open, also inside torch's own module, and every softmax
+along the last of three or more axes is watched, by which networks write attention out. It is torch's own way to look at
+calls (``TorchFunctionMode``): no setting of the network or of a library is changed, and nothing of it outlives the
+pass, also if that fails.
 """
 
 from __future__ import annotations
@@ -143,7 +144,7 @@ class _Open(TorchFunctionMode):
 
 
 def _is_of_rows(found: Tensor, dim: int | None = None, **_named: Any) -> bool:
-    """Return whether a softmax along ``dim`` has made rows that add up to 1, for each image at least one matrix."""
+    """Return whether a softmax along ``dim`` has made matrices whose rows add up to 1."""
     return found.ndim > 2 and dim in (-1, found.ndim - 1)
 
 
