@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from xeval.errors import UsageError
 from xeval.models.frozen import frozen_eval
+from xeval.models.watch import calls
 from xeval.registry import in_one_line
 
 Output: TypeAlias = Literal["logits", "probabilities"]
@@ -65,7 +66,8 @@ def classes_of(model: nn.Module, images: Tensor, *, allow_stochastic: bool = Fal
             _require_alone(found, torch.cat([_answer(model, images[n : n + 1]) for n in range(len(images))]))
         if _are_log_probabilities(found):
             return found.shape[1], ("the model answers with log-probabilities, whose softmax is the same",)
-        if _are_probabilities(found) or _is_squashed(model, images, found):
+        suspect = _are_probabilities(found) or _is_squashed(model, images, found)
+        if suspect and not _are_of_a_linear_layer(model, images):
             raise UsageError(
                 "the model answers with probabilities, not logits (a softmax or sigmoid inside)",
                 'give output="probabilities" to take their logarithm, or leave the last layer out',
@@ -117,6 +119,12 @@ def _are_log_probabilities(found: Tensor) -> bool:
 
 def _are_probabilities(found: Tensor) -> bool:
     return bool((found >= 0).all()) and bool(((found.sum(1) - 1).abs() <= SUM).all())
+
+
+def _are_of_a_linear_layer(model: nn.Module, images: Tensor) -> bool:
+    """Whether a linear layer makes the answers: cosines of features that are never negative look like a sigmoid's."""
+    seen = calls(model, images)
+    return any(isinstance(one.module, nn.Linear) and one.made is seen[-1].made for one in seen)
 
 
 def _is_squashed(model: nn.Module, images: Tensor, found: Tensor) -> bool:
