@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xeval.checkpoints.card import RunCard, Selection, read_card, write_card
+from xeval.checkpoints.facts import one_line
 from xeval.checkpoints.folder import MANIFEST, require_no_training, run_name
-from xeval.checkpoints.load import card_of, load_encoder, own_of, tensors_sha256
+from xeval.checkpoints.identity import tensors_sha256
+from xeval.checkpoints.load import card_of, load_encoder, own_of
 from xeval.checkpoints.normalization import KEY, NormalizeName, Wish, same_constants
 from xeval.checkpoints.own import open_as_known, own_source, own_wish
 from xeval.checkpoints.weightfiles import write_tensors
@@ -75,6 +77,7 @@ def probe_encoder(
         UsageError: nothing says how images were normalised, or the file says otherwise; the folder holds another run.
     """
     require_seed(seed)
+    name = one_line("--method", method or path.stem)
     require_writable(out)
     wish = Wish.of(mean=mean, std=std, normalize=normalize)
     own = own_of(path, arch)
@@ -92,7 +95,6 @@ def probe_encoder(
     unit = normalize_features or head != "linear"
     bank = len(fit) if head == "knn" else 0
     model, spec = load_encoder(path, info, arch=arch, normalize_features=unit, bank=bank)
-    name = method or path.stem
     directory = out / run_name(dataset, name, seed)
     settings: dict[str, Any] = {"head": head, "normalize": unit, "weight_decay": weight_decay, "encoder": path.name}
     if wish.given or not same_constants(info, split.info):
@@ -105,7 +107,7 @@ def probe_encoder(
     parts = apart(model, spec)
     with frozen_eval(model):
         features, labels = _features(parts, make_pool(split, fit, where), info)
-    parts.head.load_state_dict(_fitted(head, features, labels, len(info.classes), weight_decay))
+    parts.head.load_state_dict(_fitted(parts.head, head, features, labels, len(info.classes), weight_decay))
     with frozen_eval(model):
         accuracy = _accuracy(model, make_pool(split, held, where), info)
     reached = {"best_accuracy": accuracy, "last_accuracy": accuracy}
@@ -175,13 +177,16 @@ def _content(card: RunCard) -> dict[str, Any]:
     return own | {"encoder": card.provenance.get("encoder_sha256")}
 
 
-def _fitted(head: HeadKind, features: Tensor, labels: Tensor, classes: int, weight_decay: float) -> dict[str, Tensor]:
-    """Fit the head and return its tensors."""
-    if head == "knn":
+def _fitted(
+    layer: nn.Module, kind: HeadKind, features: Tensor, labels: Tensor, classes: int, weight_decay: float
+) -> dict[str, Tensor]:
+    """Fit the head and return the tensors of its layer, which may have no bias."""
+    if kind == "knn":
         return {"bank": features, "labels": labels}
-    found = centroids(features, labels, classes) if head == "centroid" else None
-    found = found or lbfgs(features, labels, classes, weight_decay=weight_decay)
-    return {"weight": found.weight, "bias": found.bias}
+    biased = getattr(layer, "bias", None) is not None
+    found = centroids(features, labels, classes) if kind == "centroid" else None
+    found = found or lbfgs(features, labels, classes, weight_decay=weight_decay, biased=biased)
+    return {name: part for name, part in found._asdict().items() if part is not None and (biased or name != "bias")}
 
 
 def centroids(features: Tensor, labels: Tensor, classes: int) -> Probe:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from xeval.checkpoints.load import encoder_tensors, tensors_sha256
+from xeval.checkpoints.identity import tensors_sha256
+from xeval.checkpoints.load import encoder_tensors
 from xeval.checkpoints.match import differences, listed
 from xeval.errors import UsageError
 from xeval.models import Classifier, ModelSpec

@@ -135,7 +135,13 @@ class Trainer:
         head, settings = self.learner.parts.linear, self.recipe.head.optimizer
         features = stored_features(self.learner, self.fit)
         if self.recipe.head.fit == "lbfgs":
-            fitted = probe.lbfgs(features, self.fit.labels, head.out_features, weight_decay=settings.weight_decay)
+            fitted = probe.lbfgs(
+                features,
+                self.fit.labels,
+                head.out_features,
+                weight_decay=settings.weight_decay,
+                biased=head.bias is not None,
+            )
         else:
             fitted = probe.full_batch(
                 features,
@@ -148,7 +154,8 @@ class Trainer:
             )
         with torch.no_grad():
             head.weight.copy_(fitted.weight)
-            head.bias.copy_(fitted.bias)
+            if fitted.bias is not None:
+                head.bias.copy_(fitted.bias)
         self.processes.copy_from_main(head.parameters())  # a fit on a GPU may end on other bits on each rank
 
     def _probe_best(self) -> None:

@@ -146,7 +146,7 @@ class Registry(Generic[T]):
         except (Exception, SystemExit) as error:
             self._things, self._origins = before
             package = point.dist.name if point.dist is not None else "an unknown package"
-            self.broken[point.name] = Broken(point.name, package, _in_one_line(error))
+            self.broken[point.name] = Broken(point.name, package, in_one_line(error))
             told = self._unloaded(self.broken[point.name])
             warnings.warn(f"{told.problem}, so it is left out: {told.remedy}", PluginWarning, stacklevel=2)
 
@@ -184,10 +184,10 @@ def load_file(path: Path) -> None:
     try:
         loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise UsageError(f"the plug-in {path} does not load ({_in_one_line(error)})", "mend it") from error
+        raise UsageError(f"the plug-in {path} does not load ({in_one_line(error)})", "mend it") from error
 
 
-def _in_one_line(error: BaseException) -> str:
+def in_one_line(error: BaseException) -> str:
     """Return the kind and the first line of an error; ``sys.exit`` is told as such."""
     if isinstance(error, SystemExit):
         return f"it calls sys.exit({error.code!r:.60})"

@@ -11,7 +11,7 @@ from tests.commands import ROOT
 
 ALL = [row for rows in sections().values() for row in rows]
 GUARDED = (
-    "scoring.answers",
+    "models.answers",
     "scoring.loader",
     "scoring.module",
     "models.layers",
@@ -27,7 +27,7 @@ ADD = f"add a line to {ROWS.relative_to(ROOT)}, then run `make docs`"
 TRUE = Checked(
     "number of outputs",
     "before scoring",
-    "scoring.answers:_answer",
+    "models.answers:_answer",
     "has one output",
     "outside/test_answers.py::test_other_answers_are_refused",
 )
@@ -54,7 +54,7 @@ def test_the_page_says_the_whole_message_and_the_code_of_its_kind() -> None:
     assert TRUE in ALL
     assert said(TRUE) == "exit 2: “the model has one output”"
     (line,) = [line for line in page.splitlines() if line.startswith("| number of outputs |")]
-    code, test = "[xeval/scoring/answers.py](../xeval/scoring/answers.py)", "test_other_answers_are_refused"
+    code, test = "[xeval/models/answers.py](../xeval/models/answers.py)", "test_other_answers_are_refused"
     proof = f"[`{test}`](../tests/outside/test_answers.py)"
     assert line == f"| number of outputs | before scoring | exit 2: “the model has one output” | {code} | {proof} |"
     assert sum(line.startswith("| ") for line in page.splitlines()) == len(ALL) + 2 * len(sections())
@@ -79,7 +79,7 @@ def test_messages_and_codes_come_from_the_code(place: str, words: str, ending: s
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"place": "scoring.answers:_answers"}, "_answers does not exist"),
+        ({"place": "models.answers:_answers"}, "_answers does not exist"),
         ({"place": "scoring.replies:_answer"}, "scoring.replies:_answer does not exist"),
         ({"words": "has two outputs"}, "does not say 'has two outputs'"),
         ({"place": "scoring.module:_remarks", "words": "divided by 255"}, "does not say 'divided by 255' in an error"),
@@ -105,7 +105,7 @@ def test_proofs_that_do_not_exist_are_found(test: str, told: str) -> None:
 
 def test_a_check_without_a_row_is_found() -> None:
     rest = [row for row in ALL if row != TRUE]
-    assert unlisted("scoring.answers", rest) == ["scoring.answers:_answer: the model has one output"]
+    assert unlisted("models.answers", rest) == ["models.answers:_answer: the model has one output"]
 
 
 @pytest.mark.parametrize("line", ["a | b | c | d", "a | b | c | d | e | f | g"])

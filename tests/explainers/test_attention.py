@@ -248,7 +248,7 @@ def test_products_in_the_open_are_those_of_torch(options: Any) -> None:
     query = torch.randn(2, 4, 5, 6, generator=generator)
     key, value = (torch.randn(2, heads, 5, 6, generator=generator) for _ in range(2))
     wanted = F.scaled_dot_product_attention(query, key, value, **options)
-    with _Open(5) as opened:
+    with _Open() as opened:
         found = F.scaled_dot_product_attention(query, key, value, **options)
     assert torch.allclose(found, wanted, atol=1e-6)
     assert torch.allclose(opened.weights[0].sum(-1), torch.ones(2, 4, 5))
@@ -308,6 +308,41 @@ def swin() -> nn.Module:
     return seeded(timm.create_model, "swin_tiny_patch4_window7_224", img_size=32, num_classes=4, **sizes)
 
 
+class Windows(nn.Module):
+    """Tokens that attend within stripes, written out, before all of them attend to each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm, self.head = nn.Conv2d(3, 8, 8, 8), nn.LayerNorm(8), nn.Linear(8, 4)
+        self.keys = nn.Linear(8, 8)
+
+    def attended(self, x: Tensor) -> Tensor:
+        return x + (self.keys(x) @ x.transpose(1, 2)).softmax(-1) @ x
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x).flatten(2).transpose(1, 2)
+        x = self.attended(x.reshape(-1, 4, 8)).reshape(x.shape)
+        return self.head(self.norm(self.attended(x)).mean(1))
+
+
+def reduced() -> nn.Module:
+    """A pyramid whose first stage attends to pooled tokens, and only its last one between all of them."""
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    sizes = {"hidden_sizes": [8, 8], "num_attention_heads": [1, 1], "depths": [1, 1], "mlp_ratios": [1, 1]}
+    stages = {"num_encoder_blocks": 2, "patch_sizes": [4, 2], "strides": [4, 2], "sequence_reduction_ratios": [2, 1]}
+    config = transformers.PvtConfig(image_size=32, num_labels=4, **sizes, **stages)
+
+    class Logits(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = transformers.PvtForImageClassification(config)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.network(x).logits
+
+    return seeded(Logits)
+
+
 def pooled_by_attention() -> nn.Module:
     size = {"img_size": 32, "patch_size": 8, "embed_dim": WIDTH, "depth": 1, "num_heads": HEADS}
     return seeded(timm.create_model, "vit_base_patch16_siglip_224", num_classes=4, **size)
@@ -319,6 +354,8 @@ def pooled_by_attention() -> nn.Module:
         (torchvision_resnet, "no attention between tokens of a known grid"),
         (lambda: seeded(NoAttention), "no attention between all of its tokens"),
         (swin, "no attention between tokens of a known grid|within parts of an image"),
+        (lambda: seeded(Windows), "attention of 4×4, within parts of an image"),
+        (reduced, "attention of 64×16, within parts of an image or between other tokens than the 17"),
         (pooled_by_attention, "attention of 1×16, within parts of an image or between other tokens than the 16"),
     ],
 )

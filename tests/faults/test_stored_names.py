@@ -106,7 +106,8 @@ def test_the_same_names_run_once_the_user_types_them(
 ) -> None:
     """Otherwise the test above would prove nothing."""
     run = a_run(tmp_path, "payload:build")
-    assert here(capsys, "score", str(run), "--arch", "payload:build")[0] == 77
+    status, _, message = here(capsys, "score", str(run), "--arch", "payload:build")
+    assert (status, "payload:build fails (it calls sys.exit(77))" in message) == (2, True)
     assert marker.read_text() == "called"
 
 

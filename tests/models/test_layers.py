@@ -13,10 +13,10 @@ from torch import Tensor, nn
 import xeval
 from tests.explainers.networks import tiny_vit
 from tests.outside.networks import labels, pixels, seeded
+from xeval.checkpoints.identity import function_identity
 from xeval.errors import UsageError
 from xeval.explainers import EXPLAINERS
 from xeval.models import last_conv_stage
-from xeval.scoring.module import function_identity
 
 WIDTH, TARGETS = 6, torch.tensor([0, 1, 2, 3])
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import xeval
 from tests.outside.networks import CLASSES, DropsAlways, InDictionary, Plain, Volumes, labels, pixels, seeded
@@ -47,6 +48,46 @@ def test_a_sigmoid_inside_is_told_from_small_logits() -> None:
     small.head.weight.data *= 0.001
     small.head.bias.data.fill_(0.05)  # logits near 0.4 for every image
     assert len(scored(small))
+
+
+class Cosines(nn.Module):
+    """Cosines between features that are never negative and weights that are none either: no class has one below 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3, 2, 1), nn.Linear(8, CLASSES, bias=False)
+        self.head.weight.data = nn.functional.normalize(self.head.weight.data.abs())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(nn.functional.normalize(torch.relu(self.conv(x)).mean((-2, -1))))
+
+
+def test_cosines_of_a_linear_layer_are_logits() -> None:
+    model = seeded(Cosines)
+    found = model(100 * pixels())
+    assert bool(((found > 0) & (found < 1)).all())
+    p0 = model(pixels()).double().softmax(1).amax(1).mean()
+    assert scored(model).attrs["summary"]["model"]["p0"] == pytest.approx(float(p0), abs=1e-6)
+
+
+class AsTransformers(nn.Module):
+    """Answers with an object that has logits among other things."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Plain()
+
+    def forward(self, x: Tensor) -> SimpleNamespace:
+        return SimpleNamespace(loss=None, logits=self.inner(x))
+
+
+def test_an_object_with_logits_is_an_answer() -> None:
+    model, plain = seeded(AsTransformers), seeded(Plain)
+    plain.load_state_dict(model.inner.state_dict())
+    same_means(scored(model), scored(plain))
+    maps = [xeval.explain(one, pixels(2), torch.tensor([0, 1]), explainer="saliency") for one in (model, plain)]
+    assert torch.equal(*maps)
+    assert isinstance(model(pixels(1)), SimpleNamespace), "the model is left as it was"
 
 
 def test_log_probabilities_are_accepted_and_said() -> None:

@@ -17,14 +17,16 @@ def blobs(rows: int = 120, dim: int = 5, classes: int = 3) -> tuple[Tensor, Tens
     return centres[labels] + torch.randn(rows, dim, generator=generator), labels
 
 
+@pytest.mark.parametrize("biased", [True, False])
 @pytest.mark.parametrize("weight_decay", [1e-4, 1e-2])
-def test_lbfgs_equals_scikit_learn(weight_decay: float) -> None:
+def test_lbfgs_equals_scikit_learn(weight_decay: float, biased: bool) -> None:
     from sklearn.linear_model import LogisticRegression
 
     x, y = blobs()
     x = x.double()
-    oracle = LogisticRegression(C=1 / (weight_decay * len(x)), tol=1e-10, max_iter=10000).fit(x.numpy(), y.numpy())
-    probe = lbfgs(x, y, 3, weight_decay=weight_decay)
+    strength = {"C": 1 / (weight_decay * len(x)), "tol": 1e-10, "max_iter": 10000}
+    oracle = LogisticRegression(fit_intercept=biased, **strength).fit(x.numpy(), y.numpy())
+    probe = lbfgs(x, y, 3, weight_decay=weight_decay, biased=biased)
     expected = torch.from_numpy(oracle.predict_proba(x.numpy())).float()
     torch.testing.assert_close(F.linear(x.float(), *probe).softmax(1), expected, rtol=0, atol=1e-4)
 
@@ -32,7 +34,9 @@ def test_lbfgs_equals_scikit_learn(weight_decay: float) -> None:
 def test_lbfgs_is_at_a_minimum_even_for_badly_scaled_features() -> None:
     x, y = blobs()
     x = x * torch.tensor([100, 1, 0.01, 1, 10.0])
-    weight, bias = (tensor.double().requires_grad_() for tensor in lbfgs(x, y, 3, weight_decay=1e-3))
+    probe = lbfgs(x, y, 3, weight_decay=1e-3)
+    assert probe.bias is not None
+    weight, bias = probe.weight.double().requires_grad_(), probe.bias.double().requires_grad_()
     loss = F.cross_entropy(F.linear(x.double(), weight, bias), y) + 1e-3 / 2 * weight.square().sum()
     gradients = torch.autograd.grad(loss, [weight, bias])
     assert max(gradient.abs().max().item() for gradient in gradients) < 1e-4

@@ -20,13 +20,13 @@ from xeval.checkpoints.normalization import NormalizeName
 from xeval.data import DatasetInfo, Split
 from xeval.data.base import Size
 from xeval.errors import DataError, UsageError
+from xeval.models.answers import Output, as_logits
 from xeval.models.layout import Grid, reshaped_by
 from xeval.perturb.thresholds import Mask
 from xeval.runtime.files import read_json
 from xeval.runtime.precisions import Precision
 from xeval.runtime.progress import Silent
 from xeval.scoring import run as scoring
-from xeval.scoring.answers import Output, as_logits
 from xeval.scoring.lent import OwnExplainer, OwnMetric, explainers_lent, metrics_lent
 from xeval.scoring.module import Normalization, adapt
 from xeval.scoring.options import EngineName, ScoreOptions, Switch, Target, validated

@@ -31,8 +31,8 @@ def facts(
     """
     named = next((fields[key] for key in METHOD if fields.get(key)), stem)
     return Facts(
-        name=_line("--name", name or out),
-        method=_line("--method", method or named),
+        name=one_line("--name", name or out),
+        method=one_line("--method", method or named),
         seed=seed_of(fields) if seed is None else seed,
     )
 
@@ -53,7 +53,7 @@ def arch_of(fields: dict[str, str]) -> str | None:
     return next((fields[name].partition(".")[0] for name in ARCH if fields.get(name)), None)
 
 
-def _line(option: str, text: str) -> str:
+def one_line(option: str, text: str) -> str:
     """Return a name as it is, in any alphabet; raise UsageError unless it is one printable line."""
     if not text.strip() or not text.isprintable() or len(text) > LONGEST:
         raise UsageError(

@@ -6,7 +6,6 @@ wrote around their tensors.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from collections.abc import Callable
@@ -19,15 +18,18 @@ from torch import Tensor, nn
 
 from xeval.checkpoints.card import RunCard, read_card
 from xeval.checkpoints.folder import MANIFEST, Weights
+from xeval.checkpoints.identity import network_sha256, tensors_sha256
 from xeval.checkpoints.match import bare_names, canonical, fit, fitting
 from xeval.checkpoints.own import own_configuration, own_notes
 from xeval.checkpoints.weightfiles import plain_tensors, read_tensors, read_weights, regular
 from xeval.data import DatasetInfo
 from xeval.errors import CheckpointError, DataError, UsageError
 from xeval.models import ModelSpec, build
+from xeval.models.answers import classes_of
 from xeval.models.architectures import is_built_in
 from xeval.models.configuration import Configuration
 from xeval.models.sources import apart, native, network, opens_or_runs, require_followed, require_named
+from xeval.models.watch import two_examples
 from xeval.runtime.files import atomic_write, file_hash
 
 CARD_KEY = "xeval"
@@ -40,9 +42,10 @@ class LoadedModel:
 
     ``card`` is None for a bare state dict; ``spec`` and ``file_sha256`` are None for a module passed in memory.
     ``sha256`` hashes names, shapes and values of the tensors, so the same weights in another file format have the same
-    hash; a scorer adds constants that are not the data set's own, and says in ``normalization`` which it uses unless
-    the run itself has the data set's. ``notes`` says what was assumed or adapted. ``own`` is what the network's own
-    configuration says of images, where the weights of a bare file are those that it describes.
+    hash, and of networks from elsewhere what they are made of; a scorer adds constants that are not the data set's own,
+    and says in ``normalization`` which it uses unless the run itself has the data set's. ``notes`` says what was
+    assumed or adapted. ``own`` is what the network's own configuration says of images, where the weights of a bare file
+    are those that it describes.
     """
 
     model: nn.Module
@@ -55,16 +58,6 @@ class LoadedModel:
     file_sha256: str | None = None
     normalization: str = ""
     own: Configuration | None = None
-
-
-def tensors_sha256(tensors: dict[str, Tensor]) -> str:
-    """Return the hash of names, types, shapes and values, independent of the file format and of the order."""
-    total = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        total.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        total.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
-    return total.hexdigest()
 
 
 def export(run: Path, target: Path, weights: Weights = "best") -> None:
@@ -184,8 +177,36 @@ def _from_run(run: Path, weights: Weights, arch: str | None) -> LoadedModel:
 
 def _assemble(path: Path, tensors: dict[str, Tensor], card: RunCard, weights: str, arch: str | None) -> LoadedModel:
     spec = stored_spec(path, card, arch)
-    model, tensors, notes = fit(path, spec, tensors)
-    return LoadedModel(model, spec, card, weights, tensors_sha256(tensors), path, notes)
+    model, tensors, casts = fit(path, spec, tensors)
+    notes = (*casts, *_answers(path, model, spec))
+    return LoadedModel(model, spec, card, weights, _sha256(model, spec, tensors), path, notes)
+
+
+def _sha256(model: nn.Module, spec: ModelSpec, tensors: dict[str, Tensor]) -> str:
+    """Return what tells a network from others: names of other libraries, and own code, share tensors and differ."""
+    return tensors_sha256(tensors) if is_built_in(spec.arch) else network_sha256(model)
+
+
+def _answers(path: Path, model: nn.Module, spec: ModelSpec) -> tuple[str, ...]:
+    """Return notes on the answers of a network from elsewhere to two examples.
+
+    Raises:
+        CheckpointError: they are no logits of each image by itself.
+        DataError: they are for another number of classes.
+    """
+    if is_built_in(spec.arch):
+        return ()
+    try:
+        outputs, notes = classes_of(model, two_examples(torch.zeros(1, *spec.shape)))
+    except UsageError as error:
+        remedy = f"let {spec.arch} give logits N×classes, the same for an image whatever else is in its batch"
+        raise CheckpointError(f"{path}: {error.problem}", remedy) from error
+    if outputs != spec.num_classes:
+        raise DataError(
+            f"{spec.arch} gives {outputs} outputs, and there are {spec.num_classes} classes",
+            "let it take num_classes, or check --dataset",
+        )
+    return notes
 
 
 def stored_spec(path: Path, card: RunCard, arch: str | None) -> ModelSpec:
@@ -231,8 +252,9 @@ def _outside(path: Path, tensors: dict[str, Tensor], arch: str, describe: Callab
     dataset = describe() if own is None else describe(own.size)
     spec = spec_of(path, tensors, dataset, arch)
     model, tensors, casts = fit(path, spec, tensors)
-    notes = (*renamed, *casts, f"class order taken from {dataset.name}", *(own_notes(arch, own) if own else ()))
-    return LoadedModel(model, spec, None, "file", tensors_sha256(tensors), path, notes, own=own)
+    told = (f"class order taken from {dataset.name}", *(own_notes(arch, own) if own else ()))
+    notes = (*renamed, *casts, *_answers(path, model, spec), *told)
+    return LoadedModel(model, spec, None, "file", _sha256(model, spec, tensors), path, notes, own=own)
 
 
 def require_head(path: Path, tensors: dict[str, Tensor], dataset: DatasetInfo) -> None:

@@ -12,7 +12,7 @@ from xeval.errors import CheckpointError, DataError, XevalError
 from xeval.models import MODELS, ModelSpec
 from xeval.models.architectures import DESIGNS, backbone, is_built_in
 from xeval.models.designs import Design, design_of
-from xeval.models.sources import network
+from xeval.models.sources import cheapest_device, network
 from xeval.runtime.endings import first_line
 
 Shapes = dict[str, tuple[int, ...]]
@@ -71,13 +71,8 @@ def listed(wrong: list[str]) -> str:
 
 @cache
 def _built(arch: str, channels: int) -> Shapes:
-    with torch.device(_device(arch)), torch.random.fork_rng(devices=[]):
+    with torch.device(cheapest_device(arch)), torch.random.fork_rng(devices=[]):
         return _shapes(backbone(arch, channels))
-
-
-def _device(arch: str) -> str:
-    """Return where a network is built to see its shapes; a plug-in's need not know the device without memory."""
-    return "cpu" if arch in MODELS and arch not in DESIGNS else "meta"
 
 
 def shapes_of(path: Path, spec: ModelSpec) -> Shapes:
@@ -88,7 +83,7 @@ def shapes_of(path: Path, spec: ModelSpec) -> Shapes:
         UsageError: it is unknown, or its library is missing.
     """
     try:
-        with torch.device(_device(spec.arch)), torch.random.fork_rng(devices=[]):
+        with torch.device(cheapest_device(spec.arch)), torch.random.fork_rng(devices=[]):
             return _shapes(network(spec))
     except XevalError:
         raise

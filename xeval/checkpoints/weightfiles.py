@@ -13,7 +13,7 @@ import re
 import stat
 import warnings
 import zipfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +57,17 @@ class WeightFile:
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write the tensors to a safetensors file, atomically."""
-    atomic_write(path, save_safetensors({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}))
+    atomic_write(path, save_safetensors(_each_by_itself(tensors)))
+
+
+def _each_by_itself(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors on the host that share no memory: a network may have a part under two names."""
+    found: dict[int, dict[str, Tensor]] = defaultdict(dict)
+    for name, tensor in tensors.items():
+        own = tensor.detach().contiguous().cpu()
+        same = found[own.untyped_storage().data_ptr()]
+        same[name] = own.clone() if same else own
+    return {name: tensor for same in found.values() for name, tensor in same.items()}
 
 
 def read_weights(path: Path) -> WeightFile:

@@ -1,9 +1,10 @@
 """Read the weights of attention, whichever library computes it, and find out which tokens a score reads.
 
 Libraries compute attention by fused kernels, which never hold its weights. In :func:`attention_of`, every call of
-torch's ``scaled_dot_product_attention`` is computed in the open, also inside torch's own module, and softmax between
-tokens is watched where a network writes attention out. It is torch's own way to look at calls (``TorchFunctionMode``):
-no setting of the network or of a library is changed, and nothing of it outlives the pass, also if that fails.
+torch's ``scaled_dot_product_attention`` is computed in the open, also inside torch's own module, and every softmax
+along the last of three or more axes is watched, by which networks write attention out. It is torch's own way to look at
+calls (``TorchFunctionMode``): no setting of the network or of a library is changed, and nothing of it outlives the
+pass, also if that fails.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def attention_of(model: nn.Module, images: Tensor, tokens: int) -> tuple[Tensor,
     Raises:
         UsageError: the network has no attention, or some that is not between all of the same ``tokens``.
     """
-    with _Open(tokens) as opened:
+    with _Open() as opened:
         logits = model(images)
     weights = list(map(by_head, opened.weights))
     if not weights:
@@ -91,9 +92,8 @@ def by_head(weights: Tensor) -> Tensor:
 class _Open(TorchFunctionMode):
     """Computes attention so that its weights can be kept; they require a gradient where gradients are enabled."""
 
-    def __init__(self, tokens: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.tokens = tokens
         self.weights: list[Tensor] = []
 
     def __torch_function__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -103,7 +103,7 @@ class _Open(TorchFunctionMode):
         if func is F.multi_head_attention_forward:
             return self._of_heads(args, named)
         found = func(*args, **named)
-        return self._kept(found) if func in SOFTMAX and found.shape[-2:] == (self.tokens, self.tokens) else found
+        return self._kept(found) if func in SOFTMAX and _is_of_rows(found, *args[1:2], **named) else found
 
     def _of_products(
         self,
@@ -141,6 +141,11 @@ class _Open(TorchFunctionMode):
             weights.requires_grad_()
         self.weights.append(weights)
         return weights
+
+
+def _is_of_rows(found: Tensor, dim: int | None = None, **_named: Any) -> bool:
+    """Return whether a softmax along ``dim`` has made matrices whose rows add up to 1."""
+    return found.ndim > 2 and dim in (-1, found.ndim - 1)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from xeval.errors import UsageError, XevalError
+from xeval.errors import UsageError
 
 
 @contextmanager
@@ -17,14 +17,15 @@ def frozen_eval(model: nn.Module) -> Iterator[None]:
     """Run the body in evaluation mode and restore the modules' training flags; ensure that no buffer changes by a byte.
 
     Raises:
-        XevalError: BatchNorm statistics (or any other buffer) changed in the body.
+        UsageError: BatchNorm statistics (or any other buffer) changed in the body.
     """
-    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    before = {name: buffer.clone() for name, buffer in model.named_buffers() if not buffer.is_meta}
     with evaluating(model):
         yield
-        changed = [name for name, buffer in model.named_buffers() if not torch.equal(buffer, before[name])]
+        now = dict(model.named_buffers())
+        changed = [name for name, buffer in before.items() if name not in now or not torch.equal(now[name], buffer)]
         if changed:
-            raise XevalError(
+            raise UsageError(
                 f"scoring changed the model's buffer {changed[0]!r}", "use a model whose eval mode leaves buffers alone"
             )
 

@@ -10,15 +10,18 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
 from torch import nn
 
-from xeval.errors import UsageError
+from xeval.errors import UsageError, XevalError
+from xeval.models.answers import with_logits
 from xeval.models.classifier import ModelSpec
+from xeval.registry import in_one_line
 from xeval.runtime.endings import first_line
 
 NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
@@ -34,13 +37,25 @@ def is_code(arch: str) -> bool:
 def build(arch: str, spec: ModelSpec, others: tuple[str, ...] = ()) -> nn.Module:
     """Import the module and call the function; ``others`` are the sources that a misspelt name may mean.
 
-    The working directory is searched last. Raises :class:`UsageError` where that gives no module.
+    The working directory is searched last. Raises :class:`UsageError` where that fails or gives no module.
     """
-    function = _function(arch, others)
-    model = function(**_arguments(arch, function, spec))
+    with _told(arch):
+        function = _function(arch, others)
+        model = function(**_arguments(arch, function, spec))
     if not isinstance(model, nn.Module):
         raise UsageError(f"{arch} returns a {type(model).__name__}, no torch module", HOW)
-    return model
+    return with_logits(model)
+
+
+@contextmanager
+def _told(arch: str) -> Iterator[None]:
+    """Name the user's code in whatever it raises; leaving the process from it would look like success."""
+    try:
+        yield
+    except (XevalError, MemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"{arch} fails ({in_one_line(error)})", "mend it") from error
 
 
 def _function(arch: str, others: tuple[str, ...]) -> Callable[..., Any]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from xeval.errors import ResourceError, UsageError
+from xeval.models.answers import with_logits
 from xeval.models.classifier import ModelSpec
 from xeval.models.configuration import Configuration
 from xeval.runtime.endings import first_line
@@ -44,13 +45,13 @@ def build(name: str, spec: ModelSpec) -> nn.Module:
         if hasattr(config, key):
             setattr(config, key, value)
     kinds = package.AutoModelForImageClassification
-    return _with_logits(_told(name, lambda: kinds.from_config(config, trust_remote_code=False, dtype=torch.float32)))
+    return with_logits(_told(name, lambda: kinds.from_config(config, trust_remote_code=False, dtype=torch.float32)))
 
 
 def pretrained(name: str, spec: ModelSpec) -> nn.Module:  # noqa: ARG001 - every source is asked alike
     """Build a network with its published weights, all classes of them."""
     kinds = transformers().AutoModelForImageClassification
-    return _with_logits(_asked(name, kinds.from_pretrained, use_safetensors=True, dtype=torch.float32))
+    return with_logits(_asked(name, kinds.from_pretrained, use_safetensors=True, dtype=torch.float32))
 
 
 def native(name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -126,14 +127,3 @@ def _told(name: str, action: Callable[[], T], *, local: bool = True) -> T:
             f"hf:{name} is no image classifier that transformers builds by itself ({first_line(error)})",
             "name a model of its class AutoModelForImageClassification",
         ) from None
-
-
-def _with_logits(model: Any) -> nn.Module:
-    """Make a network answer with its logits alone."""
-    model.register_forward_hook(_logits)
-    network: nn.Module = model
-    return network
-
-
-def _logits(_model: nn.Module, _given: object, answer: Any) -> Any:
-    return answer.logits

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from xeval.errors import UsageError
 from xeval.models.classifier import ModelSpec
-from xeval.models.frozen import evaluating
+from xeval.models.watch import calls
 
 
 @dataclass(frozen=True)
@@ -64,23 +64,17 @@ def taken_apart(model: nn.Module, spec: ModelSpec) -> Parts:
         UsageError: no linear layer gives the logits of features N×K.
     """
     device = next(model.parameters()).device
-    images = torch.zeros(2, *spec.shape, device=device)
-    seen: list[tuple[str, Tensor, Tensor]] = []
-    handles = [
-        module.register_forward_hook(lambda _m, given, made, name=name: seen.append((name, given[0], made)))
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear)
-    ]
-    try:
-        with evaluating(model), torch.no_grad():
-            logits = model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-    heads = [name for name, given, made in seen if made is logits and given.ndim == 2]
-    if not heads:
+    seen = calls(model, torch.zeros(2, *spec.shape, device=device))
+    heads = [one.module for one in seen if one.made is seen[-1].made and isinstance(one.module, nn.Linear)]
+    if not heads or not (seen[-1].module is model and seen[-1].alone and seen[-1].made.ndim == 2):
         raise UsageError(
             f"no linear layer gives the logits of {spec.arch}: it has no features to train a head on",
             "choose a network that ends in one linear layer",
         )
-    return Parts(model, heads[-1], spec.normalize_features)
+    if heads[-1].out_features != spec.num_classes:
+        raise UsageError(
+            f"{spec.arch} gives {heads[-1].out_features} outputs, and there are {spec.num_classes} classes",
+            "let it take num_classes",
+        )
+    names = {module: name for name, module in model.named_modules()}
+    return Parts(model, names[heads[-1]], spec.normalize_features)

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from xeval.errors import CheckpointError, UsageError, unknown
 from xeval.models import of_code, of_timm, of_torchvision, of_transformers
-from xeval.models.architectures import MODELS, is_built_in
+from xeval.models.architectures import DESIGNS, MODELS, is_built_in
 from xeval.models.classifier import Classifier, ModelSpec, NearestNeighbours, build
 from xeval.models.configuration import Configuration
 from xeval.models.parts import Parts, taken_apart
@@ -111,9 +111,15 @@ def apart(model: nn.Module, spec: ModelSpec) -> Classifier | Parts:
         return model
     if not spec.bank:
         return taken_apart(model, spec)
-    with torch.device("meta"):
+    with torch.device(cheapest_device(spec.arch)):
         plain = network(spec.model_copy(update={"bank": 0}))
     return replace(taken_apart(plain, spec), network=model)
+
+
+def cheapest_device(arch: str) -> str:
+    """Return where a network is built to look at it; code of others need not know the device without memory."""
+    listed = is_built_in(arch) and (arch not in MODELS or arch in DESIGNS)
+    return "meta" if listed or arch.partition(":")[0] in SOURCES else "cpu"
 
 
 def _unit(_head: nn.Module, given: tuple[object, ...]) -> tuple[object, ...]:
@@ -158,10 +164,10 @@ def require_known(arch: str) -> None:
 def require_named(arch: str) -> None:
     """Raise :class:`UsageError` for a name that the user has typed and that is none of any kind."""
     source, _, name = arch.partition(":")
+    if source in SOURCES and not name:
+        raise UsageError(f"the model {arch!r} has no name", f"write {SOURCES[source].about}")
     if not opens_or_runs(arch):
         require_known(arch)
-    elif source in SOURCES and not name:
-        raise UsageError(f"the model {arch!r} has no name", f"write {SOURCES[source].about}")
 
 
 def offered(source: str, name: str) -> bool:

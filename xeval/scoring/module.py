@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from types import CodeType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from xeval.checkpoints.load import LoadedModel, tensors_sha256
+from xeval.checkpoints.identity import function_identity, network_sha256
+from xeval.checkpoints.load import LoadedModel
 from xeval.checkpoints.normalization import identity
 from xeval.data import DatasetInfo, Split
 from xeval.data.base import Index, Ints, Pixels, as_size
 from xeval.errors import DataError, UsageError
+from xeval.models.answers import classes_of
 from xeval.runtime.files import digest
-from xeval.scoring.answers import classes_of
 from xeval.scoring.loader import class_numbers, collect
 
 OUTSIDE, SHARE = 0.02, 0.01  # so far outside [0, 1] may lie so large a share of the pixels
-ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 FAR = 0.25  # and this far none: bicubic resizing overshoots a little
 
 
@@ -77,7 +74,7 @@ def adapt(
     """Return a model and its data as the scorer knows them; all images are held in memory.
 
     Args:
-        model: any module that answers with logits N×classes; see :mod:`xeval.scoring.answers` for what is checked.
+        model: any module that answers with logits N×classes; see :mod:`xeval.models.answers` for what is checked.
         data: batches of (images N×C×H×W, labels N), with masks or boxes of the objects or without; see
             :mod:`xeval.scoring.loader` for the other forms.
         normalization: the constants that the loader applied; without them images are taken as pixels in [0, 1], which
@@ -117,52 +114,8 @@ def adapt(
     return loaded, info, TensorSplit(info, pixels, class_numbers(given.labels, outputs), given.masks)
 
 
-def network_sha256(model: nn.Module) -> str:
-    """Return the hash of a module's tensors, classes, parts and settings, as weights do not say which network it is.
-
-    What a forward pass reads elsewhere is not seen.
-    """
-    state = {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
-    parts = [
-        (name, type(part).__module__, type(part).__qualname__, _settings(part)) for name, part in model.named_modules()
-    ]
-    return digest([tensors_sha256(state), ADDRESS.sub("", repr(model)), parts])
-
-
-def function_identity(function: Any) -> Any:
-    """Return what a function computes, as far as it can be read: its code, defaults and closed-over values.
-
-    What it reads elsewhere is not seen. Other values are known by their text, modules by their tensors and settings.
-    """
-    if isinstance(function, nn.Module):
-        return network_sha256(function)
-    if isinstance(function, partial):
-        return [function_identity(part) for part in (function.func, function.args, sorted(function.keywords.items()))]
-    code = getattr(function, "__code__", None)
-    if code is None:
-        return ADDRESS.sub("", repr((function, getattr(function, "__dict__", None))))
-    closed = [cell.cell_contents for cell in function.__closure__ or ()]
-    bound = [*closed, *(function.__defaults__ or ()), getattr(function, "__self__", None)]
-    return [_code(code), [function_identity(value) for value in bound]]
-
-
-def _code(code: CodeType) -> Any:
-    constants = [_code(part) if isinstance(part, CodeType) else repr(part) for part in code.co_consts]
-    return [code.co_code.hex(), code.co_names, constants]
-
-
 def _called(function: Any) -> str:
     return str(getattr(function, "__qualname__", type(function).__name__))
-
-
-def _settings(part: nn.Module) -> list[tuple[str, str]]:
-    """Return the plain attributes of a module."""
-    plain = (bool, int, float, str, tuple, type(None))
-    return sorted(
-        (name, ADDRESS.sub("", repr(value)))
-        for name, value in vars(part).items()
-        if isinstance(value, plain) and name != "training" and not name.startswith("_")
-    )
 
 
 def _require_float32(model: nn.Module) -> None:

@@ -1,6 +1,7 @@
 """What a foreign model answers, checked once on two images, because a wrong reading changes every number silently.
 
-A model answers with logits N×classes. Probabilities (a softmax or sigmoid inside), answers that depend on the other
+A model answers with logits N×classes, or with an object that has them under this name, as those of transformers do.
+Probabilities (a softmax or sigmoid inside), answers that depend on the other
 images of a batch (BatchNorm without running statistics) or that differ from call to call (dropout in evaluation mode)
 are told apart by evidence and refused, each with a way out.
 """
@@ -15,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from xeval.errors import UsageError
-from xeval.models import frozen_eval
+from xeval.models.frozen import frozen_eval
+from xeval.models.watch import calls
+from xeval.registry import in_one_line
 
 Output: TypeAlias = Literal["logits", "probabilities"]
 SUM = 1e-3  # how far from 1 a row of probabilities may sum, and from 0 the logarithm of a row of log-probabilities
@@ -26,14 +29,25 @@ STEADY = 1e-3  # of answers to the same image, relative to the largest where tha
 @contextmanager
 def as_logits(model: nn.Module, output: Output) -> Iterator[None]:
     """The model answers with logits for a while: log p where its ``output`` are probabilities."""
-    if output == "logits":
-        yield
-        return
-    handle = model.register_forward_hook(lambda _module, _inputs, found: _log(found))
+    handles = [model.register_forward_hook(_logits)]
+    if output == "probabilities":
+        handles.append(model.register_forward_hook(lambda _module, _inputs, found: _log(found)))
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
+
+
+def with_logits(model: nn.Module) -> nn.Module:
+    """Let a model answer with its logits from now on, where it answers with an object that has them."""
+    model.register_forward_hook(_logits)
+    return model
+
+
+def _logits(_model: nn.Module, _given: object, answer: Any) -> Any:
+    found = getattr(answer, "logits", None)
+    return found if isinstance(found, Tensor) else answer
 
 
 def _log(probabilities: Tensor) -> Tensor:
@@ -52,7 +66,8 @@ def classes_of(model: nn.Module, images: Tensor, *, allow_stochastic: bool = Fal
             _require_alone(found, torch.cat([_answer(model, images[n : n + 1]) for n in range(len(images))]))
         if _are_log_probabilities(found):
             return found.shape[1], ("the model answers with log-probabilities, whose softmax is the same",)
-        if _are_probabilities(found) or _is_squashed(model, images, found):
+        suspect = _are_probabilities(found) or _is_squashed(model, images, found)
+        if suspect and not _are_of_a_linear_layer(model, images):
             raise UsageError(
                 "the model answers with probabilities, not logits (a softmax or sigmoid inside)",
                 'give output="probabilities" to take their logarithm, or leave the last layer out',
@@ -61,7 +76,15 @@ def classes_of(model: nn.Module, images: Tensor, *, allow_stochastic: bool = Fal
 
 
 def _answer(model: nn.Module, images: Tensor) -> Tensor:
-    found: Any = model(images)
+    try:
+        found: Any = model(images)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # code from elsewhere can raise anything
+        shape = "×".join(map(str, images.shape[1:]))
+        raise UsageError(
+            f"the model fails on images of {shape} ({in_one_line(error)})", "give images that it takes, or mend it"
+        ) from error
     if not isinstance(found, Tensor) or found.ndim != 2:
         raise UsageError("the model does not return logits N×classes", "wrap it in a module that does")
     if found.shape[1] < 2:
@@ -96,6 +119,12 @@ def _are_log_probabilities(found: Tensor) -> bool:
 
 def _are_probabilities(found: Tensor) -> bool:
     return bool((found >= 0).all()) and bool(((found.sum(1) - 1).abs() <= SUM).all())
+
+
+def _are_of_a_linear_layer(model: nn.Module, images: Tensor) -> bool:
+    """Whether a linear layer makes the answers: cosines of features that are never negative look like a sigmoid's."""
+    seen = calls(model, images)
+    return any(isinstance(one.module, nn.Linear) and one.made is seen[-1].made for one in seen)
 
 
 def _is_squashed(model: nn.Module, images: Tensor, found: Tensor) -> bool:
