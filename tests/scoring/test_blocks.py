@@ -7,12 +7,14 @@ import pytest
 
 from tests.runs import make_run
 from tests.scoring.test_run import equal, table
-from xeval.scoring.blocks import block_in_time, covered, images_of, work_of
+from xeval.scoring.blocks import block_in_time, block_size, covered, images_of, work_of
 from xeval.scoring.options import ScoreOptions
 from xeval.scoring.plan import make_plan
 from xeval.scoring.run import score
 from xeval.scoring.scorer import Scorer
 from xeval.scoring.store import Store
+
+QUANTUS = "quantus:Complexity"
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +29,12 @@ def run(tmp_path_factory):
 def test_a_block_takes_half_a_minute_at_most(most, seconds, expected):
     assert block_in_time(most, seconds) == expected
     assert expected == 1 or expected * seconds <= 30
+
+
+def test_draws_of_another_library_belong_to_blocks_that_no_speed_changes(run):
+    own, other = (make_plan(run, ScoreOptions(limit=4, metrics=names)) for names in (("drop",), ("drop", QUANTUS)))
+    assert block_size(own, 10.0) == 2
+    assert block_size(other, 10.0) == 64
 
 
 def test_what_lies_in_extents():

@@ -69,6 +69,7 @@ def score(
     target: Target | None = None,
     fill: str | None = None,
     mask: Mask | None = None,
+    control_draws: int | None = None,
     limit: int | None = None,
     seed: int = 0,
     batch_size: int | None = None,

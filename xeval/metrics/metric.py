@@ -98,6 +98,8 @@ class Metric:
 METRICS: Registry[Metric] = Registry("metric")
 EXPLAINER = frozenset({"explainer"})
 """What a metric needs that calls :meth:`Explained.again` or :meth:`Explained.version`."""
+BLOCKS = frozenset({"blocks"})
+"""What a metric needs whose values depend on the images that are scored together."""
 
 
 def _nothing(_scene: Scene, _settings: Any) -> None:
@@ -133,7 +135,8 @@ def metric(
         curves: names of the curves, one per image, that the function returns in addition to the columns.
         gain_of: name of each gain column → column it is made from; the gain is random control − value.
         needs: what there must be: ``masks`` in the data; an ``explainer``, for a metric that explains other images,
-            classes or networks too. Maps that were made elsewhere have no value of such a metric.
+            classes or networks too. Maps that were made elsewhere have no value of such a metric. ``blocks``, where
+            values depend on which images are scored together: these are the same in every run.
         group: a name under which several metrics can be asked for together.
         version: must be raised whenever the numbers change.
         default: whether the metric is part of the protocol ``xeval``.

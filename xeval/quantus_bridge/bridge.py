@@ -16,7 +16,17 @@ from torch import Tensor
 from xeval.errors import UsageError
 from xeval.metrics import Column, Explained, Values
 from xeval.metrics.localisation import MASKS
-from xeval.metrics.metric import CONSTANT_MAP, EMPTY_MAP, EXPLAINER, LONE_IMAGE, NO_MASK, Scores, Settings, metric
+from xeval.metrics.metric import (
+    BLOCKS,
+    CONSTANT_MAP,
+    EMPTY_MAP,
+    EXPLAINER,
+    LONE_IMAGE,
+    NO_MASK,
+    Scores,
+    Settings,
+    metric,
+)
 from xeval.quantus_bridge.runtime import QUIET, Array, Given, given, quantus_runtime, run
 from xeval.quantus_bridge.table import ENTRIES, TABLE, Entry
 
@@ -110,7 +120,7 @@ def _register(entry: Entry) -> None:
             f"{entry.full_name}: {entry.about}; draws are Quantus's own, seeded for each block of images"
         ),
         citation="Hedström et al., JMLR 2023",
-        needs=(MASKS if entry.masks else frozenset()) | (EXPLAINER if entry.again else frozenset()),
+        needs=BLOCKS | (MASKS if entry.masks else frozenset()) | (EXPLAINER if entry.again else frozenset()),
         default=False,
     )
     def score(explained: Explained, _settings: NoSettings, _shared: None) -> Scores:

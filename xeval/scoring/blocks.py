@@ -12,6 +12,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from xeval.metrics.metric import BLOCKS
 from xeval.scoring.plan import Plan, Task
 from xeval.scoring.store import Store
 
@@ -46,6 +47,16 @@ def block_in_time(most: int, seconds: float) -> int:
     while most > 1 and most * seconds > SECONDS:
         most //= 2
     return most
+
+
+def block_size(plan: Plan, seconds: float) -> int:
+    """Return the number of images in a block where the passes of an image take ``seconds``.
+
+    Where values depend on which images are scored together, as draws of another library do, blocks are the same for
+    every network.
+    """
+    most = largest_block(plan)
+    return most if any(task.metric.needs & BLOCKS for task in plan.tasks) else block_in_time(most, seconds)
 
 
 def chunks(plan: Plan, size: int | None = None) -> list[Chunk]:

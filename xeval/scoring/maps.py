@@ -61,7 +61,8 @@ class Maps:
             if control.draw is None:
                 yield name, [derived[name]()]
             else:
-                yield name, [_drawn(scene, control, control.draw, reference, number) for number in range(control.draws)]
+                draws = protocol.draws(name)
+                yield name, [_drawn(scene, control, control.draw, reference, number, draws) for number in range(draws)]
 
     def explain(self, scene: Scene, name: str) -> Explained:
         """Return the maps of one of the protocol's explainers of the scene."""
@@ -118,12 +119,12 @@ class Maps:
         return reinitialized(self.engine.model, self.plan.protocol.seed)
 
 
-def _drawn(scene: Scene, control: Control, draw: Draw, reference: Explained, number: int) -> Explained:
-    """Return the draw ``number`` of a random control; each version of the images gets a draw of its own."""
+def _drawn(scene: Scene, control: Control, draw: Draw, reference: Explained, number: int, draws: int) -> Explained:
+    """Return the draw ``number`` of a random control's ``draws``; each version of the images gets one of its own."""
 
     def maps(images: Tensor, version: int, *, targets: Tensor | None = None, model: nn.Module | None = None) -> Tensor:
         del targets, model  # a drawn control depends on neither the class nor the network
-        return draw(images, reference.native, scene.keys, number + control.draws * version)
+        return draw(images, reference.native, scene.keys, number + draws * version)
 
     return Explained(scene, maps(scene.images, 0), maps, symmetric=control.symmetric)
 

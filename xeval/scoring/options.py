@@ -72,6 +72,12 @@ class ScoreOptions(BaseModel):
         None, description="what removed pixels become: mean, black, blur, noise or road [default: mean]"
     )
     mask: Mask | None = Field(None, description="what drop/increase keep [default: topk]")
+    control_draws: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="draws of each random control that are averaged: fewer are faster and less certain [default: 5]",
+    )
     limit: int | None = Field(None, ge=1, description="score a seeded stratified sample of so many images")
     seed: int = Field(0, ge=LEAST_SEED, le=GREATEST_SEED, description="seed of the sample and of every draw")
     batch_size: int | None = Field(None, ge=1, description="images a forward pass [default: found by probing]")

@@ -222,6 +222,7 @@ def protocol_of(options: ScoreOptions) -> Protocol:
         mask=options.mask,
         layer=options.layer,
         precision=options.precision,
+        control_draws=options.control_draws,
         seed=options.seed,
     )
 

@@ -24,7 +24,7 @@ from xeval.runtime.validation import first_mistake
 from xeval.scoring.options import Target
 
 GENERAL = ("target", "fill", "layer", "layer_rule", "map", "softmax", "order", "seed")
-LATER = ("svd", "inverse", "precision")
+LATER = ("svd", "inverse", "precision", "control_draws")
 """Fields that came after rows had been stored: they enter a definition only where they differ from their default."""
 
 SWITCHED = {
@@ -91,6 +91,9 @@ class Protocol(BaseModel):
         description="numbers of the passes that explain nothing; below float32 a change of the probability counts as "
         "a tie up to the 99th percentile of what the precision itself changes",
     )
+    control_draws: int | None = Field(
+        default=None, ge=1, description="draws of each random control that are averaged; none: those it is defined with"
+    )
     order: Literal["seeded", "argsort"] = Field(
         default="seeded", description="order of equal map values: by the seed, or as numpy's unstable argsort leaves it"
     )
@@ -119,6 +122,11 @@ class Protocol(BaseModel):
     def explainer(self, name: str) -> Explainer:
         """Return the explainer that computes the row ``name``."""
         return EXPLAINERS[OF_NUMPY.get(name, name) if self.svd == "numpy" else name]
+
+    def draws(self, name: str) -> int:
+        """Return how many draws of a control are averaged."""
+        own = CONTROLS[name].draws
+        return own if own == 1 or self.control_draws is None else self.control_draws
 
     def general(self) -> dict[str, Any]:
         """Return the fields that change numbers of every metric."""
@@ -252,6 +260,8 @@ def resolve(name: str, **changes: Any) -> Protocol:
     """
     base = PROTOCOLS[name]
     drop = {key: changes.pop(key, None) for key in ("thresholds", "mask")}
+    if changes.get("control_draws") is not None:
+        changes["control_draws"] = _changed_draws(base, changes["control_draws"])
     if changes.get("metrics") is not None:
         changes["metrics"] = expand(changes["metrics"])
     update = {key: value for key, value in changes.items() if value is not None and value != getattr(base, key)}
@@ -268,6 +278,11 @@ def resolve(name: str, **changes: Any) -> Protocol:
     protocol = base.model_copy(update=update)
     _require_names(protocol)
     return protocol.model_copy(update={"name": "+".join([base.name, *changed])})
+
+
+def _changed_draws(base: Protocol, wanted: int) -> int | None:
+    """Return the number of draws, None where it is that of every random control anyway."""
+    return None if all(base.draws(name) in (1, wanted) for name in CONTROLS) else wanted
 
 
 def expand(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from xeval.runtime.files import atomic_write, read_json, require_writable, slug,
 from xeval.runtime.locks import locked
 from xeval.runtime.progress import Progress, Silent, duration, told_if_slow
 from xeval.runtime.signals import Stop, never
-from xeval.scoring.blocks import Chunk, Lacking, Work, block_in_time, chunks, images_of, lacking, largest_block, work_of
+from xeval.scoring.blocks import Chunk, Lacking, Work, block_size, chunks, images_of, lacking, work_of
 from xeval.scoring.completeness import shortfall
 from xeval.scoring.embedding import write_artifacts
 from xeval.scoring.exchange import collected, shared_work
@@ -244,7 +244,7 @@ def compute(session: Session, scorer: Scorer, store: Store | None, todo: Work, w
         session.halt(left)
         put = _putting(store, session.plan) if store is not None else None
         if store is not None and todo:
-            todo = work_of(session.plan, where, block_in_time(largest_block(session.plan), passes / scorer.rate))
+            todo = work_of(session.plan, where, block_size(session.plan, passes / scorer.rate))
     todo = shared_work(processes, session.plan, todo) or []
     left = images_of(todo)
     turns = [todo[start : start + processes.world] for start in range(0, len(todo), processes.world)]

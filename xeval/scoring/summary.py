@@ -56,7 +56,7 @@ def summarize(store: Store, plan: Plan, cam_size: tuple[int, int], cost: dict[st
         "model": model_numbers(model["confidence"].values[known], model["p0"].values[known], correct[known]),
         "columns": {name: about for task in plan.tasks for name, about in _columns(task).items()},
         "conventions": plan.conventions,
-        "explainers": {name: {**_explainer(name), **_code(plan.code, name)} for name in plan.rows},
+        "explainers": {name: {**_explainer(plan, name), **_code(plan.code, name)} for name in plan.rows},
         "scores": scores,
         "curves": {"fractions": _fractions(curves), **curves},
         "reliability": reliability(model["confidence"].values[known], correct[known]),
@@ -185,9 +185,9 @@ def _columns(task: Task) -> dict[str, dict[str, Any]]:
     }
 
 
-def _explainer(name: str) -> dict[str, Any]:
+def _explainer(plan: Plan, name: str) -> dict[str, Any]:
     if name in CONTROLS:
-        return {"control": True, "units": "location", "draws": CONTROLS[name].draws}
+        return {"control": True, "units": "location", "draws": plan.protocol.draws(name)}
     return {"control": False, "units": EXPLAINERS[name].units, "citation": EXPLAINERS[name].citation}
 
 
