@@ -45,9 +45,10 @@ _SCHEMA = {
     "finished": "CREATE INDEX IF NOT EXISTS finished ON chunk (failed, cell, first)",
     "image": "CREATE TABLE IF NOT EXISTS image (data TEXT, number INTEGER, id TEXT, PRIMARY KEY (data, number)) "
     "WITHOUT ROWID",
-    "tuned": "CREATE TABLE IF NOT EXISTS tuned (place TEXT PRIMARY KEY, found TEXT) WITHOUT ROWID",
     "reason": "CREATE TABLE IF NOT EXISTS reason (code INTEGER PRIMARY KEY, kind TEXT, text TEXT, UNIQUE (kind, text))",
 }
+_TUNED = {"tuned": "CREATE TABLE IF NOT EXISTS tuned (place TEXT PRIMARY KEY, found TEXT) WITHOUT ROWID"}
+"""What the first scoring creates: a run with nothing to do changes no byte of an older store that lacks it."""
 _ORPHANS = """SELECT 1 FROM chunk WHERE cell NOT IN (SELECT id FROM cell)
     OR NOT EXISTS (SELECT 1 FROM reason) AND replace(hex(status), '0', '') <> '' LIMIT 1"""
 
@@ -137,7 +138,8 @@ class Store:
             raise self._damaged(str(found[0]).replace("\n", " "))
         if version != VERSION and there:
             raise DataError(f"{self.path} was written by another version of xeval", RECOMPUTE)
-        if any(_plain(there[name]) != _plain(_SCHEMA[name]) for name in there.keys() & _SCHEMA.keys()):
+        known = {**_SCHEMA, **_TUNED}
+        if any(_plain(there[name]) != _plain(known[name]) for name in there.keys() & known.keys()):
             raise self._damaged("its tables are not those of a store")
         if not self._read_only:
             with self._guard():
@@ -323,6 +325,8 @@ class Store:
     def tuned(self, place: str) -> Any:
         """Return what was measured at a place, as :meth:`tune` has kept it; None where nothing is known or readable."""
         with self._guard():
+            if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'tuned'").fetchone():
+                return None
             row = self._db.execute("SELECT found FROM tuned WHERE place = ?", (place,)).fetchone()
         try:
             return None if row is None else json.loads(row[0])
@@ -332,6 +336,7 @@ class Store:
     def tune(self, place: str, found: Any) -> None:
         """Keep what was measured at a place (any JSON)."""
         with self._transaction():
+            self._db.execute(_TUNED["tuned"])
             self._db.execute("INSERT OR REPLACE INTO tuned VALUES (?, ?)", (place, json.dumps(found)))
 
     def cells(self) -> list[tuple[int, Cell]]:
