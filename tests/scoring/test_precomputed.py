@@ -193,6 +193,7 @@ def test_units_are_those_that_are_said(model: nn.Module, images: Tensor, tmp_pat
     assert not tables[0].equals(tables[2])
 
 
+@pytest.mark.fault("S32")
 def test_a_map_of_another_class_has_no_value_and_is_counted(
     model: nn.Module, images: Tensor, classes: Tensor, maps: Tensor, tmp_path: Path
 ) -> None:
@@ -231,7 +232,7 @@ def test_what_maps_alone_cannot_give_is_left_out_and_said(model: nn.Module, imag
     assert [name for name in scores if "lipschitz.value" not in scores[name]] == ["mine"]
 
 
-@pytest.mark.fault("S31")
+@pytest.mark.fault("S32")
 @pytest.mark.parametrize(
     ("others", "metrics", "told"),
     [
@@ -326,6 +327,12 @@ def test_the_place_of_a_file_is_that_of_its_name(run: Path, tmp_path: Path, caps
     ids = list(open_dataset("digits").split("test").ids)
     wanted = made_for(run)[[ids.index(name) for name in pool.ids]].numpy()
     np.testing.assert_array_equal(pool.maps[:, 0], wanted)
+    path.unlink()
+    for rows in ("methods", "explainers"):
+        report = tmp_path / f"report-{rows}"
+        code, _, _ = here(capsys, "compare", str(tmp_path / "out"), "--rows", rows, "--out", str(report))
+        assert code == 0
+        assert "mine: maps made elsewhere" in (report / "methods.tex").read_text()
 
 
 def test_checkpoints_with_maps_of_their_own_can_be_compared(tmp_path: Path) -> None:
@@ -443,7 +450,7 @@ def test_a_file_that_is_no_set_of_maps_is_refused_before_any_work(
     assert not (tmp_path / "unpickled").exists()
 
 
-@pytest.mark.fault("S31")
+@pytest.mark.fault("S32")
 @pytest.mark.parametrize(
     ("given", "told"),
     [
@@ -479,7 +486,7 @@ def test_images_without_a_map_are_named(model: nn.Module, images: Tensor, maps: 
         scored(model, images, PrecomputedMaps("mine", maps[:5]))
 
 
-@pytest.mark.fault("S31")
+@pytest.mark.fault("S32")
 def test_maps_with_nan_are_counted_and_the_others_kept(
     model: nn.Module, images: Tensor, maps: Tensor, tmp_path: Path
 ) -> None:

@@ -66,7 +66,7 @@ class PrecomputedMaps:
         if not NAME.fullmatch(self.name):
             raise UsageError(f"{self.name[:80]!r} is no name for a row", "use letters, digits and . + - _")
         found, whose = self._found(), self.whose
-        units: Units = found["units"] or "location"
+        units: Units = "location" if found["units"] is None else found["units"]
         if units not in get_args(Units):
             raise UsageError(f"the units of {whose} are {units!r:.40}", "set gradient or location")
         maps = _four(whose, found["maps"])
