@@ -22,6 +22,7 @@ from xeval.errors import DataError, UsageError
 from xeval.explainers import CONTROLS, EXPLAINERS
 from xeval.metrics import Column, Metric
 from xeval.models import find_layer, last_conv_stage
+from xeval.models.frozen import device_of
 from xeval.models.layers import EXCON_LAYER, excon_layer
 from xeval.perturb.masks import kept
 from xeval.runtime.files import digest
@@ -317,8 +318,7 @@ def _default_layer(model: nn.Module, info: DatasetInfo, protocol: Protocol) -> s
     """
     if protocol.layer_rule == EXCON_LAYER:
         return excon_layer(model, info.size)
-    parameter = next(model.parameters())
-    example = torch.zeros(1, *info.shape, device=parameter.device)
+    example = torch.zeros(1, *info.shape, device=device_of(model))
     try:
         return last_conv_stage(model, example)
     except UsageError:
