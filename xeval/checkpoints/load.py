@@ -21,6 +21,7 @@ from xeval.checkpoints.folder import MANIFEST, Weights
 from xeval.checkpoints.identity import network_sha256, tensors_sha256
 from xeval.checkpoints.match import bare_names, canonical, fit, fitting
 from xeval.checkpoints.own import own_configuration, own_notes
+from xeval.checkpoints.shards import INDEX, weights_hash
 from xeval.checkpoints.weightfiles import plain_tensors, read_tensors, read_weights, regular
 from xeval.data import DatasetInfo
 from xeval.errors import CheckpointError, DataError, UsageError
@@ -34,6 +35,7 @@ from xeval.runtime.files import atomic_write, file_hash
 
 CARD_KEY = "xeval"
 STATE_KEY = "state_dict"
+SAVED = ("model.safetensors", f"model{INDEX}")  # as save_pretrained of transformers calls weights
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def load_model(
     regular(path)
     if (path.parent / MANIFEST).is_file() and path.suffix == ".safetensors":
         return _from_run(path.parent, _weights_name(path), arch)
-    sha256, file = file_hash(path), read_weights(path)
+    sha256, file = weights_hash(path), read_weights(path)
     content = file.content
     if isinstance(content.get(CARD_KEY), str):
         card = _card_in(path, content[CARD_KEY])
@@ -115,7 +117,7 @@ def require_unchanged(loaded: LoadedModel) -> None:
     """Raise :class:`DataError` if the weight file is no longer the one that was loaded."""
     if loaded.file_sha256 is None:
         return
-    now = file_hash(loaded.path) if loaded.path.is_file() else "no file"
+    now = weights_hash(loaded.path) if loaded.path.is_file() else "no file"
     if now != loaded.file_sha256:
         raise DataError(
             f"{loaded.path} changed during run: SHA-256 {loaded.file_sha256} at the start, {now} at the end",
@@ -165,9 +167,12 @@ def run_tensors(run: Path, card: RunCard, weights: Weights) -> dict[str, Tensor]
 
 def _from_run(run: Path, weights: Weights, arch: str | None) -> LoadedModel:
     if not (run / MANIFEST).is_file():
+        saved = next((name for name in SAVED if (run / name).is_file()), None)
         raise CheckpointError(
             f"{run} is not a regular file, and as a directory it holds no complete run (no {MANIFEST})",
-            "finish it: type the same `xeval train` command again",
+            f"give the weights in it: {run / saved}"
+            if saved
+            else "finish it: type the same `xeval train` command again",
         )
     card = read_card(run)
     name = f"{weights}.safetensors"
