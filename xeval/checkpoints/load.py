@@ -182,8 +182,7 @@ def _from_run(run: Path, weights: Weights, arch: str | None) -> LoadedModel:
 
 def _assemble(path: Path, tensors: dict[str, Tensor], card: RunCard, weights: str, arch: str | None) -> LoadedModel:
     spec = stored_spec(path, card, arch)
-    model, tensors, casts = fit(path, spec, tensors)
-    notes = (*casts, *_answers(path, model, spec))
+    model, tensors, notes = fit(path, spec, tensors)
     return LoadedModel(model, spec, card, weights, _sha256(model, spec, tensors), path, notes)
 
 
@@ -192,26 +191,27 @@ def _sha256(model: nn.Module, spec: ModelSpec, tensors: dict[str, Tensor]) -> st
     return tensors_sha256(tensors) if is_built_in(spec.arch) else network_sha256(model)
 
 
-def _answers(path: Path, model: nn.Module, spec: ModelSpec) -> tuple[str, ...]:
-    """Return notes on the answers of a network from elsewhere to two examples.
+def answering(loaded: LoadedModel) -> LoadedModel:
+    """Return a network from elsewhere with notes on its answers to two examples; others need not be asked.
 
     Raises:
         CheckpointError: they are no logits of each image by itself.
         DataError: they are for another number of classes.
     """
-    if is_built_in(spec.arch):
-        return ()
+    spec = loaded.spec
+    if spec is None or is_built_in(spec.arch):
+        return loaded
     try:
-        outputs, notes = classes_of(model, two_examples(torch.zeros(1, *spec.shape)))
+        outputs, notes = classes_of(loaded.model, two_examples(torch.zeros(1, *spec.shape)))
     except UsageError as error:
         remedy = f"let {spec.arch} give logits N×classes, the same for an image whatever else is in its batch"
-        raise CheckpointError(f"{path}: {error.problem}", remedy) from error
+        raise CheckpointError(f"{loaded.path}: {error.problem}", remedy) from error
     if outputs != spec.num_classes:
         raise DataError(
             f"{spec.arch} gives {outputs} outputs, and there are {spec.num_classes} classes",
             "let it take num_classes, or check --dataset",
         )
-    return notes
+    return replace(loaded, notes=(*loaded.notes, *notes))
 
 
 def stored_spec(path: Path, card: RunCard, arch: str | None) -> ModelSpec:
@@ -226,7 +226,7 @@ def stored_spec(path: Path, card: RunCard, arch: str | None) -> ModelSpec:
     try:
         require_followed(spec)
     except UsageError as error:
-        raise CheckpointError(f"{path} names an {error.problem}", error.remedy) from None
+        raise CheckpointError(f"{path} names no network that can be built: {error.problem}", error.remedy) from None
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error.problem}", error.remedy) from None
     return spec
@@ -258,7 +258,7 @@ def _outside(path: Path, tensors: dict[str, Tensor], arch: str, describe: Callab
     spec = spec_of(path, tensors, dataset, arch)
     model, tensors, casts = fit(path, spec, tensors)
     told = (f"class order taken from {dataset.name}", *(own_notes(arch, own) if own else ()))
-    notes = (*renamed, *casts, *_answers(path, model, spec), *told)
+    notes = (*renamed, *casts, *told)
     return LoadedModel(model, spec, None, "file", _sha256(model, spec, tensors), path, notes, own=own)
 
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from xeval.checkpoints.load import LoadedModel, load_model
+from xeval.checkpoints.load import LoadedModel, answering, load_model
 from xeval.checkpoints.own import open_as_known
 from xeval.data import DatasetInfo, Split, open_dataset, stratified
 from xeval.data.base import CHUNK, size_text
@@ -131,6 +131,7 @@ def plan_for(loaded: LoadedModel, info: DatasetInfo, split: Split, options: Scor
     """Lay out the work for a model and a split that have been loaded."""
     protocol = protocol_of(options)
     _require_fit(loaded, info)
+    loaded = answering(loaded)
     _require_thresholds(protocol, info)
     split, damaged = without_damaged(split) if options.allow_partial else (split, {})
     protocol, left_out = _what_the_data_allow(protocol, split, asked=options.metrics is not None)
