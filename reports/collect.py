@@ -316,9 +316,10 @@ def _require_distinct(runs: list[Run]) -> None:
         if twin is not run:
             pair = f"{clean(twin.path)} and {clean(run.path)}"
             seed = "of unknown seed" if run.seed is None else f"seed {run.seed}"
+            repeated = "each with its --training-seed" if run.seed is None else "with another --training-seed"
             raise DataError(
                 f"{pair} are both {clean(run.method)}, {seed}{_otherwise(twin, run)}",
-                "keep one of the two, or score one again with another --method or --training-seed",
+                f"keep one, or score one again with another --method or, where they are repetitions, {repeated}",
             )
 
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from xeval.data import DatasetInfo, normalize
 from xeval.errors import UsageError, XevalError
 from xeval.models import Classifier, ModelSpec
+from xeval.models.frozen import device_of
 from xeval.models.layers import EXCON_LAYER, excon_layer, last_conv_stage
 from xeval.models.parts import Parts
 from xeval.models.sources import apart, network
@@ -81,8 +82,7 @@ class Learner(nn.Module):
         """Name of the layer that is explained where none is named; raise :class:`UsageError` where there is none."""
         if isinstance(self.model, Classifier):
             return self.model.pooled_layer
-        device = next(self.model.parameters()).device
-        return last_conv_stage(self.model, torch.zeros(1, *self.info.shape, device=device))
+        return last_conv_stage(self.model, torch.zeros(1, *self.info.shape, device=device_of(self.model)))
 
     def standard(self, batch: Batch) -> Tensor:
         """Return the view without randomness: normalised images."""

@@ -73,7 +73,9 @@ def test_two_methods_of_five_seeds_are_compared_with_intervals_and_p_values(tmp_
 def test_models_without_a_name_are_refused_with_the_way_out(tmp_path: Path) -> None:
     for seed in (0, 1):
         xeval.score(Net(seed), loader(), out=tmp_path / str(seed), **OPTIONS)
-    with pytest.raises(DataError, match="are both stripes, of unknown seed.*another --method or --training-seed"):
+    with pytest.raises(
+        DataError, match="are both stripes, of unknown seed.*another --method or, .* each with its --training-seed"
+    ):
         xeval.compare(tmp_path)
 
 
@@ -143,6 +145,19 @@ def test_one_name_is_for_one_checkpoint(tmp_path: Path, capsys: pytest.CaptureFi
     left, _, last = here(capsys, "score", str(tmp_path / "a"), str(tmp_path / "b"), "--name", "x")
     assert left == 2
     assert "--name is the name of one checkpoint" in last
+
+
+def test_a_training_seed_is_of_one_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Else every one of several would be the same repetition."""
+    left, _, last = here(capsys, "score", str(tmp_path / "a"), str(tmp_path / "b"), "--training-seed", "0")
+    assert (left, "--training-seed is that of one checkpoint" in last) == (2, True)
+
+
+@pytest.mark.parametrize("option", ["--name", "--method"])
+def test_names_are_one_line(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for text in ("", "two\nlines", "x" * 201):
+        left, _, last = here(capsys, "score", str(tmp_path / "a"), option, text)
+        assert (left, f"{option} {ascii(text)[:100]} is not one line of at most 200 characters" in last) == (2, True)
 
 
 def _digits_net() -> dict[str, Tensor]:

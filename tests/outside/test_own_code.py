@@ -14,9 +14,11 @@ from torch import nn
 
 from tests.commands import here
 from xeval.checkpoints.identity import network_sha256
-from xeval.checkpoints.load import load_model
+from xeval.checkpoints.load import answering, load_model
+from xeval.checkpoints.match import shapes_of
 from xeval.data import open_dataset
 from xeval.errors import CheckpointError, DataError, UsageError
+from xeval.models import ModelSpec
 from xeval.training.encoder import probe_encoder
 from xeval.training.loop import train
 from xeval.training.recipe import load_recipe
@@ -77,6 +79,7 @@ def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     (tmp_path / "own_code_nets.py").write_text(NETS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("own_code_nets", None)
     import own_code_nets
 
     with torch.random.fork_rng(devices=[]):
@@ -87,7 +90,8 @@ def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def loaded(name: str, path: str = "w.pt") -> Any:
-    return load_model(Path(path), arch=f"own_code_nets:{name}", describe=lambda: open_dataset("digits").info)
+    arch = f"own_code_nets:{name}"
+    return answering(load_model(Path(path), arch=arch, describe=lambda: open_dataset("digits").info))
 
 
 @pytest.mark.parametrize(
@@ -133,6 +137,8 @@ def test_a_module_that_leaves_is_no_success(capsys: pytest.CaptureFixture[str]) 
 
 def test_a_network_that_is_built_with_numbers_is_looked_at_on_the_host() -> None:
     assert loaded("measured").model.fc.out_features == 10
+    vast = ModelSpec(arch="-", num_classes=10**12, in_channels=1, image_size=16).named("own_code_nets:plain")
+    assert shapes_of(Path("w.pt"), vast)["fc.weight"] == (10**12, 4)  # else a description could ask for any memory
     probe_encoder(Path("w.pt"), "digits", out=Path("runs"), arch="own_code_nets:measured", head="knn")
 
 

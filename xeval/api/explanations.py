@@ -16,6 +16,7 @@ from xeval.explainers import EXPLAINERS
 from xeval.models import frozen_eval, last_conv_stage
 from xeval.models.answers import as_logits
 from xeval.models.layout import Grid, reshaped_by
+from xeval.models.watch import bare, uncompiled
 
 
 def load(
@@ -53,7 +54,8 @@ def explain(
     by evidence, or said by ``reshape``, a function that slices, transposes and reshapes it to N×K×h×w. The model is
     left as it was.
     """
-    with frozen_eval(model), as_logits(model, "logits"), reshaped_by(reshape, layer):
+    model = bare(model)
+    with frozen_eval(model), uncompiled(model), as_logits(model, "logits"), reshaped_by(reshape, layer):
         where = layer or last_conv_stage(model, images[:1])
         if targets is None:
             with torch.no_grad():

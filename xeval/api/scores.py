@@ -22,6 +22,7 @@ from xeval.data.base import Size
 from xeval.errors import DataError, UsageError
 from xeval.models.answers import Output, as_logits
 from xeval.models.layout import Grid, reshaped_by
+from xeval.models.watch import bare, uncompiled
 from xeval.perturb.thresholds import Mask
 from xeval.runtime.files import read_json
 from xeval.runtime.precisions import Precision
@@ -89,7 +90,9 @@ def score(
     (images N×C×H×W, labels N), with masks or boxes of the objects as a third item or without: see
     :func:`xeval.scoring.module.adapt` for ``normalization``, ``classes`` and ``allow_stochastic``; its scores are kept
     only if ``out`` is given, and :func:`xeval.compare` takes that folder as a run of ``method`` with ``training_seed``
-    on the data set called ``dataset``. ``output="probabilities"`` takes the logarithm of what the module answers.
+    on the data set called ``dataset``. A module answers with logits or, as those of transformers, with an object that
+    has them; DataParallel and torch.compile around it count for nothing. ``output="probabilities"`` takes the logarithm
+    of what it answers.
     ``reshape`` is a function that slices, transposes and reshapes the output of the named ``layer`` to N×K×h×w, where
     evidence does not tell how it lies. ``explainers`` and ``metrics`` take names and functions of your own:
     ``(model, images, targets) -> maps`` N×1×h×w, and ``(model, images, maps, targets) -> values`` N
@@ -143,7 +146,9 @@ def _of_module(module: nn.Module, data: Any, own: _Own, options: dict[str, Any])
         raise UsageError(
             "mean=, std= and normalize= are for checkpoints", "give normalization= of the loader's transform"
         )
-    with torch.inference_mode(False), as_logits(module, own.output), reshaped_by(own.reshape, chosen.layer):
+    module = bare(module)
+    readable = as_logits(module, own.output)
+    with torch.inference_mode(False), uncompiled(module), readable, reshaped_by(own.reshape, chosen.layer):
         adapted = adapt(
             module,
             data,

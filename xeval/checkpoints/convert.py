@@ -26,6 +26,7 @@ from xeval.checkpoints.normalization import KEY, NormalizeName, Wish, told
 from xeval.checkpoints.own import open_as_known, own_notes, own_source, own_wish
 from xeval.checkpoints.places import Choice
 from xeval.checkpoints.sandbox import Foreign, open_foreign
+from xeval.checkpoints.shards import weights_hash
 from xeval.checkpoints.weightfiles import regular, weakness, write_tensors
 from xeval.data import DatasetInfo
 from xeval.data.base import Size
@@ -33,7 +34,7 @@ from xeval.errors import DataError, UsageError
 from xeval.models import ModelSpec
 from xeval.models.architectures import is_built_in
 from xeval.models.sources import native, require_named
-from xeval.runtime.files import digest, file_hash, require_writable, writable_directory
+from xeval.runtime.files import digest, require_writable, writable_directory
 from xeval.runtime.locks import locked
 from xeval.runtime.progress import Progress
 from xeval.runtime.provenance import provenance
@@ -194,7 +195,7 @@ def _sources(path: Path, classifier: Path | None) -> dict[str, Any]:
 
 def _hash(path: Path) -> str:
     regular(path)
-    return file_hash(path)
+    return weights_hash(path)
 
 
 def _require_same(out: Path, card: RunCard) -> None:

@@ -21,6 +21,7 @@ from xeval.checkpoints.folder import MANIFEST, Weights
 from xeval.checkpoints.identity import network_sha256, tensors_sha256
 from xeval.checkpoints.match import bare_names, canonical, fit, fitting
 from xeval.checkpoints.own import own_configuration, own_notes
+from xeval.checkpoints.shards import INDEX, weights_hash
 from xeval.checkpoints.weightfiles import plain_tensors, read_tensors, read_weights, regular
 from xeval.data import DatasetInfo
 from xeval.errors import CheckpointError, DataError, UsageError
@@ -34,6 +35,7 @@ from xeval.runtime.files import atomic_write, file_hash
 
 CARD_KEY = "xeval"
 STATE_KEY = "state_dict"
+SAVED = ("model.safetensors", f"model{INDEX}")  # as save_pretrained of transformers calls weights
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def load_model(
     regular(path)
     if (path.parent / MANIFEST).is_file() and path.suffix == ".safetensors":
         return _from_run(path.parent, _weights_name(path), arch)
-    sha256, file = file_hash(path), read_weights(path)
+    sha256, file = weights_hash(path), read_weights(path)
     content = file.content
     if isinstance(content.get(CARD_KEY), str):
         card = _card_in(path, content[CARD_KEY])
@@ -115,7 +117,7 @@ def require_unchanged(loaded: LoadedModel) -> None:
     """Raise :class:`DataError` if the weight file is no longer the one that was loaded."""
     if loaded.file_sha256 is None:
         return
-    now = file_hash(loaded.path) if loaded.path.is_file() else "no file"
+    now = weights_hash(loaded.path) if loaded.path.is_file() else "no file"
     if now != loaded.file_sha256:
         raise DataError(
             f"{loaded.path} changed during run: SHA-256 {loaded.file_sha256} at the start, {now} at the end",
@@ -165,9 +167,12 @@ def run_tensors(run: Path, card: RunCard, weights: Weights) -> dict[str, Tensor]
 
 def _from_run(run: Path, weights: Weights, arch: str | None) -> LoadedModel:
     if not (run / MANIFEST).is_file():
+        saved = next((name for name in SAVED if (run / name).is_file()), None)
         raise CheckpointError(
             f"{run} is not a regular file, and as a directory it holds no complete run (no {MANIFEST})",
-            "finish it: type the same `xeval train` command again",
+            f"give the weights in it: {run / saved}"
+            if saved
+            else "finish it: type the same `xeval train` command again",
         )
     card = read_card(run)
     name = f"{weights}.safetensors"
@@ -177,8 +182,7 @@ def _from_run(run: Path, weights: Weights, arch: str | None) -> LoadedModel:
 
 def _assemble(path: Path, tensors: dict[str, Tensor], card: RunCard, weights: str, arch: str | None) -> LoadedModel:
     spec = stored_spec(path, card, arch)
-    model, tensors, casts = fit(path, spec, tensors)
-    notes = (*casts, *_answers(path, model, spec))
+    model, tensors, notes = fit(path, spec, tensors)
     return LoadedModel(model, spec, card, weights, _sha256(model, spec, tensors), path, notes)
 
 
@@ -187,26 +191,27 @@ def _sha256(model: nn.Module, spec: ModelSpec, tensors: dict[str, Tensor]) -> st
     return tensors_sha256(tensors) if is_built_in(spec.arch) else network_sha256(model)
 
 
-def _answers(path: Path, model: nn.Module, spec: ModelSpec) -> tuple[str, ...]:
-    """Return notes on the answers of a network from elsewhere to two examples.
+def answering(loaded: LoadedModel) -> LoadedModel:
+    """Return a network from elsewhere with notes on its answers to two examples; others need not be asked.
 
     Raises:
         CheckpointError: they are no logits of each image by itself.
         DataError: they are for another number of classes.
     """
-    if is_built_in(spec.arch):
-        return ()
+    spec = loaded.spec
+    if spec is None or is_built_in(spec.arch):
+        return loaded
     try:
-        outputs, notes = classes_of(model, two_examples(torch.zeros(1, *spec.shape)))
+        outputs, notes = classes_of(loaded.model, two_examples(torch.zeros(1, *spec.shape)))
     except UsageError as error:
         remedy = f"let {spec.arch} give logits N×classes, the same for an image whatever else is in its batch"
-        raise CheckpointError(f"{path}: {error.problem}", remedy) from error
+        raise CheckpointError(f"{loaded.path}: {error.problem}", remedy) from error
     if outputs != spec.num_classes:
         raise DataError(
             f"{spec.arch} gives {outputs} outputs, and there are {spec.num_classes} classes",
             "let it take num_classes, or check --dataset",
         )
-    return notes
+    return replace(loaded, notes=(*loaded.notes, *notes))
 
 
 def stored_spec(path: Path, card: RunCard, arch: str | None) -> ModelSpec:
@@ -221,7 +226,7 @@ def stored_spec(path: Path, card: RunCard, arch: str | None) -> ModelSpec:
     try:
         require_followed(spec)
     except UsageError as error:
-        raise CheckpointError(f"{path} names an {error.problem}", error.remedy) from None
+        raise CheckpointError(f"{path} names no network that can be built: {error.problem}", error.remedy) from None
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error.problem}", error.remedy) from None
     return spec
@@ -253,7 +258,7 @@ def _outside(path: Path, tensors: dict[str, Tensor], arch: str, describe: Callab
     spec = spec_of(path, tensors, dataset, arch)
     model, tensors, casts = fit(path, spec, tensors)
     told = (f"class order taken from {dataset.name}", *(own_notes(arch, own) if own else ()))
-    notes = (*renamed, *casts, *_answers(path, model, spec), *told)
+    notes = (*renamed, *casts, *told)
     return LoadedModel(model, spec, None, "file", _sha256(model, spec, tensors), path, notes, own=own)
 
 

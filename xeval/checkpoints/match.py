@@ -12,7 +12,7 @@ from xeval.errors import CheckpointError, DataError, XevalError
 from xeval.models import MODELS, ModelSpec
 from xeval.models.architectures import DESIGNS, backbone, is_built_in
 from xeval.models.designs import Design, design_of
-from xeval.models.sources import cheapest_device, network
+from xeval.models.sources import cheapest_device, looked_at, network
 from xeval.runtime.endings import first_line
 
 Shapes = dict[str, tuple[int, ...]]
@@ -83,8 +83,8 @@ def shapes_of(path: Path, spec: ModelSpec) -> Shapes:
         UsageError: it is unknown, or its library is missing.
     """
     try:
-        with torch.device(cheapest_device(spec.arch)), torch.random.fork_rng(devices=[]):
-            return _shapes(network(spec))
+        with torch.random.fork_rng(devices=[]):
+            return _shapes(looked_at(spec))
     except XevalError:
         raise
     except Exception as error:  # other libraries raise anything for sizes that they do not expect

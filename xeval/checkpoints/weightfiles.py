@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from xeval.checkpoints.pickles import objection
+from xeval.checkpoints.shards import is_index, shards
 from xeval.data.archive import CHUNK, DAMAGE, Zip, require_name
 from xeval.errors import CheckpointError, UsageError
 from xeval.runtime.endings import first_line
@@ -82,14 +83,32 @@ def read_weights(path: Path) -> WeightFile:
 
 
 def is_safetensors(path: Path) -> bool:
-    """Return whether a file is one by its suffix, or by its first bytes whatever the suffix is."""
+    """Return whether a file is one, or the index of some, by its name, or by its first bytes whatever it is called."""
     with path.open("rb") as file:
         head = file.read(FORMAT_BYTES + 1)
-    return path.suffix == ".safetensors" or (head[FORMAT_BYTES:] == b"{" and not head.startswith(ZIP))
+    return path.suffix == ".safetensors" or is_index(path) or (head[FORMAT_BYTES:] == b"{" and not head.startswith(ZIP))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file; raise :class:`CheckpointError` for anything else."""
+    """Read a safetensors file, or all that an index names; raise :class:`CheckpointError` for anything else."""
+    return _read_shards(path) if is_index(path) else _read_one(path)
+
+
+def _read_shards(path: Path) -> dict[str, Tensor]:
+    listed = shards(path)
+    if sum(map(regular, listed)) > MAX_BYTES:
+        raise CheckpointError(f"the files of {path} are too large", f"xeval opens up to {MAX_BYTES >> 30} GiB")
+    tensors: dict[str, Tensor] = {}
+    for file, names in listed.items():
+        found = _read_one(file)
+        if found.keys() != names:
+            other = min(found.keys() ^ names)
+            raise CheckpointError(f"{path} and {file.name} disagree on the tensor {other[:MAX_NAME]}", RESTORE)
+        tensors |= found
+    return tensors
+
+
+def _read_one(path: Path) -> dict[str, Tensor]:
     size = regular(path)
     try:
         tensors = dict(load_safetensors(path.read_bytes()))

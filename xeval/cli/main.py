@@ -19,7 +19,7 @@ from xeval.cli import sweep as cli_sweep
 from xeval.cli import tools as cli_tools
 from xeval.cli.completion import complete
 from xeval.cli.leave import JSON_ERRORS, leave, split_flag
-from xeval.cli.options import ARCH, MAPS, NORMALIZATION, PATH, PLUGIN, options_of, size
+from xeval.cli.options import ARCH, MAPS, NORMALIZATION, PATH, PLUGIN, options_of, size_option
 from xeval.errors import UsageError
 from xeval.registry import PluginWarning
 from xeval.runtime.distributed import ALONE, Processes, end, joined, require_one
@@ -207,9 +207,7 @@ def train_digits(method: str, seed: int, out: Path, overrides: Sequence[str], pr
 @click.option("--normalize-features", is_flag=True, help="the head sees features of unit length")
 @click.option("--weight-decay", default=1e-4, show_default=True, help="of the linear head")
 @ARCH
-@click.option(
-    "--size", "image_size", type=size, help="size of the images in pixels: a side, or HEIGHTxWIDTH [default: their own]"
-)
+@size_option("image_size")
 @click.option("--method", help="name in the tables [default: the file's]")
 @click.option("--seed", default=0, show_default=True, help="seed of the held-out images")
 @click.option("--rehash", is_flag=True, help="hash every image again, whatever earlier commands have kept of them")
@@ -239,7 +237,7 @@ def probe(encoder: Path, dataset: str, **options: Any) -> None:
 @NORMALIZATION
 @click.option("--classifier", type=PATH, help="file with the linear head, where it is kept apart")
 @ARCH
-@click.option("--size", type=size, help="size of the images in pixels: a side, or HEIGHTxWIDTH [default: their own]")
+@size_option("size")
 @click.option("--key", help="which network of the file, by its keys joined with dots [default: the only one]")
 @click.option("--ema", is_flag=True, help="take the averaged weights of a file that holds both")
 @click.option("--name", help="name of the run [default: that of its folder]")
@@ -302,6 +300,8 @@ def score(
         raise UsageError("--name is the name of one checkpoint", "leave it out: each has its own")
     if maps and len(checkpoints) > 1:
         raise UsageError("--maps are maps of one checkpoint", "score the checkpoints one by one")
+    if options.training_seed is not None and len(checkpoints) > 1:
+        raise UsageError("--training-seed is that of one checkpoint", "score the checkpoints one by one")
     from xeval.runtime.progress import for_terminal
     from xeval.scoring.lent import beside, explainers_lent
     from xeval.scoring.precomputed import PrecomputedMaps

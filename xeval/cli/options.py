@@ -34,8 +34,13 @@ class UsablePath(click.Path):
         return path
 
 
-def size(text: str) -> Any:
-    """Return the size of images that a text says: the side of a square, or (height, width)."""
+def size_option(name: str) -> Callable[[F], F]:
+    """Return the option ``--size`` of a command that calls what it takes ``name``: a side, or (height, width)."""
+    told = "size of the images in pixels: a side, or HEIGHTxWIDTH [default: their own]"
+    return click.option("--size", name, type=_size, help=told)
+
+
+def _size(text: str) -> Any:
     from xeval.data.base import read_size
 
     return read_size(text)

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from typing import Literal, TypeAlias
 
 from torch import Tensor, nn
 
+from xeval.errors import UsageError
 from xeval.explainers.precomputed import Precomputed
 from xeval.registry import Registry
 
@@ -53,6 +55,8 @@ class Control:
     symmetric: bool = False
 
 
+WITHOUT_GRADIENT = ("does not require grad", "not have been used in the graph")
+"""What torch says of a score that does not depend on what it is derived by."""
 EXPLAINERS: Registry[Explainer] = Registry("explainer")
 CONTROLS: Registry[Control] = Registry("control", beside=EXPLAINERS)
 
@@ -61,10 +65,28 @@ def explainer(name: str, *, units: Units, citation: str) -> Callable[[Explain], 
     """Register an attribution method under ``name``."""
 
     def decorate(function: Explain) -> Explain:
-        EXPLAINERS.add(name, Explainer(name, function, units, citation), function)
+        EXPLAINERS.add(name, Explainer(name, _with_gradients_told(function), units, citation), function)
         return function
 
     return decorate
+
+
+def _with_gradients_told(function: Explain) -> Explain:
+    """Return an explainer that raises UsageError where a network keeps back the gradients that it asks for."""
+
+    @wraps(function)
+    def explain(model: nn.Module, layer: str, images: Tensor, targets: Tensor) -> Tensor:
+        try:
+            return function(model, layer, images, targets)
+        except RuntimeError as error:
+            if not any(words in str(error) for words in WITHOUT_GRADIENT):
+                raise
+            raise UsageError(
+                "the score has no gradient by the images (no_grad, inference_mode or detach in the forward pass?)",
+                "let the network compute gradients, or use occlusion or score-cam",
+            ) from error
+
+    return explain
 
 
 def control(name: str, *, draws: int = 1, symmetric: bool = False) -> Callable[[Draw], Draw]:

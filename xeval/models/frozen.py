@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -42,13 +43,19 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Return where a network's tensors lie, the host for one without any."""
+    tensors = chain(model.parameters(), model.buffers())
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+
 def reinitialized(model: nn.Module, seed: int) -> nn.Module:
     """Return a copy in evaluation mode whose layers have new initial weights; the model itself does not change.
 
     The weights are drawn on the host, so that every device gets the same ones; torch's random state is restored.
     Parameters that no layer can reset (class tokens, positions) are shuffled.
     """
-    device = next(model.parameters()).device
+    device = device_of(model)
     fresh = copy.deepcopy(model)
     if device.type != "meta":  # the meta device has nothing to move
         fresh = fresh.cpu()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from xeval.errors import UsageError
 from xeval.models.classifier import ModelSpec
+from xeval.models.frozen import device_of
 from xeval.models.watch import calls
 
 
@@ -63,8 +64,7 @@ def taken_apart(model: nn.Module, spec: ModelSpec) -> Parts:
     Raises:
         UsageError: no linear layer gives the logits of features N×K.
     """
-    device = next(model.parameters()).device
-    seen = calls(model, torch.zeros(2, *spec.shape, device=device))
+    seen = calls(model, torch.zeros(2, *spec.shape, device=device_of(model)))
     heads = [one.module for one in seen if one.made is seen[-1].made and isinstance(one.module, nn.Linear)]
     if not heads or not (seen[-1].module is model and seen[-1].alone and seen[-1].made.ndim == 2):
         raise UsageError(

@@ -8,6 +8,7 @@ opens a folder, asks a hub or runs a function is built only if the user has type
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
@@ -120,6 +121,16 @@ def cheapest_device(arch: str) -> str:
     """Return where a network is built to look at it; code of others need not know the device without memory."""
     listed = is_built_in(arch) and (arch not in MODELS or arch in DESIGNS)
     return "meta" if listed or arch.partition(":")[0] in SOURCES else "cpu"
+
+
+def looked_at(spec: ModelSpec) -> nn.Module:
+    """Build a network to look at its tensors, without memory for them wherever that is possible."""
+    with suppress(UsageError):
+        if opens_or_runs(spec.arch):
+            with torch.device("meta"):
+                return network(spec)
+    with torch.device(cheapest_device(spec.arch)):
+        return network(spec)
 
 
 def _unit(_head: nn.Module, given: tuple[object, ...]) -> tuple[object, ...]:

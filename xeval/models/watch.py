@@ -6,6 +6,8 @@ shape, which leaves open which of them is meant.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
+from xeval.errors import UsageError
 from xeval.models.frozen import frozen_eval
 
 
@@ -28,6 +31,29 @@ class Call:
     made: Tensor
     alone: bool
     begun: int
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """Return the network inside DataParallel and torch.compile: its layers have their own names and can be watched.
+
+    Raises:
+        UsageError: a part is TorchScript, which cannot be watched.
+    """
+    if any(isinstance(part, torch.jit.ScriptModule) for part in model.modules()):
+        raise UsageError("the model is TorchScript, whose layers cannot be watched", "give the module it was made from")
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return bare(model.module)
+    inner = getattr(model, "_orig_mod", None)  # of torch.compile
+    return bare(inner) if isinstance(inner, nn.Module) else model
+
+
+@contextmanager
+def uncompiled(model: nn.Module) -> Iterator[None]:
+    """Run parts of a network that torch.compile has wrapped as they are written: what is watched is seen then."""
+    with ExitStack() as held:
+        if any(hasattr(part, "_orig_mod") for part in model.modules()):
+            held.enter_context(torch.compiler.set_stance("force_eager"))
+        yield
 
 
 def tensor_of(output: Any) -> Tensor | None:

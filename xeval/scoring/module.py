@@ -18,6 +18,7 @@ from xeval.data import DatasetInfo, Split
 from xeval.data.base import Index, Ints, Pixels, as_size
 from xeval.errors import DataError, UsageError
 from xeval.models.answers import classes_of
+from xeval.models.frozen import device_of
 from xeval.runtime.files import digest
 from xeval.scoring.loader import class_numbers, collect
 
@@ -98,8 +99,9 @@ def adapt(
     mean, std = (torch.tensor(part).reshape(channels, 1, 1) for part in (constants.mean, constants.std))
     pixels = given.images if given.is_bytes else given.images * std + mean
     _require_pixels(pixels, normalized=normalization is not None)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    outputs, notes = classes_of(model, ((pixels[:2] - mean) / std).to(device), allow_stochastic=allow_stochastic)
+    outputs, notes = classes_of(
+        model, ((pixels[:2] - mean) / std).to(device_of(model)), allow_stochastic=allow_stochastic
+    )
     names = tuple(classes) if classes is not None else tuple(str(number) for number in range(outputs))
     if outputs != len(names):
         raise DataError(f"the model has {outputs} outputs for {len(names)} classes", "check classes")

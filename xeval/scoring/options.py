@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from xeval.checkpoints.facts import one_line
 from xeval.checkpoints.folder import Weights
 from xeval.checkpoints.normalization import Mean, Named, Std, Wish
 from xeval.errors import UsageError
@@ -100,6 +101,11 @@ class ScoreOptions(BaseModel):
         from xeval.data.base import read_size  # with numpy, which a command's help does without
 
         return read_size(value) if isinstance(value, str) else value
+
+    @field_validator("name", "method")
+    @classmethod
+    def _called(cls, value: str | None, about: ValidationInfo) -> str | None:
+        return None if value is None else one_line(f"--{about.field_name}", value)
 
     @field_validator("thresholds")
     @classmethod

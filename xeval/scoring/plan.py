@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from xeval.checkpoints.load import LoadedModel, load_model
+from xeval.checkpoints.load import LoadedModel, answering, load_model
 from xeval.checkpoints.own import open_as_known
 from xeval.data import DatasetInfo, Split, open_dataset, stratified
 from xeval.data.base import CHUNK, size_text
@@ -23,6 +23,7 @@ from xeval.explainers import CONTROLS, EXPLAINERS
 from xeval.explainers.precomputed import Precomputed
 from xeval.metrics import Column, Metric
 from xeval.models import find_layer, last_conv_stage
+from xeval.models.frozen import device_of
 from xeval.models.layers import EXCON_LAYER, excon_layer
 from xeval.perturb.masks import kept
 from xeval.runtime.files import digest
@@ -149,6 +150,7 @@ def plan_for(loaded: LoadedModel, info: DatasetInfo, split: Split, options: Scor
     """Lay out the work for a model and a split that have been loaded."""
     protocol = protocol_of(options)
     _require_fit(loaded, info)
+    loaded = answering(loaded)
     _require_thresholds(protocol, info)
     split, damaged = without_damaged(split) if options.allow_partial else (split, {})
     protocol, left_out = _what_the_data_allow(protocol, split, asked=options.metrics is not None)
@@ -377,8 +379,7 @@ def _default_layer(model: nn.Module, info: DatasetInfo, protocol: Protocol) -> s
     """
     if protocol.layer_rule == EXCON_LAYER:
         return excon_layer(model, info.size)
-    parameter = next(model.parameters())
-    example = torch.zeros(1, *info.shape, device=parameter.device)
+    example = torch.zeros(1, *info.shape, device=device_of(model))
     try:
         return last_conv_stage(model, example)
     except UsageError:
