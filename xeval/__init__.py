@@ -36,10 +36,11 @@ __all__ = [
     "load",
     "results",
     "score",
+    "table",
 ]
 
 if TYPE_CHECKING:
-    from xeval.api import compare, explain, load, results, score
+    from xeval.api import compare, explain, load, results, score, table
 
 
 def __getattr__(name: str) -> Any:
