@@ -26,8 +26,8 @@ from xeval.reports.paper_tables import paper_tables
 from xeval.reports.results import results_of
 from xeval.reports.rows import Ground, Rows
 from xeval.reports.sheets import measures_by_name
-from xeval.reports.summary import real_explainers
 from xeval.reports.style import Style, style_of
+from xeval.reports.summary import real_explainers
 from xeval.reports.tables import Table, to_terminal
 from xeval.reports.text import clean
 from xeval.reports.verdict import verdict
@@ -99,8 +99,9 @@ def compare(
     comparison.toml where there is none yet: in ``runs``, or in ``out`` where these are several folders. ``against``, an
     earlier results.json, marks what has changed. ``rows`` compares methods, or explainers on the same checkpoints;
     ``reference`` is then an explainer. ``gallery`` is a rule of :mod:`~reports.gallery` that chooses its
-    images, ``gallery_ids`` names them. ``style`` says how tables are printed, where comparison.toml does not. Raises DataError (see ``collect``) where runs must not be compared, UsageError
-    for a reference or primary column that nobody has, ResourceError where the report cannot be written.
+    images, ``gallery_ids`` names them. ``style`` says how tables are printed, where comparison.toml does not.
+    Raises DataError (see ``collect``) where runs must not be compared, UsageError for a reference, column or method
+    that nobody has, ResourceError where the report cannot be written.
     """
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file", "name a folder for the report")

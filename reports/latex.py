@@ -75,12 +75,13 @@ class Column:
         text = re.sub(" ([↓↑])$", "\u00a0\\1", self.heading.text)  # an arrow never stands alone on a line
         return wrap(text, max(12, longest), break_long_words=False) or [""]
 
-    def width(self, size: Size) -> float:
-        """Return its width in points, without the space around it."""
+    @cached_property
+    def width(self) -> float:
+        """Return its width in em, without the space around it."""
         numbers = max((width_of(entry.mean_text + entry.spread_text) for entry in self.entries), default=0)
         notes = max((_note_width(entry) for entry in self.entries), default=0)
         extra = max(width_of(entry.mark) for entry in self.entries) if self.aligned and self.entries else 0
-        return size.points * max(numbers + extra + notes, *map(width_of, self.head))
+        return max(numbers + extra + notes, *map(width_of, self.head))
 
 
 def _note_width(entry: Entry) -> float:
@@ -141,7 +142,7 @@ def _even(table: Table, columns: Sequence[Column], size: Size, room: float) -> l
 
 
 def _panels(table: Table, columns: Sequence[Column], size: Size, room: float) -> Iterator[tuple[Column, ...]]:
-    """Yield neighbouring columns that fit beside the stub; those under one spanning heading stay together if they can."""
+    """Yield neighbouring columns that fit beside the stub; those under one heading stay together if they can."""
     panel: list[Column] = []
     for unit in _units(table, columns, size, room):
         if panel and _natural(table, [*panel, *unit], size, room) > room:
@@ -173,7 +174,7 @@ def _spans(columns: Sequence[Column]) -> Iterator[tuple[str, Iterator[Column]]]:
 
 
 def _span_width(name: str, columns: Sequence[Column], size: Size) -> float:
-    below = sum(column.width(size) + 2 * GAP for column in columns)
+    below = sum(size.points * column.width + 2 * GAP for column in columns)
     return max(below, *(size.points * width_of(line) + 2 * GAP for line in _span_lines(name, columns)))
 
 

@@ -33,8 +33,8 @@ class Page:
         return tuple(dict.fromkeys((self.column, self.text)))
 
 
-#: iclr20XX_conference.sty and neurips_20XX.sty set \\textwidth to 5.5 in and \\textheight to 9 in; cvpr.sty sets 6.875 by
-#: 8.875 in and \\columnsep to 5/16 in, and its instructions call a column 3 1/4 in wide.
+#: iclr20XX_conference.sty and neurips_20XX.sty set a text of 5.5 by 9 in. cvpr.sty sets one of 6.875 by 8.875 in with
+#: 5/16 in between its columns, which its instructions call 3 1/4 in wide.
 PAGES = {"iclr": Page(5.5, 5.5), "neurips": Page(5.5, 5.5), "cvpr": Page(6.875, 3.25, 8.875)}
 LEAST_WIDTH, GREATEST_WIDTH = 2.0, 20.0
 

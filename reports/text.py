@@ -31,7 +31,10 @@ _LATEX = {
 _LETTERS = frozenset("ßæœøåÆŒØÅłŁ¡¿£")
 _ACCENTS = frozenset("\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0327")
 _GREEK = re.compile(r"GREEK (SMALL|CAPITAL) LETTER ([A-Z]+)")
-_LIKE_LATIN = frozenset("ALPHA BETA EPSILON ZETA ETA IOTA KAPPA MU NU OMICRON RHO TAU CHI".split())
+_LIKE_LATIN = {
+    "ALPHA": "A", "BETA": "B", "EPSILON": "E", "ZETA": "Z", "ETA": "H", "IOTA": "I", "KAPPA": "K", "MU": "M",
+    "NU": "N", "OMICRON": "O", "RHO": "P", "TAU": "T", "CHI": "X",
+}  # fmt: skip
 
 
 def clean(text: str, limit: int = 80) -> str:
@@ -76,8 +79,7 @@ def _greek(case: str, name: str) -> str:
     name = name.replace("LAMDA", "LAMBDA")
     if case == "SMALL":
         return "$o$" if name == "OMICRON" else rf"$\{name.lower()}$"
-    letters = {"ETA": "H", "NU": "N", "RHO": "P", "CHI": "X"}
-    return rf"$\mathrm{{{letters.get(name, name[0])}}}$" if name in _LIKE_LATIN else rf"$\{name.capitalize()}$"
+    return rf"$\mathrm{{{_LIKE_LATIN[name]}}}$" if name in _LIKE_LATIN else rf"$\{name.capitalize()}$"
 
 
 def spreadsheet(text: str) -> str:

@@ -177,7 +177,7 @@ FIVE = {
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two batch sizes and two data sets with long names, notes behind numbers, and the longest conventions there are."""
+    """Two batch sizes, two data sets with long names, notes behind numbers, and all conventions that there are."""
     root = tmp_path_factory.mktemp("tex") / "runs"
     write_study(root / "a", FIVE, artifacts=False)
     write_study(root / "b", {"supcon": (0.3, 0.4)}, artifacts=False, recipe="digits-b256-and-more-words")
@@ -204,10 +204,20 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def compared(runs: Path, out: Path, style: Style) -> Comparison:
+@pytest.fixture(scope="module")
+def plain(runs: Path) -> Comparison:
+    return compared(runs, Style())
+
+
+@pytest.fixture(scope="module")
+def dressed(runs: Path) -> Comparison:
+    return compared(runs, Style(spread="ci", bold="best", underline="second", percent=True))
+
+
+def compared(runs: Path, style: Style) -> Comparison:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("xeval.reports.compare.figures", lambda *_: [])
-        return compare(runs, out, style=style)
+        return compare(runs, runs.parent / style.spread, style=style)
 
 
 def typeset(folder: Path, page: str, files: list[Path]) -> tuple[list[str], str]:
@@ -237,22 +247,42 @@ def typeset(folder: Path, page: str, files: list[Path]) -> tuple[list[str], str]
 
 @with_tex
 @pytest.mark.parametrize(
-    ("page", "style"),
+    ("page", "kind", "style"),
     [
-        ("iclr", Style(width="iclr")),
-        ("neurips", Style(width="neurips", style="siunitx", underline="second", percent=True)),
-        ("cvpr", Style(width="cvpr", controls="random")),
-        ("narrow", Style(width=3.25, spread="ci", style="siunitx", bold="best")),
+        ("iclr", "plain", Style()),
+        ("neurips", "plain", Style(width="neurips")),
+        ("cvpr", "plain", Style(width="cvpr")),
+        ("narrow", "dressed", Style(width=3.25)),
     ],
 )
-def test_everything_compiles_and_nothing_is_overfull(runs: Path, tmp_path: Path, page: str, style: Style) -> None:
-    made = compared(runs, tmp_path / "out", style)
-    files = sorted((made.out / "tables").glob("*.tex"))
+def test_everything_compiles_and_nothing_is_overfull(
+    request: pytest.FixtureRequest, tmp_path: Path, page: str, kind: str, style: Style
+) -> None:
+    made: Comparison = request.getfixturevalue(kind)
+    files = [tmp_path / f"{table.slug}.tex" for table in made.tables]
+    for file, table in zip(files, made.tables, strict=True):
+        file.write_text(to_latex(table, style))
     assert len(files) > 30
     wrong, log = typeset(tmp_path, page, [*files, made.out / "methods.tex"])
     assert wrong == []
     assert log.count("FILE ") == len(files) + 1
     assert "[U+" not in (made.out / "methods.tex").read_text()
+
+
+@with_tex
+def test_siunitx_compiles_too(plain: Comparison, tmp_path: Path) -> None:
+    """Only some tables: siunitx takes TeX a second for each."""
+    tables = [*plain.layouts[:4], *(section.tables[0] for section in plain.sections)]
+    files = [tmp_path / f"{table.slug}.tex" for table in tables]
+    for file, table in zip(files, tables, strict=True):
+        file.write_text(to_latex(table, Style(style="siunitx", width="cvpr")))
+        assert "S[table-format" in file.read_text()
+    assert typeset(tmp_path, "cvpr", files)[0] == []
+
+
+def test_compare_writes_what_is_typeset_here(plain: Comparison) -> None:
+    assert {path.stem for path in (plain.out / "tables").glob("*.tex")} == {table.slug for table in plain.tables}
+    assert all((plain.out / f"tables/{table.slug}.tex").read_text() == to_latex(table) for table in plain.tables)
 
 
 @with_tex
@@ -266,7 +296,7 @@ def test_an_overfull_box_and_an_error_would_be_seen(tmp_path: Path) -> None:
 
 @with_tex
 def test_widths_are_estimated_a_little_too_wide(tmp_path: Path) -> None:
-    """Against TeX's own measure of the same line at 9 points; numbers decide whether a table fits, so they are close."""
+    """Against TeX's own measure of the same line at 9 points."""
     texts = ["0.123 ± 0.045", "accuracy ↑", "[0.1, −0.2]", "SupCon (original)", "drop magnitude ↓", "MWmw ijl", "98.7%"]
     lines = [rf"\setbox0=\hbox{{\small {latex(text)}}}\typeout{{WIDE \the\wd0}}" for text in texts]
     (tmp_path / "w.tex").write_text("\n".join(lines))
