@@ -19,6 +19,8 @@ from xeval.reports.text import latex
 from xeval.reports.typeset import width_of
 
 MARKS = {"†": r"\dagger", "§": r"\S", "‡": r"\ddagger"}
+#: In a column of siunitx ± stands as in a formula, also before a spread of 0, and bold numbers are bold.
+SIUNITX = r"\sisetup{separate-uncertainty, table-align-uncertainty=false, retain-zero-uncertainty, detect-weight}"
 GAP = 5.0  # \tabcolsep in points
 #: A float takes at most this part of the height of a page: the rest is its caption's.
 TALL = 0.72
@@ -114,7 +116,7 @@ def to_latex(table: Table, style: Style | None = None) -> str:
     """Write a table that needs ``booktabs`` and ``xcolor``, and ``siunitx`` where that aligns the numbers."""
     style = style or Style()
     setting = _setting(named(table, style), style)
-    needs = ", ".join(["booktabs", "xcolor", *(["siunitx"] if style.style == "siunitx" else [])])
+    needs = ", ".join(["booktabs", "xcolor", *(["siunitx 3"] if style.style == "siunitx" else [])])
     blocks = [_float(setting, number, panels) for number, panels in enumerate(_floats(setting))]
     return "\n".join([f"% needs {needs}", *blocks]) + "\n"
 
@@ -217,6 +219,7 @@ def _float(setting: Setting, number: int, panels: Sequence[Panel]) -> str:
     table, star = setting.table, "*" if setting.star else ""
     caption = table.caption if number == 0 else f"{table.title}, continued."
     label = f"tab:{table.slug}" + (f"-{number + 1}" if number else "")
+    aligned = [SIUNITX] if any(column.aligned for columns, _ in panels for column in columns) else []
     body = "\n\n\\medskip\n".join(_tabular(setting, columns, lines) for columns, lines in panels)
     head = [
         rf"\begin{{table{star}}}[t]",
@@ -225,7 +228,15 @@ def _float(setting: Setting, number: int, panels: Sequence[Panel]) -> str:
         rf"\setlength{{\tabcolsep}}{{{GAP:g}pt}}",
     ]
     return "\n".join(
-        [*head, rf"\caption{{{latex(caption)}}}", rf"\label{{{label}}}", r"\smallskip", body, rf"\end{{table{star}}}"]
+        [
+            *head,
+            *aligned,
+            rf"\caption{{{latex(caption)}}}",
+            rf"\label{{{label}}}",
+            r"\smallskip",
+            body,
+            rf"\end{{table{star}}}",
+        ]
     )
 
 
@@ -262,7 +273,7 @@ def _spanning(columns: Sequence[Column], before: int) -> Iterator[str]:
 def _heading(column: Column) -> str:
     text = _stacked(column.head, "r")
     if column.has_notes:
-        return rf"\multicolumn{{2}}{{r}}{{{text}}}"
+        return rf"\multicolumn{{2}}{{c}}{{{text}}}"
     return f"{{{text}}}" if column.aligned else text
 
 
@@ -348,7 +359,7 @@ def _format(entries: Sequence[Entry]) -> str:
     spread = f"({max(digits, 1)})" if any(entry.std_text for entry in entries) else ""
     mark = max((_mark(entry) for entry in entries), key=len, default="")
     room = f", table-space-text-post={{{mark}}}" if mark else ""
-    return f"S[table-format={sign}{whole}.{decimals}{spread}, separate-uncertainty, detect-weight{room}]"
+    return f"S[table-format={sign}{whole}.{decimals}{spread}{room}]"
 
 
 def _aligned(entry: Entry) -> str:

@@ -31,9 +31,9 @@ LOCALISATION = {"pointing.hit": ("Localisation", "pointing"), "relevance.mass": 
 INFIDELITY = {"infidelity.beta": ("", "infidelity")}
 #: What a table without arrows says of its measure.
 DIRECTIONS = {
-    "↑": "higher is better",
-    "↓": "lower is better",
-    "": "not ranked, as its values depend on how far a network's output moves",
+    "↑": "Higher is better.",
+    "↓": "Lower is better.",
+    "": "Not ranked, as the values depend on how far a network's output moves.",
 }
 #: The headings of ExCon's tables 3 to 8, after that of the methods.
 DROP = {
@@ -84,7 +84,7 @@ def paper_tables(grounds: Sequence[tuple[Ground, str]]) -> list[Table]:
         *_by_batch(
             "excon-table1", "Top-1 accuracy", _blocks(in_percent, lambda _: model_measures()[:1], networks=True)
         ),
-        *_by_batch("excon-table2", "Infidelity, β-scaled", _blocks(grounds, lambda group: _present(group, INFIDELITY))),
+        *_by_batch("excon-table2", "β-scaled infidelity", _blocks(grounds, lambda group: _present(group, INFIDELITY))),
         *_drops(grounds),
         *_facets(grounds),
     ]
@@ -143,9 +143,9 @@ def _by_batch(name: str, title: str, blocks: Sequence[Block]) -> Iterator[Table]
     ]
     unit = " in %" if blocks[0].rows[0].entries[0].percent else ""
     headings = tuple(Heading(f"method.{method}", method) for method in methods)
-    shown = f"{title}{unit}, by batch size"
+    shown = f"{title}{unit} by batch size"
     corner = "batch size" if all(block.batch for block in blocks) else "setting"
-    yield Table(name, shown, _caption(f"{shown}; {direction}", parts), headings, tuple(rows), corner, _where(parts))
+    yield Table(name, shown, _caption(shown, parts, direction), headings, tuple(rows), corner, _where(parts))
 
 
 def _lettered(names: Iterable[str]) -> list[str]:
@@ -162,9 +162,14 @@ def _told_apart(blocks: Sequence[Block]) -> list[str]:
     """Return what tells the groups of one data set apart: their batch sizes, with more words where these are equal."""
     sizes = [block.batch for block in blocks]
     return [
-        ", ".join(filter(None, [size, *(() if size and sizes.count(size) == 1 else block.group.told)])) or "–"
+        size if size and sizes.count(size) == 1 else ", ".join(filter(None, (size, *_particulars(block.group))))
         for size, block in zip(sizes, blocks, strict=True)
     ]
+
+
+def _particulars(group: Group) -> tuple[str, ...]:
+    """Return recipe and architecture in words: as far as they tell the group from others, else what is known."""
+    return group.told or (f"recipe {group.recipe}" if group.recipe else group.arch or "one training",)
 
 
 def _transposed(block: Block, methods: Sequence[str]) -> tuple[Entry, ...]:
@@ -251,7 +256,7 @@ def _stacked(name: str, title: str, parts: dict[str, list[Block]]) -> Table:
         for row in block.rows
     ]
     told = sorted({real_explainers(block.group)[0] for block in blocks if real_explainers(block.group)})
-    maps = f", {listed(told)} maps" if told else ""
+    maps = f" with {listed(told)} maps" if told else ""
     return Table(name, title, _caption(f"{title}{maps}", parts), tuple(headings), tuple(rows), "method", _where(parts))
 
 
@@ -276,7 +281,7 @@ def _where(parts: dict[str, list[Block]]) -> str:
     return "; ".join(place(block.group) for blocks in parts.values() for block in blocks)
 
 
-def _caption(title: str, parts: dict[str, list[Block]]) -> str:
+def _caption(title: str, parts: dict[str, list[Block]], *more: str) -> str:
     """Write a caption: what and on which images, what holds of every group, then what holds of single ones."""
     blocks = [block for own in parts.values() for block in own]
     letters = [text.partition(" ")[0] for text in _lettered(parts)]
@@ -291,4 +296,4 @@ def _caption(title: str, parts: dict[str, list[Block]]) -> str:
         for name, block in zip(names, blocks, strict=True)
         if any(words not in shared for words in block.sentences)
     ]
-    return " ".join([f"{title}, on {'; '.join(images)}.", *shared, *own])
+    return " ".join([f"{title} on {listed(images)}.", *more, *shared, *own])
