@@ -74,8 +74,7 @@ class Column:
     def head(self) -> list[str]:
         """Return the lines of the heading, about as wide as the numbers."""
         longest = max((len(entry.mean_text + entry.spread_text) for entry in self.entries), default=0)
-        text = re.sub(" ([↓↑])$", "\u00a0\\1", self.heading.text)  # an arrow never stands alone on a line
-        return wrap(text, max(12, longest), break_long_words=False) or [""]
+        return _wrapped(self.heading.text, max(12, longest))
 
     @cached_property
     def width(self) -> float:
@@ -86,8 +85,13 @@ class Column:
         return max(numbers + extra + notes, *map(width_of, self.head))
 
 
+def _wrapped(text: str, letters: int) -> list[str]:
+    """Break a heading into lines at its words; an arrow never stands alone on one."""
+    return wrap(re.sub(" ([↓↑])$", "\u00a0\\1", text), letters, break_long_words=False) or [""]
+
+
 def _note_width(entry: Entry) -> float:
-    return 0.8 * width_of(entry.aside) + 0.3 if entry.aside else 0
+    return width_of(entry.mark) + 0.8 * width_of(entry.aside) + 0.3 if entry.aside else 0
 
 
 @dataclass(frozen=True)
@@ -183,7 +187,7 @@ def _span_width(name: str, columns: Sequence[Column], size: Size) -> float:
 def _span_lines(name: str, columns: Sequence[Column]) -> list[str]:
     """Return the lines of a spanning heading, about as wide as what it spans."""
     letters = sum(max(map(len, column.head)) + 2 for column in columns)
-    return wrap(name, max(16, letters), break_long_words=False) or [""]
+    return _wrapped(name, max(16, letters))
 
 
 def _stub(table: Table, size: Size) -> float:
@@ -314,8 +318,11 @@ def _line(table: Table, columns: Sequence[Column], row: Row, entries: Sequence[E
     if table.show_seeds:
         cells.append(_grey(row, "" if row.seeds is None else str(row.seeds)))
     for column, entry in zip(columns, entries, strict=True):
-        number = _aligned(entry) if column.aligned else _grey(row, _number(entry))
-        cells += [number, _grey(row, _note(entry))] if column.has_notes else [number]
+        cells += [_aligned(entry, column.has_notes) if column.aligned else _grey(row, _number(entry))]
+        if column.has_notes:
+            cells.append(_grey(row, _note(entry)))
+        elif entry.mark and not column.aligned:
+            cells[-1] += rf"\rlap{{{_mark(entry)}}}"  # without width, so that digits stay below each other
     return _row(cells)
 
 
@@ -324,7 +331,7 @@ def _grey(row: Row, text: str) -> str:
 
 
 def _note(entry: Entry) -> str:
-    return rf"{{\scriptsize {latex(entry.aside)}}}" if entry.aside else ""
+    return _mark(entry) + (rf"{{\scriptsize {latex(entry.aside)}}}" if entry.aside else "")
 
 
 def _mark(entry: Entry) -> str:
@@ -336,14 +343,14 @@ def _ascii(text: str) -> str:
 
 
 def _number(entry: Entry) -> str:
-    """Write a cell in mathematics; its mark takes no room, so that the digits of a column stay below each other."""
+    """Write a number in mathematics."""
     if entry.mean is None:
         return "--"
     mean = _ascii(entry.mean_text)
     mean = rf"\mathbf{{{mean}}}" if entry.bold else mean
     mean = rf"\underline{{{mean}}}" if entry.underline else mean
     spread = _ascii(entry.spread_text.replace(" ± ", r" \pm ").replace(" [", r"\ ["))
-    return f"${mean}{spread}$" + (rf"\rlap{{{_mark(entry)}}}" if entry.mark else "")
+    return f"${mean}{spread}$"
 
 
 # ---- siunitx ---------------------------------------------------------------------------------------------------------
@@ -357,15 +364,16 @@ def _format(entries: Sequence[Entry]) -> str:
     digits = max((len(re.sub(r"^0*|\.", "", entry.std_text.replace(".", ""))) for entry in entries), default=0)
     sign = "-" if any(text.startswith("−") for text in means) else ""
     spread = f"({max(digits, 1)})" if any(entry.std_text for entry in entries) else ""
-    mark = max((_mark(entry) for entry in entries), key=len, default="")
+    noted = any(entry.aside for entry in entries)
+    mark = "" if noted else max((_mark(entry) for entry in entries), key=len, default="")
     room = f", table-space-text-post={{{mark}}}" if mark else ""
     return f"S[table-format={sign}{whole}.{decimals}{spread}{room}]"
 
 
-def _aligned(entry: Entry) -> str:
+def _aligned(entry: Entry, noted: bool) -> str:
     if entry.mean is None:
         return "{--}"
     spread = rf" \pm {entry.std_text}" if entry.std_text else ""
     weight = r"\bfseries " if entry.bold else ""
-    mark = f"{{{_mark(entry)}}}" if entry.mark else ""
+    mark = f"{{{_mark(entry)}}}" if entry.mark and not noted else ""
     return f"{weight}{entry.mean_text.replace('−', '-')}{spread}{mark}"

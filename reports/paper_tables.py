@@ -71,7 +71,8 @@ class Block:
     def batch(self) -> str:
         """Return the batch sizes of the trainings, empty where a run does not know its own."""
         sizes = {run.card.recipe.get("batch_size") if run.card else None for run in self.group.runs}
-        return "" if None in sizes else " and ".join(map(str, sorted(sizes)))
+        known = sorted(size for size in sizes if isinstance(size, int))
+        return " and ".join(map(str, known)) if len(known) == len(sizes) else ""
 
 
 Measures = Callable[[Group], Sequence[Measure]]

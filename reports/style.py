@@ -85,27 +85,36 @@ class Style(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    columns: Names = Field((), description="columns of the headline table, such as model.accuracy,drop.mag@0.45")
-    methods: Names = Field((), description="methods in the order of the tables; the others follow")
+    columns: Names = Field(
+        default=(), description="columns of the headline table, such as model.accuracy,drop.mag@0.45"
+    )
+    methods: Names = Field(default=(), description="methods in the order of the tables; the others follow")
     label: Annotated[dict[str, str], BeforeValidator(_paired)] = Field(
-        {}, description='how .tex and .md write a method, data set, explainer or column: supcon="SupCon"'
+        default={}, description='how .tex and .md write a method, data set, explainer or column: supcon="SupCon"'
     )
     decimals: int | None = Field(
-        None, ge=0, le=8, description="decimals of every mean [default: two digits of the standard error, by column]"
+        default=None,
+        ge=0,
+        le=8,
+        description="decimals of every mean [default: two digits of the standard error, by column]",
     )
-    percent: bool = Field(False, description="print shares, which lie between 0 and 1, in %")
+    percent: bool = Field(default=False, description="print shares, which lie between 0 and 1, in %")
     bold: Literal["best", "tied", "none"] = Field(
-        "tied", description="what is bold: the best mean; with it, where tested, all not significantly worse; nothing"
+        default="tied",
+        description="what is bold: the best mean; with it, where tested, all not significantly worse; nothing",
     )
-    underline: Literal["second", "none"] = Field("none", description="whether the second-best mean is underlined")
+    underline: Literal["second", "none"] = Field(
+        default="none", description="whether the second-best mean is underlined"
+    )
     spread: Spread = Field(
-        "sd", description="behind a mean: standard deviation or standard error over seeds, 95 % interval, nothing"
+        default="sd",
+        description="behind a mean: standard deviation or standard error over seeds, 95 % interval, nothing",
     )
-    controls: Literal["all", "random", "none"] = Field("all", description="which control maps have a row")
-    caption: str = Field("", description="caption of the headline table [default: written from the runs]")
-    style: Literal["booktabs", "siunitx"] = Field("booktabs", description="how .tex aligns numbers")
+    controls: Literal["all", "random", "none"] = Field(default="all", description="which control maps have a row")
+    caption: str = Field(default="", description="caption of the headline table [default: written from the runs]")
+    style: Literal["booktabs", "siunitx"] = Field(default="booktabs", description="how .tex aligns numbers")
     width: Annotated[float | str, BeforeValidator(_inches)] = Field(
-        "iclr", description="page that .tex is set for: iclr, neurips, cvpr (two columns), or a width in inches"
+        default="iclr", description="page that .tex is set for: iclr, neurips, cvpr (two columns), or a width in inches"
     )
 
     @property

@@ -199,8 +199,8 @@ def gain_measure(base: Measure, control: str) -> Measure:
 
     title = f"{base.title}: gain over {control}"
     key = f"gain[{control}].{base.key}"
-    about = (key, f"gain over {control}", title, "higher", base.family, read, base.label, True, base.images, each)
-    return Measure(*about, share=base.share)
+    label = f"gain over {control}"
+    return Measure(key, label, title, "higher", base.family, read, base.label, True, base.images, each, base.share)
 
 
 _CALIBRATION: tuple[tuple[str, str, str, Direction | None], ...] = (

@@ -39,7 +39,7 @@ LATEX = r"""% needs booktabs, xcolor
 \cmidrule(lr){4-6}
 method & seeds & accuracy~$\uparrow$ & \multicolumn{2}{c}{\shortstack[r]{drop mag\\45~\%~$\downarrow$}} & \shortstack[r]{infidelity\\raw} \\
 \midrule
-SupCon & 3 & $0.98 \pm 0.01$ & $0.400 \pm 0.100$\rlap{$^{\ddagger}$} &  & $12.50$ \\
+SupCon & 3 & $0.98 \pm 0.01$ & $0.400 \pm 0.100$ & $^{\ddagger}$ & $12.50$ \\
 ex\_con & 2 & $\mathbf{0.99} \pm 0.02$ & $\mathbf{0.120} \pm 0.020$ & {\scriptsize [350]} & -- \\
 \midrule
 \multicolumn{6}{@{}l}{\emph{controls on SupCon}} \\
@@ -250,6 +250,7 @@ def typeset(folder: Path, page: str, files: list[Path]) -> tuple[list[str], str]
         ("cvpr", "plain", Style(width="cvpr")),
         ("narrow", "dressed", Style(width=3.25)),
     ],
+    ids=["iclr", "neurips", "cvpr", "narrow"],
 )
 def test_everything_compiles_and_nothing_is_overfull(
     request: pytest.FixtureRequest, tmp_path: Path, page: str, kind: str, style: Style
