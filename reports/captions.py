@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from xeval.reports.collect import Group
 from xeval.reports.contrasts import FEW_SEEDS, Analysis, Contrast
 from xeval.reports.standing import FLOORS
+from xeval.reports.style import Spread, Style
 from xeval.reports.summary import controls
 from xeval.reports.tables import Heading, Row
 from xeval.reports.text import clean, listed, slug
@@ -21,9 +22,18 @@ def table_slug(group: Group, name: str) -> str:
 
 def place(group: Group) -> str:
     """Say the data set, the split, the number of images, and recipe and architecture where they tell groups apart."""
+    return _place(group, group.told)
+
+
+def data_place(group: Group) -> str:
+    """Say the data set, the split and the number of images."""
+    return _place(group, ())
+
+
+def _place(group: Group, told: Sequence[str]) -> str:
     data = group.first.scores.dataset
     of = f"{data.n:,} of {data.of:,}" if data.n < data.of else f"{data.n:,}"
-    return f"{data.name} ({', '.join([data.split, f'{of} images{_counted(group)}', *group.told])})"
+    return f"{data.name} ({', '.join([data.split, f'{of} images{_counted(group)}', *told])})"
 
 
 def _counted(group: Group) -> str:
@@ -44,16 +54,36 @@ NOTES = {
 
 
 def conventions(
-    group: Group, headings: Iterable[Heading], rows: Iterable[Row], analysis: Analysis | None = None
+    group: Group,
+    headings: Iterable[Heading],
+    rows: Iterable[Row],
+    analysis: Analysis | None = None,
+    style: Style | None = None,
 ) -> str:
     """Write the end of a caption: what ±, arrows, bold, brackets and marks mean, as far as the table uses them."""
-    headings, rows = list(headings), list(rows)
+    return " ".join(sentences(group, headings, rows, analysis, style))
+
+
+def sentences(
+    group: Group,
+    headings: Iterable[Heading],
+    rows: Iterable[Row],
+    analysis: Analysis | None = None,
+    style: Style | None = None,
+) -> list[str]:
+    """Return what :func:`conventions` joins."""
+    headings, rows, style = list(headings), list(rows), style or Style()
     entries = [entry for row in rows for entry in row.entries]
     marks = {sign for entry in entries for sign in entry.mark}
-    parts = [f"Entries are {_spread(group)}"]
+    parts = [f"Entries are {_spread(group, style)}"]
     if any(heading.arrow for heading in headings):
         parts.append("↓ lower, ↑ higher is better")
-    parts += _bold(group, headings, rows, analysis)
+    if style.bold == "tied":
+        parts += _bold(group, headings, rows, analysis)
+    elif any(entry.bold for entry in entries):
+        parts.append("bold marks the best mean, whatever a test says")
+    if any(entry.underline for entry in entries):
+        parts.append("the second-best mean is underlined")
     if any(entry.n is not None and f"[{entry.n}]" in entry.note for entry in entries):
         parts.append("[n] = images where fewer are defined")
     parts += notes_of(entry.note for entry in entries)
@@ -64,7 +94,7 @@ def conventions(
         parts += changed(found for found in analysis.contrasts.values() if found.measure.key in _keys(headings))
     if "‡" in marks:
         parts.append(_daggers(group))
-    return "; ".join(parts) + "."
+    return [f"{words[0].upper()}{words[1:]}." for words in parts]
 
 
 def notes_of(notes: Iterable[str]) -> list[str]:
@@ -98,12 +128,21 @@ def _daggers(group: Group) -> str:
     )
 
 
-def _spread(group: Group) -> str:
+#: What stands behind a mean.
+SPREADS: dict[Spread, str] = {
+    "sd": "mean ± std (n−1) over {}",
+    "se": "mean ± standard error over {}",
+    "ci": "mean [95 % interval for other seeds and images] over {}",
+    "none": "means over {}",
+}
+
+
+def _spread(group: Group, style: Style) -> str:
     counts = sorted(len(runs) for runs in group.methods.values())
     if counts[-1] == 1:
         return "means over images for one seed, so without a spread"
     seeds = f"{counts[0]} seeds" if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]} seeds"
-    return f"mean ± std (n−1) over {seeds}"
+    return SPREADS[style.spread].format(seeds)
 
 
 def significance(analysis: Analysis) -> dict[str, str]:
@@ -128,12 +167,14 @@ def _bold(group: Group, headings: Sequence[Heading], rows: Sequence[Row], analys
     parts = []
     if analysis and _keys(columns) & tested:
         rule = f"Holm, α = {analysis.alpha:g}"
-        parts.append(f"bold = best mean and those not significantly worse ({rule}), nothing where no row is worse")
+        parts.append(
+            f"bold marks the best mean and those not significantly worse ({rule}), and nothing where no row is worse"
+        )
     elif analysis and _keys(headings) & tested:
         parts.append(f"nothing tested is bold: no row is significantly worse (Holm, α = {analysis.alpha:g})")
     alone = len(reasons) == 1 and not parts
     return parts + [
-        f"{'' if alone else f'on {listed(names)} '}bold = best mean ({why})" for why, names in reasons.items()
+        f"{'' if alone else f'on {listed(names)} '}bold marks the best mean ({why})" for why, names in reasons.items()
     ]
 
 

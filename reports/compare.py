@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from xeval.errors import DataError, ResourceError, UsageError, unknown
 from xeval.reports.against import SCHEMA, Earlier, read_earlier
 from xeval.reports.collect import Collection, Group, collect
 from xeval.reports.contents import analysis_of, tables
-from xeval.reports.declaration import Declaration, declare
+from xeval.reports.declaration import Declaration, declare, declared_style
 from xeval.reports.explainers import explainer_verdict
 from xeval.reports.figures import figures
 from xeval.reports.folders import Excluded
@@ -25,10 +25,13 @@ from xeval.reports.page import Section, render
 from xeval.reports.paper_tables import paper_tables
 from xeval.reports.results import results_of
 from xeval.reports.rows import Ground, Rows
+from xeval.reports.sheets import measures_by_name
+from xeval.reports.style import Style, style_of
 from xeval.reports.summary import real_explainers
-from xeval.reports.tables import Table, to_csv, to_latex, to_markdown, to_terminal
+from xeval.reports.tables import Table, to_terminal
 from xeval.reports.text import clean
 from xeval.reports.verdict import verdict
+from xeval.reports.writers import WRITERS
 from xeval.runtime.files import folder_beside, read_json, require_writable
 
 REFERENCE = "supcon"
@@ -88,6 +91,7 @@ def compare(
     against: Path | None = None,
     gallery: str | None = None,
     gallery_ids: Sequence[str] | None = None,
+    style: Style | Mapping[str, Any] | None = None,
 ) -> Comparison:
     """Compare every scored run below ``runs``, a folder or several, and write the report to ``out``.
 
@@ -95,8 +99,9 @@ def compare(
     comparison.toml where there is none yet: in ``runs``, or in ``out`` where these are several folders. ``against``, an
     earlier results.json, marks what has changed. ``rows`` compares methods, or explainers on the same checkpoints;
     ``reference`` is then an explainer. ``gallery`` is a rule of :mod:`~reports.gallery` that chooses its
-    images, ``gallery_ids`` names them. Raises DataError (see ``collect``) where runs must not be compared, UsageError
-    for a reference or primary column that nobody has, ResourceError where the report cannot be written.
+    images, ``gallery_ids`` names them. ``style`` says how tables are printed, where comparison.toml does not.
+    Raises DataError (see ``collect``) where runs must not be compared, UsageError for a reference, column or method
+    that nobody has, ResourceError where the report cannot be written.
     """
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file", "name a folder for the report")
@@ -109,18 +114,20 @@ def compare(
     if explainer is not None:
         _require_explainer(collection, explainer)
     method = reference if rows == "methods" else None
-    declaration = _declaration(roots[0] if len(roots) == 1 else out, collection, method, primary)
+    folder = roots[0] if len(roots) == 1 else out
+    printed = style_in(folder, collection, style)
+    declaration = declaration_of(folder, collection, method, primary)
     earlier = read_earlier(against)
     sections = tuple(
-        _section(group, _in_group(group, declaration), rows, explainer, earlier, own, choice)
+        _section(ordered(group, printed), in_group(group, declaration), rows, explainer, earlier, own, choice, printed)
         for group, own in zip(collection.groups, pools, strict=True)
     )
     papers = (
-        paper_tables([(Ground(one.group, one.analysis, earlier), one.reference) for one in sections])
+        paper_tables([(Ground(one.group, one.analysis, earlier, printed), one.reference) for one in sections])
         if rows == "methods"
         else []
     )
-    contents = _files(collection, sections, papers)
+    contents = _files(collection, sections, papers, printed)
     try:
         _replace(out, contents)
     except OSError as error:
@@ -140,11 +147,37 @@ def compare(
     )
 
 
-def _declaration(
-    folder: Path, collection: Collection, reference: str | None, primary: Sequence[str] | None
+def style_in(folder: Path, collection: Collection, given: Style | Mapping[str, Any] | None) -> Style:
+    """Return the style that the folder declares, changed by what was given; names that nobody has are refused."""
+    style = style_of(declared_style(folder), given or {})
+    columns = {key for group in collection.groups for key in measures_by_name(group)}
+    for kind, asked, known in (("column", style.columns, columns), ("method", style.methods, _methods(collection))):
+        for name in asked:
+            if name not in known:
+                raise unknown(kind, name, known)
+    return style
+
+
+def ordered(group: Group, style: Style) -> Group:
+    """Return the group with its methods in the order that the style asks for."""
+    first = [name for name in style.methods if name in group.methods]
+    return replace(group, methods={name: group.methods[name] for name in dict.fromkeys([*first, *group.methods])})
+
+
+def _methods(collection: Collection) -> list[str]:
+    return list(dict.fromkeys(method for group in collection.groups for method in group.methods))
+
+
+def declaration_of(
+    folder: Path,
+    collection: Collection,
+    reference: str | None,
+    primary: Sequence[str] | None,
+    *,
+    keep: bool = True,
 ) -> Declaration:
     """Declare what is compared; names that nobody has are refused before anything is written down."""
-    methods = list(dict.fromkeys(method for group in collection.groups for method in group.methods))
+    methods = _methods(collection)
     if reference is not None and reference not in methods:
         raise unknown("reference method", reference, methods)
     for group in collection.groups:
@@ -154,10 +187,10 @@ def _declaration(
     first = collection.groups[0].first.scores
     usual = REFERENCE if REFERENCE in methods else methods[0]
     known = tuple(key for key in first.protocol.primary if key in first.columns)
-    return declare(folder, usual, known, reference, primary)
+    return declare(folder, usual, known, reference, primary, keep=keep)
 
 
-def _in_group(group: Group, declaration: Declaration) -> Declaration:
+def in_group(group: Group, declaration: Declaration) -> Declaration:
     """Reduce the declaration to what a group can follow: its own methods and columns."""
     reference = next(name for name in (declaration.reference, REFERENCE, *group.methods) if name in group.methods)
     known = tuple(key for key in declaration.primary if key in group.first.scores.columns)
@@ -178,6 +211,7 @@ def _section(
     earlier: Earlier,
     pools: Pools,
     choice: Choice,
+    style: Style,
 ) -> Section:
     reference, primary = declaration.reference, declaration.primary
     analysis = analysis_of(group, declaration, rows, explainer)
@@ -189,7 +223,7 @@ def _section(
     return Section(
         group,
         reference,
-        tuple(tables(group, reference, primary, rows, analysis, earlier)),
+        tuple(tables(group, reference, primary, rows, analysis, earlier, style)),
         tuple(figures(group, primary, reference, analysis)),
         said,
         declaration,
@@ -198,12 +232,14 @@ def _section(
     )
 
 
-def _files(collection: Collection, sections: Sequence[Section], papers: Sequence[Table]) -> dict[str, bytes]:
+def _files(
+    collection: Collection, sections: Sequence[Section], papers: Sequence[Table], style: Style
+) -> dict[str, bytes]:
     """Make every file of the report, by its name below the output folder."""
     files: dict[str, bytes] = {}
     for table in [*papers, *(table for section in sections for table in section.tables)]:
-        for suffix, text in (("md", to_markdown(table)), ("csv", to_csv(table)), ("tex", to_latex(table))):
-            files[f"tables/{table.slug}.{suffix}"] = text.encode()
+        for suffix, write in WRITERS.items():
+            files[f"tables/{table.slug}.{suffix}"] = write(table, style).encode()
     for section in sections:
         for figure in section.figures:
             files[f"figures/{figure.slug}.svg"] = figure.svg.encode()
@@ -216,7 +252,7 @@ def _files(collection: Collection, sections: Sequence[Section], papers: Sequence
     def page(galleries: Sequence[Gallery | None]) -> tuple[dict[str, Any], bytes]:
         shown = [replace(section, gallery=own) for section, own in zip(sections, galleries, strict=True)]
         found = results_of(collection, shown, names)
-        return found, render(collection, shown, papers, found).encode()
+        return found, render(collection, shown, papers, found, style).encode()
 
     results, files["report.html"] = fitting(page, [section.gallery for section in sections])
     files["results.json"] = (json.dumps(results, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()

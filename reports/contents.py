@@ -25,7 +25,8 @@ from xeval.reports.rows import (
     stability_headings,
     standing_of,
 )
-from xeval.reports.sheets import Sheet, compared, headline_measures, sheets
+from xeval.reports.sheets import HEADLINE, Sheet, compared, headline_measures, sheets
+from xeval.reports.style import Style
 from xeval.reports.summary import (
     Measure,
     cell,
@@ -63,31 +64,31 @@ def tables(
     rows: Rows = "methods",
     analysis: Analysis | None = None,
     earlier: Earlier | None = None,
+    style: Style | None = None,
 ) -> list[Table]:
     """Make all tables of one data set and recipe, without empty ones; ``rows`` compares methods or explainers."""
-    ground = Ground(group, analysis or Analysis(), earlier or Earlier())
-    filled = [sheet for sheet in sheets(group, primary) if sheet.measures]
-    pairs = [(sheet, lines_of(group, reference, rows, sheet.controls)) for sheet in filled]
+    ground = Ground(group, analysis or Analysis(), earlier or Earlier(), style or Style())
+    filled = [sheet for sheet in sheets(group, primary, ground.style.columns) if sheet.measures]
+    pairs = [(sheet, lines_of(group, reference, rows, sheet.controls, ground.style)) for sheet in filled]
     built = [_table(ground, sheet, lines) for sheet, lines in pairs if lines]
     told = differences(group, ground.analysis, [column_measure(group, key) for key in primary])
     told += intervals(group, headline_measures(group, primary)) if rows == "methods" else []
-    return [*built[:1], *told, *published(group), *built[1:], *_controls(group, primary), _models(ground)]
+    return [*built[:1], *told, *published(group), *built[1:], *_controls(ground, primary), _models(ground)]
 
 
 def _table(ground: Ground, sheet: Sheet, lines: Sequence[Line]) -> Table:
     group = ground.group
     rows = rows_of(ground, sheet.measures, lines)
-    headings = tuple(map(Heading.of, sheet.measures))
+    headings = tuple(Heading.of(measure, ground.style) for measure in sheet.measures)
     blocks = any(line.block for line in lines)
     on = next((line.runs[0].method for line in lines if line.control and not line.block), "")
     explainer = "" if blocks or not real_explainers(group) else f", {real_explainers(group)[0]} maps"
-    caption = (
-        f"{sheet.title}, {place(group)}{explainer}.{sheet.about} {conventions(group, headings, rows, ground.analysis)}"
-    )
+    meaning = conventions(group, headings, rows, ground.analysis, ground.style)
+    asked = ground.style.caption if sheet.name == HEADLINE else ""
     return Table(
         slug=table_slug(group, sheet.name),
         title=sheet.title,
-        caption=caption,
+        caption=asked or f"{sheet.title}, {place(group)}{explainer}.{sheet.about} {meaning}",
         headings=headings,
         rows=rows,
         corner="explainer" if blocks else "method",
@@ -96,10 +97,12 @@ def _table(ground: Ground, sheet: Sheet, lines: Sequence[Line]) -> Table:
     )
 
 
-def _controls(group: Group, primary: Sequence[str]) -> list[Table]:
+def _controls(ground: Ground, primary: Sequence[str]) -> list[Table]:
     """Show every control on every method's own checkpoints: rows are explainers, columns are methods."""
-    rows = [row for key in primary for row in _control_rows(group, column_measure(group, key))]
-    if not rows or not controls(group):
+    group = ground.group
+    floors = [name for name in controls(group) if ground.style.shows(name)]
+    rows = [row for key in primary for row in _control_rows(group, column_measure(group, key), floors)]
+    if not rows or not floors:
         return []
     caption = (
         f"Every explainer on every method's own checkpoints, {place(group)}. What separates a method from its controls "
@@ -110,9 +113,9 @@ def _controls(group: Group, primary: Sequence[str]) -> list[Table]:
     return [Table(slug, "Controls on every checkpoint", caption, headings, tuple(rows), "explainer", place(group))]
 
 
-def _control_rows(group: Group, measure: Measure) -> list[Row]:
+def _control_rows(group: Group, measure: Measure, floors: Sequence[str]) -> list[Row]:
     real = real_explainers(group)
-    cells = {e: [cell(runs, measure, e) for runs in group.methods.values()] for e in [*real, *controls(group)]}
+    cells = {e: [cell(runs, measure, e) for runs in group.methods.values()] for e in [*real, *floors]}
     places = decimal_places(found for explainer in real for found in cells[explainer])
     lines = {e: [Line(e, runs, e, control=e not in real) for runs in group.methods.values()] for e in cells}
     heading = f"{measure.label} {measure.arrow}".strip()
@@ -137,11 +140,11 @@ def _models(ground: Ground) -> Table:
         replace(row, entries=(*row.entries, *more))
         for row, more in zip(rows_of(ground, measures, lines), steady, strict=True)
     ]
-    headings = [*map(Heading.of, measures), *stability_headings(group)]
+    headings = [*(Heading.of(measure, ground.style) for measure in measures), *stability_headings(group)]
     caption = (
         f"The models, {place(group)}: what may explain a difference between explanation scores. Masked shift = "
         "distance original–masked over distance between class centroids; k-NN and silhouette in the original feature "
         "space; stability = mean over epochs of the std over seeds of the validation curve. "
-        + conventions(group, headings, rows, analysis)
+        + conventions(group, headings, rows, analysis, ground.style)
     )
     return Table(table_slug(group, "models"), "The models", caption, tuple(headings), tuple(rows), where=place(group))

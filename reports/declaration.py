@@ -9,13 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from xeval.errors import UsageError
+from xeval.reports.style import Style
 from xeval.runtime.files import atomic_write
 from xeval.runtime.validation import first_mistake
 
+M = TypeVar("M", bound=BaseModel)
 FILE = "comparison.toml"
 ALPHA = 0.05
 
@@ -29,6 +32,19 @@ class Declared(BaseModel):
     reference: str
     primary: tuple[str, ...]
     alpha: float = Field(default=ALPHA, gt=0, lt=0.5)
+
+
+class _Content(BaseModel):
+    """What the file may hold beside it: how tables are printed, which may stand there alone."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    table: Style = Style()
+
+    @property
+    def declares(self) -> dict[str, Any]:
+        """Return the keys of the declaration."""
+        return self.model_extra or {}
 
 
 @dataclass(frozen=True)
@@ -57,20 +73,27 @@ def declare(
     primary: Sequence[str],
     asked_reference: str | None,
     asked_primary: Sequence[str] | None,
+    *,
+    keep: bool = True,
 ) -> Declaration:
     """Read what the folder declares, changed by what is asked for; write it down where nothing is declared yet.
 
-    ``reference`` and ``primary`` are what holds where nobody says otherwise. Raises UsageError for a damaged file.
+    ``reference`` and ``primary`` are what holds where nobody says otherwise. With ``keep`` off nothing is written.
+    Raises UsageError for a damaged file.
     """
     path = folder / FILE
-    if path.is_file():
-        return _in_force(_read(path), asked_reference, asked_primary)
+    content = _read(path)
+    if content.declares:
+        return _in_force(_validated(path, Declared, content.declares), asked_reference, asked_primary)
     chosen = Declared(
         declared=_today(), reference=asked_reference or reference, primary=tuple(asked_primary or primary)
     )
+    if not keep:
+        return Declaration(chosen.reference, chosen.primary, chosen.alpha)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, _toml(chosen).encode())
+        before = f"\n{path.read_text(encoding='utf-8')}" if path.is_file() else ""
+        atomic_write(path, (_toml(chosen) + before).encode())  # keys stand before the tables of a TOML file
     except OSError:  # a folder that cannot be written is compared all the same, and the page says what is missing
         return Declaration(chosen.reference, chosen.primary, chosen.alpha)
     return Declaration(chosen.reference, chosen.primary, chosen.alpha, chosen.declared.isoformat())
@@ -86,14 +109,29 @@ def _in_force(found: Declared, reference: str | None, primary: Sequence[str] | N
     return Declaration(reference or found.reference, tuple(primary or found.primary), found.alpha, day, tuple(changes))
 
 
-def _read(path: Path) -> Declared:
+def declared_style(folder: Path) -> Style:
+    """Return how the folder's tables are printed: the keys below [table]. Raises UsageError for a damaged file."""
+    return _read(folder / FILE).table
+
+
+def _read(path: Path) -> _Content:
+    if not path.is_file():
+        return _Content()
     try:
-        return Declared.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except ValidationError as error:
-        problem = str(first_mistake(error))
+        return _validated(path, _Content, tomllib.loads(path.read_text(encoding="utf-8")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        problem = str(error)
-    raise UsageError(f"{path} cannot be read ({problem})", "mend it, or remove it to declare anew")
+        raise _unreadable(path, str(error)) from None
+
+
+def _validated(path: Path, model: type[M], content: dict[str, Any]) -> M:
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise _unreadable(path, str(first_mistake(error))) from None
+
+
+def _unreadable(path: Path, problem: str) -> UsageError:
+    return UsageError(f"{path} cannot be read ({problem})", "mend it, or remove it to declare anew")
 
 
 def _toml(declared: Declared) -> str:

@@ -111,8 +111,11 @@ def _statistics(group: Group, declaration: Declaration) -> str:
 
 
 def _tex(said: Sequence[str], cited: Sequence[str]) -> str:
-    """Write the paragraph for LaTeX: everything is escaped, then the citations become commands."""
+    """Write the paragraph for LaTeX: everything is escaped, then the citations become commands.
+
+    Names and formulas that no line can be broken in stand in it, hence the generous spaces.
+    """
     escaped = " ".join(map(latex, said))
     for key in dict.fromkeys(cited):
         escaped = escaped.replace(f" [{key}]", rf"~\cite{{{key}}}")
-    return escaped + "\n"
+    return f"\\begin{{sloppypar}}\n{escaped}\n\\end{{sloppypar}}\n"

@@ -19,9 +19,11 @@ from xeval.reports.drawing import Figure
 from xeval.reports.gallery import Gallery
 from xeval.reports.methods import methods
 from xeval.reports.provenance import notes, origins, status, undefined, versions, warnings
-from xeval.reports.tables import Table, to_csv, to_latex, to_markdown
+from xeval.reports.style import Style
+from xeval.reports.tables import Table
 from xeval.reports.text import clean, slug
 from xeval.reports.verdict import Verdict
+from xeval.reports.writers import WRITERS
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -51,12 +53,16 @@ class Section:
 
 
 def render(
-    collection: Collection, sections: Sequence[Section], papers: Sequence[Table], results: dict[str, Any]
+    collection: Collection,
+    sections: Sequence[Section],
+    papers: Sequence[Table],
+    results: dict[str, Any],
+    style: Style,
 ) -> str:
     """Write the whole page as HTML text."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    style, script = _asset("page.css"), _asset("page.js")
+    sheet, script = _asset("page.css"), _asset("page.js")
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -67,12 +73,12 @@ def render(
     )
     environment.filters |= {"clean": clean, "slug": slug, "embedded": lambda shown: _trusted(shown.source)}
     page = environment.get_template("page.html.j2").render(
-        policy=_policy(style, script),
-        style=_trusted(style),
+        policy=_policy(sheet, script),
+        style=_trusted(sheet),
         script=_trusted(script),
         results=_trusted(script_json(results)),
-        sections=[_section(section) for section in sections],
-        layouts=[_exhibit(table) for table in papers],
+        sections=[_section(section, style) for section in sections],
+        layouts=[_exhibit(table, style) for table in papers],
         status=status(collection),
         excluded=collection.excluded,
         version=versions(collection),
@@ -121,14 +127,14 @@ def script_json(value: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _section(section: Section) -> dict[str, Any]:
+def _section(section: Section, style: Style) -> dict[str, Any]:
     return {
         "slug": section.slug,
         "title": section.title,
         "place": place(section.group),
         "verdict": section.verdict,
         "reference": section.reference,
-        "tables": [_exhibit(table) for table in section.tables],
+        "tables": [_exhibit(table, style) for table in section.tables],
         "lead": 1 + any(table.title.startswith("Differences") for table in section.tables[:2]),
         "gallery": section.gallery,
         "figures": [{"figure": figure, "svg": _trusted(figure.embedded)} for figure in section.figures],
@@ -150,7 +156,7 @@ def _paragraph(section: Section) -> dict[str, Any]:
     return {"text": _verbatim(found.text), "texts": {"LaTeX": _verbatim(found.tex), "BibTeX": _verbatim(found.bib)}}
 
 
-def _exhibit(table: Table) -> dict[str, Any]:
+def _exhibit(table: Table, style: Style) -> dict[str, Any]:
     """Return a table with the texts behind its copy buttons."""
-    texts = {"LaTeX": to_latex(table), "Markdown": to_markdown(table), "CSV": to_csv(table)}
-    return {"table": table, "texts": {label: _verbatim(text) for label, text in texts.items()}}
+    names = {"tex": "LaTeX", "md": "Markdown", "csv": "CSV"}
+    return {"table": table, "texts": {name: _verbatim(WRITERS[to](table, style)) for to, name in names.items()}}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from xeval.reports.against import Earlier, rounded
 from xeval.reports.collect import Group, Run
 from xeval.reports.contrasts import Analysis, Contrast
+from xeval.reports.intervals import interval_of
 from xeval.reports.standing import Standing, standing
+from xeval.reports.style import Spread, Style
 from xeval.reports.summary import (
     Cell,
     Measure,
@@ -46,15 +48,16 @@ class Ground:
     group: Group
     analysis: Analysis
     earlier: Earlier
+    style: Style = field(default_factory=Style)
 
 
-def lines_of(group: Group, reference: str, rows: Rows, with_controls: bool) -> list[Line]:
+def lines_of(group: Group, reference: str, rows: Rows, with_controls: bool, style: Style | None = None) -> list[Line]:
     """Return methods under the first real explainer, or explainers method by method; controls last in their block.
 
     In a table of methods the controls stand on the reference's checkpoints; every other checkpoint has its own table.
     """
     explainers = real_explainers(group)
-    floors = controls(group) if with_controls else []
+    floors = [name for name in controls(group) if style is None or style.shows(name)] if with_controls else []
     if rows == "methods":
         lines = [Line(method, runs, explainers[0]) for method, runs in group.methods.items()] if explainers else []
         return lines + [Line(name, group.methods[reference], name, control=True) for name in floors]
@@ -78,8 +81,8 @@ def column(ground: Ground, measure: Measure, lines: Sequence[Line]) -> list[Entr
     """Make one column: its cells share their decimals, and only real explainers are bold or marked."""
     group, analysis = ground.group, ground.analysis
     cells = [_cell(measure, line) for line in lines]
-    places = decimal_places(found for found, line in zip(cells, lines, strict=True) if not line.control)
-    bold = _bold(analysis, measure, lines, cells, places)
+    places = _places(ground.style, measure, [one for one, line in zip(cells, lines, strict=True) if not line.control])
+    bold = _bold(ground, measure, lines, cells, places)
     contrasts = [None if line.control else analysis.of(measure.key, line.label, line.block) for line in lines]
     stands = [standing_of(group, measure, line) for line in lines]
     of = measure.images or group.first.scores.dataset.n
@@ -87,29 +90,80 @@ def column(ground: Ground, measure: Measure, lines: Sequence[Line]) -> list[Entr
         marked(entry(of, found, is_bold, decimals=places), stand, contrast, analysis.alpha)
         for found, is_bold, stand, contrast in zip(cells, bold, stands, contrasts, strict=True)
     ]
-    return [_compared_with(ground, measure, line, one) for line, one in zip(lines, made, strict=True)]
+    second = _second(ground.style, measure, lines, cells, places)
+    styled = [
+        _styled(ground.style, measure, line, replace(one, underline=under))
+        for line, one, under in zip(lines, made, second, strict=True)
+    ]
+    return [_compared_with(ground, measure, line, one) for line, one in zip(lines, styled, strict=True)]
 
 
-def _bold(
-    analysis: Analysis, measure: Measure, lines: Sequence[Line], cells: Sequence[Cell], places: int
-) -> list[bool]:
+def _places(style: Style, measure: Measure, cells: Sequence[Cell]) -> int:
+    """Return the decimals of a column's values, two more than are printed where these are in %."""
+    if style.decimals is None:
+        return decimal_places(cells)
+    return style.decimals + 2 * style.in_percent(measure.share)
+
+
+def _styled(style: Style, measure: Measure, line: Line, plain: Entry) -> Entry:
+    """Return the entry with the spread that is asked for, in % where it is a share and these are."""
+    percent = style.in_percent(measure.share)
+    interval = interval_of(line.runs, measure, line.explainer).interval if style.spread == "ci" else None
+    shown: Spread = "none" if style.spread == "ci" else style.spread
+    return replace(
+        plain,
+        percent=percent,
+        decimals=plain.decimals - 2 * percent,
+        spread=shown,
+        interval=interval if plain.mean is not None else None,
+    )
+
+
+def _blocks(lines: Sequence[Line]) -> Iterator[tuple[str, list[int]]]:
+    """Yield each block with the places of its lines that compete."""
+    for block in dict.fromkeys(line.block for line in lines):
+        yield block, [i for i, line in enumerate(lines) if line.block == block and not line.control]
+
+
+def _bold(ground: Ground, measure: Measure, lines: Sequence[Line], cells: Sequence[Cell], places: int) -> list[bool]:
     """Say which entries of a column are bold: in each block the leading rows where tested, else the best mean."""
-    bold = [False] * len(lines)
-    for block in {line.block for line in lines}:
-        where = [i for i, line in enumerate(lines) if line.block == block and not line.control]
-        leading = analysis.leading.get((block, measure.key))
+    bold, how = [False] * len(lines), ground.style.bold
+    for block, where in _blocks(lines):
+        leading = ground.analysis.leading.get((block, measure.key)) if how == "tied" else None
         tops = best([cells[i] for i in where], measure.direction, places)
         for i, is_best in zip(where, tops, strict=True):
-            bold[i] = is_best if leading is None else lines[i].label in leading
+            bold[i] = how != "none" and (is_best if leading is None else lines[i].label in leading)
     return bold
+
+
+def _second(style: Style, measure: Measure, lines: Sequence[Line], cells: Sequence[Cell], places: int) -> list[bool]:
+    """Say which entries of a column are underlined: in each block the best mean of those that are not the best."""
+    under = [False] * len(lines)
+    if style.underline == "none":
+        return under
+    for _, where in _blocks(lines):
+        tops = best([cells[i] for i in where], measure.direction, places)
+        rest = [i for i, is_best in zip(where, tops, strict=True) if not is_best] if any(tops) else []
+        for i, is_second in zip(rest, _top([cells[i] for i in rest], measure, places), strict=True):
+            under[i] = is_second
+    return under
+
+
+def _top(cells: Sequence[Cell], measure: Measure, places: int) -> list[bool]:
+    """Say which cells print the best mean, be it that of all."""
+    means = [cell.mean for cell in cells if cell.mean is not None]
+    if not means:
+        return [False] * len(cells)
+    top = number((min if measure.direction == "lower" else max)(means), places)
+    return [cell.mean is not None and number(cell.mean, places) == top for cell in cells]
 
 
 def _compared_with(ground: Ground, measure: Measure, line: Line, now: Entry) -> Entry:
     """Return the entry, with its earlier mean where that prints otherwise."""
     then = ground.earlier.of(ground.group, line.runs[0], measure, line.explainer)
-    if then is None or now.mean is None or number(then, now.decimals) == number(rounded(now.mean), now.decimals):
+    if then is None or now.mean is None or now.printed(then) == now.printed(rounded(now.mean)):
         return now
-    return replace(now, was=number(then, now.decimals))
+    return replace(now, was=now.printed(then))
 
 
 def _cell(measure: Measure, line: Line) -> Cell:
@@ -151,7 +205,7 @@ def entry(images: int, found: Cell, bold: bool = False, *, decimals: int) -> Ent
     note = f"[{found.n}]" if found.n is not None and found.n < images else ""
     if 0 < len(found.defined) < len(found.values):
         note += f"[{len(found.defined)} of {len(found.values)} seeds]"
-    return Entry(found.mean, found.std, found.n, decimals, bold, note=note)
+    return Entry(found.mean, found.std, found.n, decimals, bold, note=note, seeds=len(found.defined))
 
 
 def _stability(group: Group) -> dict[str, list[float | None]]:

@@ -91,6 +91,7 @@ class Column(Part):
     definition: str = ""  # hash of everything that its values depend on besides checkpoint, images and explainer
     direction: Direction | None = None
     unit: str = ""
+    range: tuple[float | None, float | None] = (None, None)
     title: str = ""
     citation: str = ""
 

@@ -23,6 +23,7 @@ from xeval.reports.summary import (
 HEADLINE_EXTRAS = ("complexity.entropy", "ssim.value")
 #: Papers print these columns although they have no direction; the others without one are diagnostics.
 SHOWN_UNRANKED = frozenset({"infidelity.beta", "infidelity.raw"})
+HEADLINE = "headline"
 MASKED_SHARE = ("drop.rate", "drop.mag", "increase.rate", "increase.mag")
 
 
@@ -53,10 +54,14 @@ STRATA: tuple[tuple[Subset, str, str], ...] = (
 )
 
 
-def sheets(group: Group, primary: Sequence[str]) -> list[Sheet]:
-    """Return the tables whose rows are methods or explainers, in print order; some may be empty."""
+def sheets(group: Group, primary: Sequence[str], columns: Sequence[str] = ()) -> list[Sheet]:
+    """Return the tables whose rows are methods or explainers, in print order; some may be empty.
+
+    ``columns`` are those of the headline table, where they are chosen.
+    """
+    chosen = [measures_by_name(group)[key] for key in columns]
     return [
-        Sheet("headline", "Headline", headline_measures(group, primary)),
+        Sheet(HEADLINE, "Headline", chosen or headline_measures(group, primary)),
         Sheet("drop-increase", "Drop and increase of confidence", masked_measures(group)),
         Sheet("faithfulness", "Faithfulness", _ranked(group, faithful=True)),
         Sheet("complexity-continuity", "Complexity and continuity", _ranked(group, faithful=False)),
@@ -91,6 +96,18 @@ def headline_measures(group: Group, primary: Sequence[str]) -> list[Measure]:
             measures.append(relabel(gain_measure(base, "random-cam"), "gain over random-cam"))
     extras = [key for key in HEADLINE_EXTRAS if key in group.first.scores.columns and key not in primary]
     return measures + [column_measure(group, key) for key in extras]
+
+
+def measures_by_name(group: Group) -> dict[str, Measure]:
+    """Return everything that a column can be, by its key: scored columns, the networks' own, gains over controls."""
+    scored = [column_measure(group, key) for key in group.first.scores.columns]
+    gains = [
+        relabel(gain_measure(one, floor), f"{one.label}, gain over {floor}")
+        for floor in _floors(group)
+        for one in scored
+        if one.direction
+    ]
+    return {one.key: one for one in [*model_measures(), *scored, *embedding_measures(), *gains]}
 
 
 def masked_measures(group: Group) -> list[Measure]:

@@ -30,6 +30,9 @@ class Reading:
 
 
 Matrix = NDArray[np.float64]
+#: Papers print the columns of these families that lie between 0 and 1 in %, and those that are relative to p0.
+SHARES = frozenset({"faithfulness", "localisation", "model"})
+RELATIVE = frozenset({"drop.mag", "increase.mag"})
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Measure:
     is_gain: bool = False
     images: int | None = None  # how many images count, where that is not all of them
     each: Callable[[Run, str], Matrix | None] | None = None
+    share: bool = False  # a part of 1, which may be printed in %
 
     @property
     def arrow(self) -> str:
@@ -118,6 +122,7 @@ def column_measure(group: Group, key: str, subset: Subset | None = None) -> Meas
         read,
         images=None if counted is None else int(counted.sum()),
         each=None if chosen == "correct" else _each(key, counted),
+        share=key.partition("@")[0] in RELATIVE or (column.family in SHARES and column.range == (0, 1)),
     )
 
 
@@ -194,7 +199,14 @@ def gain_measure(base: Measure, control: str) -> Measure:
 
     title = f"{base.title}: gain over {control}"
     key = f"gain[{control}].{base.key}"
-    return Measure(key, f"gain over {control}", title, "higher", base.family, read, base.label, True, base.images, each)
+    label = f"gain over {control}"
+    return Measure(key, label, title, "higher", base.family, read, base.label, True, base.images, each, base.share)
+
+
+_CALIBRATION: tuple[tuple[str, str, str, Direction | None], ...] = (
+    ("p0", "confidence", "mean softmax of the predicted class", None),
+    ("ece", "ECE", "expected calibration error", "lower"),
+)
 
 
 def model_measures() -> list[Measure]:
@@ -208,9 +220,12 @@ def model_measures() -> list[Measure]:
             "model",
             _accuracy,
             each=_correct,
+            share=True,
         ),
-        Measure("model.p0", "confidence", "mean softmax of the predicted class", None, "model", _of_model("p0")),
-        Measure("model.ece", "ECE", "expected calibration error", "lower", "model", _of_model("ece")),
+        *(
+            Measure(f"model.{name}", label, title, direction, "model", _of_model(name), share=True)
+            for name, label, title, direction in _CALIBRATION
+        ),
     ]
 
 

@@ -1,16 +1,18 @@
-"""One table is rendered for the terminal, as Markdown, CSV and booktabs LaTeX, and as HTML by the page's template."""
+"""One table is rendered for the terminal, as Markdown and CSV, by :mod:`~reports.latex`, and by the page's template."""
 
 from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from textwrap import wrap
 
+from xeval.reports.style import Spread, Style
 from xeval.reports.summary import Measure
-from xeval.reports.text import clean, latex, markdown, number, spreadsheet
+from xeval.reports.text import clean, markdown, number, spreadsheet
 from xeval.runtime.tables import markdown_lines
 
 MISSING = "–"
@@ -18,9 +20,6 @@ TERMINAL_WIDTH = 100
 #: Lines of a terminal table's headings, which wrap at words.
 HEAD_LINES = 4
 BLANK = [""] * (HEAD_LINES - 1)
-LATEX_MARKS = {"†": r"\dagger", "§": r"\S", "‡": r"\ddagger"}
-#: A table with more columns than this takes the full width of a two-column page and shrinks to fit.
-WIDE = 5
 
 
 @dataclass(frozen=True)
@@ -37,16 +36,26 @@ class Entry:
     interval: tuple[float, float] | None = None  # printed in place of the standard deviation
     text: str = ""  # printed in place of the mean: a p value, a count
     was: str = ""  # the mean of an earlier comparison, where it printed otherwise
+    percent: bool = False  # printed times 100
+    underline: bool = False
+    spread: Spread = "sd"
+    seeds: int | None = None  # behind the standard deviation
 
     @property
     def mean_text(self) -> str:
         """Return the mean as printed."""
-        return self.text or (MISSING if self.mean is None else number(self.mean, self.decimals))
+        return self.text or (MISSING if self.mean is None else self.printed(self.mean))
 
     @property
     def std_text(self) -> str:
-        """Return the standard deviation as printed, empty below two seeds."""
-        return "" if self.std is None else number(self.std, self.decimals)
+        """Return the spread behind ± as printed, empty below two seeds and where no ± is asked for."""
+        if self.std is None or self.spread == "none":
+            return ""
+        return self.printed(self.std / math.sqrt(self.seeds) if self.spread == "se" and self.seeds else self.std)
+
+    def printed(self, value: float) -> str:
+        """Return a value as this cell prints it."""
+        return number(100 * value if self.percent else value, self.decimals)
 
     @property
     def aside(self) -> str:
@@ -57,7 +66,7 @@ class Entry:
     def spread_text(self) -> str:
         """Return what stands behind the mean: ± the standard deviation, or the interval in brackets."""
         if self.interval is not None:
-            low, high = (number(end, self.decimals) for end in self.interval)
+            low, high = map(self.printed, self.interval)
             return f" [{low}, {high}]"
         return f" ± {self.std_text}" if self.std_text else ""
 
@@ -84,9 +93,15 @@ class Heading:
     title: str = ""
 
     @classmethod
-    def of(cls, measure: Measure) -> Heading:
+    def of(cls, measure: Measure, style: Style | None = None) -> Heading:
         """Return the heading of a measure."""
-        return cls(measure.key, measure.label, measure.arrow, measure.group, measure.title)
+        unit = " (%)" if style and style.in_percent(measure.share) else ""
+        return cls(measure.key, f"{measure.label}{unit}", measure.arrow, measure.group, measure.title)
+
+    def named(self, style: Style) -> Heading:
+        """Return the heading under its label."""
+        label = style.label.get(self.key) or style.named(self.label)
+        return replace(self, label=label, group=style.named(self.group))
 
     @property
     def text(self) -> str:
@@ -152,6 +167,14 @@ class Table:
             if rows and grey:
                 yield self.controls_on
             yield from grey
+
+
+def named(table: Table, style: Style) -> Table:
+    """Return a table as a paper prints it: what has a label is called by it, keys and numbers stay."""
+    rows = tuple(replace(row, label=style.named(row.label), group=style.named(row.group)) for row in table.rows)
+    headings = tuple(heading.named(style) for heading in table.headings)
+    words = {name: style.named(getattr(table, name)) for name in ("title", "caption", "corner", "where", "controls_on")}
+    return replace(table, headings=headings, rows=rows, **words)
 
 
 def to_terminal(table: Table, width: int = TERMINAL_WIDTH) -> str:
@@ -230,6 +253,7 @@ def _markdown_cells(row: Row, show_seeds: bool) -> list[str]:
 
 def _markdown_entry(entry: Entry) -> str:
     mean = f"**{entry.mean_text}**" if entry.bold else entry.mean_text
+    mean = f"<ins>{mean}</ins>" if entry.underline else mean
     note = f" {markdown(entry.aside)}" if entry.aside else ""
     return f"{mean}{entry.spread_text}{entry.mark}{note}"
 
@@ -252,68 +276,3 @@ def to_csv(table: Table) -> str:
 
 def _exact(value: float | None) -> str:
     return "" if value is None else repr(value)
-
-
-def to_latex(table: Table) -> str:
-    """Write a booktabs table for a paper; it needs ``booktabs`` and ``xcolor``, a wide one also ``adjustbox``."""
-    columns = len(table.headings) + table.show_seeds
-    wide = columns > WIDE
-    rows = [r"\toprule", *_latex_head(table), *_latex_body(table), r"\bottomrule"]
-    body = [rf"\begin{{tabular}}{{l{'r' * columns}}}", *rows, r"\end{tabular}"]
-    if wide:
-        body = [r"\begin{adjustbox}{max width=\linewidth}", *body, r"\end{adjustbox}"]
-    star = "*" if wide else ""
-    needs = "booktabs, xcolor, adjustbox" if wide else "booktabs, xcolor"
-    lines = [f"% needs {needs}", rf"\begin{{table{star}}}[t]", r"\centering", r"\small"]
-    lines += [rf"\caption{{{latex(table.caption)}}}", rf"\label{{tab:{table.slug}}}", *body, rf"\end{{table{star}}}"]
-    return "\n".join(lines) + "\n"
-
-
-def _latex_head(table: Table) -> Iterator[str]:
-    before = 1 + table.show_seeds
-    if table.grouped:
-        yield from _latex_spans(table, before)
-    heads = ["seeds"] * table.show_seeds + [heading.text for heading in table.headings]
-    yield _latex_row([latex(table.corner), *map(latex, heads)])
-
-
-def _latex_spans(table: Table, before: int) -> Iterator[str]:
-    """Yield the spanning headings and the rules below them."""
-    cells, rules, column = [""] * before, [], before + 1
-    for name, width in table.spans:
-        cells.append(rf"\multicolumn{{{width}}}{{c}}{{{latex(name)}}}")
-        rules += [rf"\cmidrule(lr){{{column}-{column + width - 1}}}"] if name else []
-        column += width
-    yield _latex_row(cells)
-    yield " ".join(rules)
-
-
-def _latex_body(table: Table) -> Iterator[str]:
-    width = len(table.headings) + 1 + table.show_seeds
-    for line in table.lines:
-        if isinstance(line, Row):
-            yield _latex_line(line, table.show_seeds)
-        else:
-            yield r"\midrule"
-            if line:
-                yield rf"\multicolumn{{{width}}}{{l}}{{\emph{{{latex(line)}}}}} \\"
-
-
-def _latex_row(cells: Sequence[str]) -> str:
-    return " & ".join(cells) + r" \\"
-
-
-def _latex_line(row: Row, show_seeds: bool) -> str:
-    cells = [latex(row.label), *([_count(row.seeds)] if show_seeds else []), *map(_latex_entry, row.entries)]
-    return _latex_row([rf"\textcolor{{gray}}{{{text}}}" if row.control and text else text for text in cells])
-
-
-def _latex_entry(entry: Entry) -> str:
-    if entry.mean is None:
-        return "--"
-    mean = entry.mean_text.replace("−", "-").replace("%", r"\%")
-    spread = entry.spread_text.replace(" ± ", r" \pm ").replace(" [", r"\ [").replace("−", "-")
-    body = (rf"\mathbf{{{mean}}}" if entry.bold else mean) + spread
-    mark = f"^{{{''.join(LATEX_MARKS[sign] for sign in entry.mark)}}}" if entry.mark else ""
-    note = rf"~{{\scriptsize {latex(entry.aside)}}}" if entry.aside else ""
-    return f"${body}{mark}${note}"

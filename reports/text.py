@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\|$)|[@-_])")
@@ -18,11 +18,22 @@ _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%",
     "^": r"\textasciicircum{}", "_": r"\_", "~": r"\textasciitilde{}",
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"{\char34}",
-    "†": r"$\dagger$", "§": r"\S{}", "α": r"$\alpha$", "Δ": r"$\Delta$",
-    "±": r"$\pm$", "‡": r"$\ddagger$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "−": "$-$", "×": r"$\times$",
-    "·": r"$\cdot$", "≤": r"$\leq$", "≥": r"$\geq$", "⌊": r"$\lfloor$", "⌋": r"$\rfloor$", "√": r"$\surd$",
-    "σ": r"$\sigma$", "β": r"$\beta$", "Σ": r"$\Sigma$", "∞": r"$\infty$", "²": r"$^2$", "–": "--", "—": "---",
-    "\u00a0": "~", "…": r"\ldots{}", "→": r"$\rightarrow$",
+    "†": r"$\dagger$", "§": r"\S{}", "‡": r"$\ddagger$", "–": "--", "—": "---", "…": r"\ldots{}", "\u00a0": "~",
+    "‘": "`", "’": "'", "“": "``", "”": "''", "\u2009": r"\,", "\u2011": "-", "\u2044": "/",
+    "±": r"$\pm$", "−": "$-$", "×": r"$\times$", "·": r"$\cdot$", "√": r"$\surd$", "∞": r"$\infty$",
+    "°": r"$^\circ$", "‖": r"$\Vert$", "⋯": r"$\cdots$", "∂": r"$\partial$", "∫": r"$\int$", "∏": r"$\prod$",
+    "≤": r"$\leq$", "≥": r"$\geq$", "≠": r"$\neq$", "≈": r"$\approx$", "⌊": r"$\lfloor$", "⌋": r"$\rfloor$",
+    "⌈": r"$\lceil$", "⌉": r"$\rceil$", "∈": r"$\in$", "∪": r"$\cup$", "∩": r"$\cap$",
+    "↓": r"$\downarrow$", "↑": r"$\uparrow$", "→": r"$\rightarrow$", "←": r"$\leftarrow$",
+    "▲": r"$\triangle$", "▼": r"$\bigtriangledown$", "ς": r"$\varsigma$", "ℓ": r"$\ell$",
+}  # fmt: skip
+#: Letters that pdfLaTeX sets in every text encoding, beside those with one of these accents.
+_LETTERS = frozenset("ßæœøåÆŒØÅłŁ¡¿£")
+_ACCENTS = frozenset("\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0327")
+_GREEK = re.compile(r"GREEK (SMALL|CAPITAL) LETTER ([A-Z]+)")
+_LIKE_LATIN = {
+    "ALPHA": "A", "BETA": "B", "EPSILON": "E", "ZETA": "Z", "ETA": "H", "IOTA": "I", "KAPPA": "K", "MU": "M",
+    "NU": "N", "OMICRON": "O", "RHO": "P", "TAU": "T", "CHI": "X",
 }  # fmt: skip
 
 
@@ -39,7 +50,36 @@ def _printable(char: str) -> bool:
 
 def latex(text: str) -> str:
     """Escape text for LaTeX: every special character of the input is printed, none is executed."""
-    return "".join(_LATEX.get(char, char) for char in clean(text, limit=4000))
+    return "".join(map(_latex, unicodedata.normalize("NFC", clean(text, limit=4000))))
+
+
+def _latex(char: str) -> str:
+    """Return what prints one character in pdfLaTeX, its code point where nothing does."""
+    if char in _LATEX:
+        return _LATEX[char]
+    if char.isascii() or char in _LETTERS:
+        return char
+    if greek := _GREEK.fullmatch(unicodedata.name(char, "")):
+        return _greek(*greek.groups())
+    kind, *parts = unicodedata.decomposition(char).split() or ["?"]
+    if kind in ("<sub>", "<super>"):
+        return f"${'_' if kind == '<sub>' else '^'}{{{latex(_characters(parts)).replace('$', '')}}}$"
+    if kind.startswith("<"):
+        return latex(_characters(parts))
+    accented = len(parts) == 1 and chr(int(kind, 16)).isascii() and _characters(parts) in _ACCENTS
+    return char if accented else f"[U+{ord(char):04X}]"
+
+
+def _characters(codes: Sequence[str]) -> str:
+    return "".join(chr(int(code, 16)) for code in codes)
+
+
+def _greek(case: str, name: str) -> str:
+    """Return a Greek letter of mathematics; those that look like Latin ones have no command of their own."""
+    name = name.replace("LAMDA", "LAMBDA")
+    if case == "SMALL":
+        return "$o$" if name == "OMICRON" else rf"$\{name.lower()}$"
+    return rf"$\mathrm{{{_LIKE_LATIN[name]}}}$" if name in _LIKE_LATIN else rf"$\{name.capitalize()}$"
 
 
 def spreadsheet(text: str) -> str:

@@ -37,10 +37,11 @@ __all__ = [
     "load",
     "results",
     "score",
+    "table",
 ]
 
 if TYPE_CHECKING:
-    from xeval.api import PrecomputedMaps, compare, explain, load, results, score
+    from xeval.api import PrecomputedMaps, compare, explain, load, results, score, table
 
 
 def __getattr__(name: str) -> Any:

@@ -70,7 +70,12 @@ def columns() -> dict[str, dict[str, Any]]:
 def _column(key: str) -> dict[str, Any]:
     metric = key.partition(".")[0]
     direction = DIRECTIONS[key.partition("@")[0]]
-    family = FAMILIES.get(metric, "faithfulness")
+    return column_of(key, direction, FAMILIES.get(metric, "faithfulness"))
+
+
+def column_of(key: str, direction: str | None, family: str) -> dict[str, Any]:
+    """What scores.json says of a column."""
+    metric = key.partition(".")[0]
     return {
         "metric": metric,
         "definition": _hash(key),

@@ -17,6 +17,7 @@ from tests.reports.synthetic import Tables, scores, write_run, write_tables
 from tests.reports.test_contrasts import contrasts
 from tests.statistics.samples import residual_mean_square
 from xeval.reports.compare import Comparison, compare
+from xeval.reports.single import table
 from xeval.reports.tables import Entry
 
 KEY, RATE = "drop.mag@0.45", "drop.rate@0.45"
@@ -156,7 +157,7 @@ def test_three_common_images_make_no_p_no_mark_and_no_bold(runs: Path, tmp_path:
     headline = cell(made, "headline", "excon", KEY)
     assert (headline.mark, headline.note) == ("", "[53][3 images < 30]")
     assert headline.bold  # the best mean, as the caption says and no more
-    assert "bold = best mean (3 images < 30)" in made.tables[0].caption
+    assert "bold marks the best mean (3 images < 30)" in made.tables[0].caption
     assert "those not significantly worse" not in made.tables[0].caption
     assert f"Not tested for want of images or events: excon on {KEY} (3 images < 30)." in made.verdict
     assert contrasts(made)["ce", KEY]["p"] is not None
@@ -187,13 +188,13 @@ def test_bold_and_caption_are_chosen_column_by_column(runs: Path, tmp_path: Path
         {name: {CAM: drawn(seed, means[name]), other: rates[name]} for seed, name in enumerate(rates)},
     )
     made = compare(runs, tmp_path / "out", primary=(KEY, RATE))
-    assert "bold = best mean and those not significantly worse (Holm, α = 0.05)" in made.tables[0].caption
-    assert "on drop rate 45\u00a0% bold = best mean (20 images < 30)" in made.tables[0].caption
+    assert "Bold marks the best mean and those not significantly worse (Holm, α = 0.05)" in made.tables[0].caption
+    assert "On drop rate 45\u00a0% bold marks the best mean (20 images < 30)" in made.tables[0].caption
     best = min(rates, key=lambda name: float(np.nanmean(np.nanmean(rates[name], axis=1))))
     assert [cell(made, "headline", name, RATE).bold for name in rates] == [name == best for name in rates]
     assert [cell(made, "headline", name, KEY).bold for name in rates] == [False, False, True]
     stratum = next(t for t in made.tables if t.slug == "digits-correct-under-all")  # compared by nobody
-    assert "bold = best mean (untested)" in stratum.caption
+    assert "Bold marks the best mean (untested)" in stratum.caption
     assert "significantly" not in stratum.caption
 
 
@@ -253,15 +254,14 @@ def test_means_over_unknown_images_are_not_tested(runs: Path, tmp_path: Path) ->
     assert one["interval"] is not None
 
 
-def test_two_data_sets_in_one_layout_explain_their_own_marks(runs: Path, tmp_path: Path) -> None:
+def test_two_data_sets_in_one_table_explain_their_own_marks(runs: Path) -> None:
     study(runs, {"supcon": {CAM: drawn(2, 0.42)}, "excon": {CAM: drawn(1, 0.2)}})
     for seed in range(2):
         found: dict[str, Any] = scores("ce", seed, 0.3 + seed / 10, dataset="shapes", recipe="shapes")
         write_run(runs, found)
-    made = compare(runs, tmp_path / "out", primary=(KEY,))
-    layout = next(t for t in made.tables if t.slug == "excon-layout")
-    digits, shapes = layout.caption.split("shapes (test", 1)
-    assert "† differs from supcon" in digits
+    text = table(runs, "md", primary=(KEY,), style={"columns": (KEY,)})
+    digits, shapes = text.split("(b) shapes: ", 1)
+    assert "† differs from SupCon" in digits
     assert "not significantly worse" in digits
     assert "over 5 seeds" in digits
     assert "over 2 seeds" in shapes

@@ -24,6 +24,7 @@ TABLES = [
     "controls",
     "models",
 ]
+LAYOUTS = ["excon-table1", "excon-table2", "excon-drop-15", "excon-drop-30", "excon-drop-45"]
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -40,7 +41,7 @@ def test_writes_every_format_and_says_so(study: Comparison) -> None:
     files = tree(study.out)
     assert sorted(files) == sorted(study.files)
     assert {"report.html", "results.json"} <= set(files)
-    assert [t.slug for t in study.tables] == [*(f"digits-{name}" for name in TABLES), "excon-layout"]
+    assert [t.slug for t in study.tables] == [*(f"digits-{name}" for name in TABLES), *LAYOUTS]
     for name in TABLES:
         assert {f"tables/digits-{name}.{suffix}" for suffix in ("md", "csv", "tex")} <= set(files)
 
@@ -217,7 +218,10 @@ def test_runs_without_controls_or_primary_columns_still_compare(runs: Path, tmp_
         found["scores"] = {"grad-cam": {"ssim.value": found["scores"]["grad-cam"]["ssim.value"]}}
         write_run(runs, found)
     made = compare(runs, tmp_path / "out")
-    assert [t.slug for t in made.tables] == ["digits-headline", "digits-complexity-continuity", "digits-models"]
+    assert [t.slug for t in made.tables] == [
+        *(f"digits-{name}" for name in ("headline", "complexity-continuity", "models")),
+        "excon-table1",
+    ]
 
 
 @pytest.mark.usefixtures("no_figures")

@@ -87,7 +87,7 @@ def test_marks_and_bold_follow_the_tests(runs: Path, tmp_path: Path) -> None:
         "excon": (True, True),
         "exconb": (True, True),  # not significantly worse than excon, or excon than it
     }
-    assert "bold = best mean and those not significantly worse" in made.tables[0].caption
+    assert "Bold marks the best mean and those not significantly worse" in made.tables[0].caption
     assert "† differs from supcon (Holm over the 9 declared comparisons, α = 0.05)" in made.tables[0].caption
     rest = next(t for t in made.tables if t.slug == "digits-drop-increase")
     assert "§" in "".join(e.mark for row in rest.rows if row.label == "excon" for e in row.entries)

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from xeval.reports.tables import Entry, Heading, Row, Table, to_csv, to_latex, to_markdown, to_terminal
+from xeval.reports.latex import to_latex
+from xeval.reports.tables import Entry, Heading, Row, Table, to_csv, to_markdown, to_terminal
 
 SMALL = Table(
     slug="toy-headline",
@@ -27,29 +28,6 @@ SMALL = Table(
     controls_on="controls on supcon",
 )
 
-#: The caption and rows as they are pasted into a paper.
-LATEX = r"""% needs booktabs, xcolor
-\begin{table}[t]
-\centering
-\small
-\caption{Headline, toy (test, 360 images). Entries are mean $\pm$ std (n$-$1) over 3 seeds.}
-\label{tab:toy-headline}
-\begin{tabular}{lrrrr}
-\toprule
- &  & \multicolumn{1}{c}{} & \multicolumn{2}{c}{45~\% kept} \\
-\cmidrule(lr){4-5}
-method & seeds & accuracy $\uparrow$ & drop mag 45~\% $\downarrow$ & infidelity raw \\
-\midrule
-supcon & 3 & $0.98 \pm 0.01$ & $0.400 \pm 0.100^{\ddagger}$ & $12.50$ \\
-ex\_con & 2 & $\mathbf{0.99} \pm 0.02$ & $\mathbf{0.120} \pm 0.020$~{\scriptsize [350]} & -- \\
-\midrule
-\multicolumn{5}{l}{\emph{controls on supcon}} \\
-\textcolor{gray}{random} & \textcolor{gray}{3} & \textcolor{gray}{--} & \textcolor{gray}{$0.600 \pm 0.000$} & \textcolor{gray}{$-0.50 \pm 0.10$} \\
-\bottomrule
-\end{tabular}
-\end{table}
-"""  # noqa: E501 - a line of LaTeX is a row
-
 MARKDOWN = """### Headline
 
 | method | seeds | accuracy ↑ | 45\u00a0% kept drop mag 45\u00a0% ↓ | 45\u00a0% kept infidelity raw |
@@ -61,10 +39,6 @@ MARKDOWN = """### Headline
 
 Headline, toy (test, 360 images). Entries are mean ± std (n−1) over 3 seeds.
 """
-
-
-def test_latex_golden() -> None:
-    assert to_latex(SMALL) == LATEX
 
 
 def test_markdown_golden() -> None:
@@ -100,15 +74,6 @@ def test_seeds_are_a_column_only_where_they_differ() -> None:
     same = replace(SMALL, rows=tuple(replace(row, seeds=3) for row in SMALL.rows))
     assert not same.show_seeds
     assert "seeds &" not in to_latex(same)
-    assert r"\begin{tabular}{lrrr}" in to_latex(same)
-
-
-def test_wide_tables_take_the_full_width_of_the_page() -> None:
-    headings = tuple(Heading(f"m.c{i}", f"c{i}") for i in range(9))
-    text = to_latex(Table("t", "Wide", "", headings, (Row("a", (Entry(1.0),) * 9),)))
-    assert r"\begin{table*}[t]" in text
-    assert r"\begin{adjustbox}{max width=\linewidth}" in text
-    assert text.count("{") == text.count("}")
 
 
 HOSTILE = r"=HYPERLINK(1)\input{/etc/passwd}$x$|<script>" + "\x1b[31m\u202e&%#_^~"

@@ -19,13 +19,14 @@ from xeval.cli import sweep as cli_sweep
 from xeval.cli import tools as cli_tools
 from xeval.cli.completion import complete
 from xeval.cli.leave import JSON_ERRORS, leave, split_flag
-from xeval.cli.options import ARCH, MAPS, NORMALIZATION, PATH, PLUGIN, options_of, size_option
+from xeval.cli.options import ARCH, MAPS, NORMALIZATION, PATH, PLUGIN, fields_of, options_of, size_option, typed
 from xeval.errors import UsageError
 from xeval.registry import PluginWarning
 from xeval.runtime.distributed import ALONE, Processes, end, joined, require_one
 from xeval.runtime.signals import graceful, terminable
 from xeval.runtime.streams import lasting_streams
 
+STYLE = "xeval.reports.style:Style"
 COMPLETION = "_XEVAL_COMPLETE"  # click's completion scripts set it
 
 
@@ -349,6 +350,7 @@ def _score_table(summary: dict[str, Any], out: Path, spread: str | Literal[False
     "--gallery-ids", help="ids of the images to show, separated by commas; the page says they are hand-picked"
 )
 @click.option("--against", type=PATH, help="an earlier results.json: mark what has changed")
+@options_of(STYLE)
 @click.option(
     "--out",
     type=PATH,
@@ -358,11 +360,35 @@ def _score_table(summary: dict[str, Any], out: Path, spread: str | Literal[False
 def compare(runs: Sequence[Path], out: Path | None, as_json: bool, **options: Any) -> None:
     """Compare all scored runs below the folders RUNS: tables (tex, md, csv), figures and one HTML page.
 
-    Links are followed. What was left out, and every folder that could not be read, is named.
+    Links are followed. What was left out, and every folder that could not be read, is named. How tables are printed
+    may also stand below [table] in comparison.toml.
 
     Example: xeval compare runs/ --reference supcon
     """
-    _compare(runs, out or runs[0] / "report", as_json, **options)
+    style = typed(STYLE)
+    own = {key: value for key, value in options.items() if key not in fields_of(STYLE)}
+    _compare(runs, out or runs[0] / "report", as_json, style=style, **own)
+
+
+@cli.command(name="table")
+@click.argument("runs", metavar="RUNS...", nargs=-1, required=True, type=PATH)
+@click.option("--to", type=click.Choice(["tex", "md", "csv"]), default="tex", show_default=True, help="format")
+@click.option("--reference", help="method that the others are compared with [default: supcon, else the first]")
+@click.option("--primary", help="columns that are tested as declared [default: the protocol's]")
+@options_of(STYLE)
+def table_(runs: Sequence[Path], to: str, reference: str | None, primary: str | None, **_: Any) -> None:
+    """Write one table over all scored runs below the folders RUNS to the terminal; no file is written.
+
+    Batch sizes and data sets, which are never compared with each other, are blocks of rows. Marks and bold mean what
+    they mean in xeval compare.
+
+    Example: xeval table runs/ --columns model.accuracy,drop.mag@0.45 --percent --to tex
+    """
+    from xeval.reports.single import table
+    from xeval.scoring.options import names
+
+    columns = names(primary) if primary is not None else None
+    click.echo(table(runs, to, reference=reference, primary=columns, style=typed(STYLE)), nl=False)
 
 
 def _compare(runs: Sequence[Path], out: Path, as_json: bool = False, **options: Any) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import click
+from click.core import ParameterSource
 
 from xeval.cli.completion import REGISTRIES, complete
 from xeval.registry import load_file
@@ -49,26 +50,49 @@ def _size(text: str) -> Any:
 PATH = UsablePath(path_type=Path)
 
 
+def fields_of(model: str) -> dict[str, Any]:
+    """Return the fields of a pydantic model, named ``module:Class``."""
+    module, name = model.split(":")
+    found: dict[str, Any] = getattr(import_module(module), name).model_fields
+    return found
+
+
 def options_of(model: str) -> Callable[[F], F]:
     """Return a decorator that adds a click option for each field of a pydantic model, named ``module:Class``."""
-    module, name = model.split(":")
-    fields = getattr(import_module(module), name).model_fields
 
     def decorate(function: F) -> F:
-        for field, about in reversed(fields.items()):
+        for field, about in reversed(fields_of(model).items()):
             flag = f"--{field.replace('_', '-')}"
-            kind: dict[str, Any] = {"is_flag": True} if about.annotation is bool else _valued(field, about)
-            function = click.option(flag, help=about.description, **kind)(function)
+            function = click.option(flag, help=about.description, **_taken(field, about))(function)
         return function
 
     return decorate
+
+
+def typed(model: str) -> dict[str, Any]:
+    """Return those of a model's options that were typed in this call, so that a file may say the others."""
+    context = click.get_current_context()
+    return {
+        field: context.params[field]
+        for field in fields_of(model)
+        if context.get_parameter_source(field) is ParameterSource.COMMANDLINE
+    }
+
+
+def _taken(field: str, about: Any) -> dict[str, Any]:
+    """Return how click takes the value of a field: a flag, names with a text each, or one value."""
+    if about.annotation is bool:
+        return {"is_flag": True}
+    if get_origin(about.annotation) is dict:
+        return {"multiple": True, "metavar": "NAME=TEXT"}
+    return _valued(field, about)
 
 
 def _valued(field: str, about: Any) -> dict[str, Any]:
     """Return how click takes the value of a field: its default, type and completion."""
     return {
         "default": about.default,
-        "show_default": about.default is not None,
+        "show_default": about.default not in (None, "", ()),
         "type": _kind(about),
         "shell_complete": complete if field in REGISTRIES else None,
     }
