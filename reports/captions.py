@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from xeval.reports.collect import Group
+from xeval.reports.collect import Group, Run
 from xeval.reports.contrasts import FEW_SEEDS, Analysis, Contrast
 from xeval.reports.standing import FLOORS
 from xeval.reports.summary import controls
@@ -44,13 +44,21 @@ NOTES = {
 
 
 def conventions(
-    group: Group, headings: Iterable[Heading], rows: Iterable[Row], analysis: Analysis | None = None
+    group: Group,
+    headings: Iterable[Heading],
+    rows: Iterable[Row],
+    analysis: Analysis | None = None,
+    *,
+    paired: bool = False,
 ) -> str:
-    """Write the end of a caption: what ±, arrows, bold, brackets and marks mean, as far as the table uses them."""
+    """Write the end of a caption: what ±, arrows, bold, brackets and marks mean, as far as the table uses them.
+
+    ``paired`` says that the rows are explainers, compared on the same checkpoints.
+    """
     headings, rows = list(headings), list(rows)
     entries = [entry for row in rows for entry in row.entries]
     marks = {sign for entry in entries for sign in entry.mark}
-    parts = [f"Entries are {_spread(group)}"]
+    parts = [f"Entries are {_spread(group, 'checkpoint' if paired else 'seed')}"]
     if any(heading.arrow for heading in headings):
         parts.append("↓ lower, ↑ higher is better")
     parts += _bold(group, headings, rows, analysis)
@@ -63,7 +71,7 @@ def conventions(
         parts += [words for sign, words in significance(analysis).items() if sign in marks]
         parts += changed(found for found in analysis.contrasts.values() if found.measure.key in _keys(headings))
     if "‡" in marks:
-        parts.append(_daggers(group))
+        parts.append(_daggers(group, paired=paired))
     return "; ".join(parts) + "."
 
 
@@ -87,23 +95,31 @@ def _keys(headings: Sequence[Heading]) -> set[str]:
     return {heading.key for heading in headings}
 
 
-def _daggers(group: Group) -> str:
+def _daggers(group: Group, *, paired: bool) -> str:
     """Say what ‡ means for this group's numbers of seeds."""
     names = [name for name in FLOORS if name in controls(group)]
     least = min(len(runs) for runs in group.methods.values())
-    how = {1: ", over images only", 2: ", which two seeds do not give: there ‡ is a mean that is not better"}
+    two = "checkpoints" if paired else "seeds"
+    how = {1: ", over images only", 2: f", which two {two} do not give: there ‡ is a mean that is not better"}
+    checkpoints = "checkpoint" if paired and len(group.runs) == 1 else "checkpoints"
     return (
         f"‡ not shown to be better than {'each of ' if len(names) > 1 else ''}{listed(names)} on the same "
-        f"checkpoints (95 % interval of the paired difference{how.get(least, '')})"
+        f"{checkpoints} (95 % interval of the paired difference{how.get(least, '')})"
     )
 
 
-def _spread(group: Group) -> str:
+def checkpoint(run: Run) -> str:
+    """Name a single checkpoint."""
+    return f"checkpoint {clean(run.name)}"
+
+
+def _spread(group: Group, sample: str) -> str:
+    """Say what the entries are; ``sample`` is what there is one or several of: seeds, or checkpoints."""
     counts = sorted(len(runs) for runs in group.methods.values())
     if counts[-1] == 1:
-        return "means over images for one seed, so without a spread"
-    seeds = f"{counts[0]} seeds" if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]} seeds"
-    return f"mean ± std (n−1) over {seeds}"
+        return f"means over images for one {sample}, so without a spread"
+    samples = f"{counts[0]} {sample}s" if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]} {sample}s"
+    return f"mean ± std (n−1) over {samples}"
 
 
 def significance(analysis: Analysis) -> dict[str, str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from xeval.reports.against import Earlier, rounded
+from xeval.reports.captions import checkpoint, place
 from xeval.reports.collect import Group, Run
 from xeval.reports.contrasts import Analysis, Contrast
 from xeval.reports.standing import Standing, standing
@@ -21,7 +22,7 @@ from xeval.reports.summary import (
     stability,
 )
 from xeval.reports.tables import Entry, Heading, Row
-from xeval.reports.text import number
+from xeval.reports.text import clean, number
 from xeval.statistics.intervals import IDENTICAL, SEEDS_FOR_P
 
 Rows = Literal["methods", "explainers"]
@@ -46,6 +47,7 @@ class Ground:
     group: Group
     analysis: Analysis
     earlier: Earlier
+    rows: Rows = "methods"
 
 
 def lines_of(group: Group, reference: str, rows: Rows, with_controls: bool) -> list[Line]:
@@ -65,6 +67,53 @@ def lines_of(group: Group, reference: str, rows: Rows, with_controls: bool) -> l
     ]
 
 
+@dataclass(frozen=True)
+class Block:
+    """A block holds the competing rows of a figure: all methods, or the explainers of one method's checkpoints.
+
+    ``name`` is that method; methods themselves stand in a block without a name.
+    """
+
+    group: Group
+    lines: Sequence[Line]
+    name: str = ""
+
+    @property
+    def paired(self) -> bool:
+        """Return whether the rows are explainers on the same checkpoints."""
+        return bool(self.name)
+
+    @property
+    def runs(self) -> Sequence[Run]:
+        """Return the checkpoints that all explainers share."""
+        return self.lines[0].runs
+
+    @property
+    def labels(self) -> list[str]:
+        """Return the names of the rows."""
+        return [line.label for line in self.lines]
+
+    @property
+    def place(self) -> str:
+        """Say on which images, and by which explainer or on which checkpoints."""
+        if not self.paired:
+            return f"{place(self.group)}, {self.lines[0].explainer} maps"
+        several = f"{len(self.runs)} checkpoints of {clean(self.name)}"
+        return f"{place(self.group)}, {checkpoint(self.runs[0]) if len(self.runs) == 1 else several}"
+
+    def slug(self, name: str) -> str:
+        """Name a figure of the block, with the block's own name where there are several."""
+        return f"{self.name}-{name}" if len(self.group.methods) > 1 and self.paired else name
+
+
+def blocks_of(group: Group, reference: str, rows: Rows) -> dict[str, Block]:
+    """Return the competing rows block by block: all methods in one, or the explainers of each method's checkpoints."""
+    blocks: dict[str, list[Line]] = {}
+    for line in lines_of(group, reference, rows, with_controls=False):
+        blocks.setdefault(line.block, []).append(line)
+    return {name: Block(group, lines, name) for name, lines in blocks.items()}
+
+
 def rows_of(ground: Ground, measures: Sequence[Measure], lines: Sequence[Line]) -> tuple[Row, ...]:
     """Make one row a line, one entry a measure."""
     columns = [column(ground, measure, lines) for measure in measures]
@@ -78,7 +127,9 @@ def column(ground: Ground, measure: Measure, lines: Sequence[Line]) -> list[Entr
     """Make one column: its cells share their decimals, and only real explainers are bold or marked."""
     group, analysis = ground.group, ground.analysis
     cells = [_cell(measure, line) for line in lines]
-    places = decimal_places(found for found, line in zip(cells, lines, strict=True) if not line.control)
+    places = measure.places
+    if places is None:
+        places = decimal_places(found for found, line in zip(cells, lines, strict=True) if not line.control)
     bold = _bold(analysis, measure, lines, cells, places)
     contrasts = [None if line.control else analysis.of(measure.key, line.label, line.block) for line in lines]
     stands = [standing_of(group, measure, line) for line in lines]

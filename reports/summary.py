@@ -50,6 +50,7 @@ class Measure:
     is_gain: bool = False
     images: int | None = None  # how many images count, where that is not all of them
     each: Callable[[Run, str], Matrix | None] | None = None
+    places: int | None = None  # decimals, where the standard error does not say how many
 
     @property
     def arrow(self) -> str:

@@ -60,7 +60,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def made(scored: Path, tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("xeval.reports.compare.figures", lambda *_: ())
+        patch.setattr("xeval.reports.compare.explainer_figures", lambda *_: ())
         return compare(scored, tmp_path_factory.mktemp("out") / "report", rows="explainers", primary=(KEY,))
 
 
