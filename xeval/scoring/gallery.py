@@ -44,10 +44,10 @@ UNSEEN = ("constant", "inverse")  # controls whose maps show nothing: one colour
 class Row:
     """The maps of one row of the score table: an explainer, or a control's first draw."""
 
+    control: bool
     maps: NDArray[np.float16]  # (N, 1, h, w), signed, each over its strongest finite value, at most SIDE a side
     strongest: NDArray[np.float32]  # (N,), that value
     after: NDArray[np.float64]  # (N,), the probability of the explained class under the mask shown of this map
-    control: bool
 
 
 @dataclass(frozen=True)
@@ -97,18 +97,29 @@ def pictures_of(scorer: Scorer) -> Pictures:
     ids = [plan.split.ids[i] for i in plan.chosen]
     _, height, width = plan.info.shape
     numbers = choose(ids, plan.protocol.seed, height * width)
-    return explained_pictures(scorer, [int(plan.chosen[i]) for i in numbers])
+    return explained_pictures(scorer, [int(plan.chosen[i]) for i in numbers], _rows_kept(plan.protocol))
 
 
-def explained_pictures(scorer: Scorer, positions: list[int]) -> Pictures:
-    """Explain the images at ``positions`` of the split, and mask them by the first explainer's maps."""
+def _rows_kept(protocol: Protocol) -> list[str]:
+    """Return the rows whose maps are kept: none where there is one explainer, whose maps are kept anyway."""
+    if len(protocol.explainers) < 2:
+        return []
+    return [*protocol.explainers, *(name for name in protocol.controls if name not in UNSEEN)]
+
+
+def explained_pictures(scorer: Scorer, positions: list[int], names: Sequence[str] = ()) -> Pictures:
+    """Explain the images at ``positions`` of the split, and mask them by the first explainer's maps.
+
+    The maps of the rows ``names`` of the score table, explainers and controls in its order, are kept beside them.
+    """
     plan, protocol = scorer.plan, scorer.plan.protocol
     drop = _drop(protocol)
     thresholds = list(drop.names)
     shown = thresholds.index(f"{SHOWN:g}") if f"{SHOWN:g}" in thresholds else len(thresholds) - 1
-    names = _rows_shown(protocol)
     side = min(SIDE, isqrt(VALUES // max(1, len(names) * len(positions))))
-    parts = [_explained(scorer, positions[i : i + CHUNK], drop, shown, side) for i in range(0, len(positions), CHUNK)]
+    parts = [
+        _explained(scorer, positions[i : i + CHUNK], drop, shown, names, side) for i in range(0, len(positions), CHUNK)
+    ]
     arrays = {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
     about = {
         "schema": SCHEMA,
@@ -127,13 +138,6 @@ def explained_pictures(scorer: Scorer, positions: list[int]) -> Pictures:
     return _pictures(about, arrays)
 
 
-def _rows_shown(protocol: Protocol) -> list[str]:
-    """Return the rows whose maps are kept: none where there is one explainer, whose maps are kept anyway."""
-    if len(protocol.explainers) < 2:
-        return []
-    return [*protocol.explainers, *(name for name in protocol.controls if name not in UNSEEN)]
-
-
 def _drop(protocol: Protocol) -> DropSettings:
     """Return how the protocol masks images; 45 % of the pixels are kept where it has no drop metric."""
     if "drop" not in protocol.metrics:
@@ -142,11 +146,13 @@ def _drop(protocol: Protocol) -> DropSettings:
     return settings
 
 
-def _explained(scorer: Scorer, positions: list[int], drop: DropSettings, shown: int, side: int) -> dict[str, Tensor]:
+def _explained(
+    scorer: Scorer, positions: list[int], drop: DropSettings, shown: int, names: Sequence[str], side: int
+) -> dict[str, Tensor]:
     scene, blocks = scorer.scene(positions)
-    names = _rows_shown(scorer.plan.protocol)
-    rows = {name: drawn[0] for name, drawn in scorer.maps.of(scene, positions) if name in names} if names else {}
-    explained = next(iter(rows.values()), None) or scorer.maps.explain(scene, scorer.plan.protocol.explainers[0])
+    first = scorer.plan.protocol.explainers[0]
+    rows = {name: drawn[0] for name, drawn in scorer.maps.of(scene, positions)} if names else {}
+    explained = rows[first] if names else scorer.maps.explain(scene, first)
     keep = _kept(explained, drop)
     numbers = torch.arange(len(positions), device=keep.device)
     found = {
@@ -230,7 +236,7 @@ def read_pictures(folder: Path) -> Pictures | None:
 def _pictures(about: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Pictures:
     """Put the arrays of a gallery in their places; runs with one explainer, and those stored earlier, have no rows."""
     rows = {
-        name: Row(*(arrays[key] for key in _keys(number)), control=control)  # type: ignore[misc]
+        name: Row(control, *(arrays[key] for key in _keys(number)))
         for number, (name, control) in enumerate(about.get("rows", []))
     }
     return Pictures(about, **{name: arrays[name] for name in _arrays()}, rows=rows)
@@ -269,5 +275,5 @@ def _sound(pool: Pictures) -> bool:
 def _is_sound(row: Row, images: int) -> bool:
     """Return whether a row has a map, its strength and a probability for each image."""
     shapes = row.maps.ndim == 4 and row.maps.shape[:2] == (images, 1) and min(row.maps.shape) > 0
-    typed = (row.maps.dtype, row.strongest.dtype, row.after.dtype) == (np.float16, np.float32, np.float64)
+    typed = row.maps.dtype == np.float16 and row.strongest.dtype == np.float32 and row.after.dtype == np.float64
     return shapes and typed and row.strongest.shape == row.after.shape == (images,) and isinstance(row.control, bool)
