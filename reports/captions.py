@@ -61,7 +61,7 @@ def conventions(
     parts = [f"Entries are {_spread(group, 'checkpoint' if paired else 'seed')}"]
     if any(heading.arrow for heading in headings):
         parts.append("↓ lower, ↑ higher is better")
-    parts += _bold(group, headings, rows, analysis)
+    parts += _bold(group, headings, rows, analysis, paired=paired)
     if any(entry.n is not None and f"[{entry.n}]" in entry.note for entry in entries):
         parts.append("[n] = images where fewer are defined")
     parts += notes_of(entry.note for entry in entries)
@@ -133,14 +133,16 @@ def significance(analysis: Analysis) -> dict[str, str]:
     }
 
 
-def _bold(group: Group, headings: Sequence[Heading], rows: Sequence[Row], analysis: Analysis | None) -> list[str]:
+def _bold(
+    group: Group, headings: Sequence[Heading], rows: Sequence[Row], analysis: Analysis | None, *, paired: bool
+) -> list[str]:
     """Say what bold means in the columns that have it: a test where there was one, else only the best mean, and why."""
     tested = {key for _, key in analysis.leading} if analysis else set()
     columns = [heading for i, heading in enumerate(headings) if any(row.entries[i].bold for row in rows)]
     reasons: dict[str, list[str]] = {}
     for heading in columns:
         if heading.key not in tested:
-            reasons.setdefault(_untested(group, heading.key, analysis), []).append(_name(heading))
+            reasons.setdefault(_untested(group, heading.key, analysis, paired=paired), []).append(_name(heading))
     parts = []
     if analysis and _keys(columns) & tested:
         rule = f"Holm, α = {analysis.alpha:g}"
@@ -153,11 +155,12 @@ def _bold(group: Group, headings: Sequence[Heading], rows: Sequence[Row], analys
     ]
 
 
-def _untested(group: Group, key: str, analysis: Analysis | None) -> str:
+def _untested(group: Group, key: str, analysis: Analysis | None, *, paired: bool) -> str:
     """Say why the rows of a column were not tested against the best."""
     if analysis and key in analysis.untested:
         return analysis.untested[key]
-    return FEW_SEEDS if min(len(runs) for runs in group.methods.values()) < SEEDS_FOR_P else "untested"
+    least = min(len(runs) for runs in group.methods.values())
+    return FEW_SEEDS if least < SEEDS_FOR_P and not (paired and least == 1) else "untested"
 
 
 def _name(heading: Heading) -> str:

@@ -155,7 +155,7 @@ def _models(ground: Ground) -> Table:
 def _networks(ground: Ground) -> Table:
     """Show the networks that are explained: their accuracy and calibration, which every row of a block shares."""
     group = ground.group
-    lines = [Line(method, runs, "") for method, runs in group.methods.items()]
+    lines = [Line(runs[0].name if len(runs) == 1 else name, runs, "") for name, runs in group.methods.items()]
     headings = tuple(map(Heading.of, model_measures()))
     rows = rows_of(ground, model_measures(), lines)
     title = "The network" if len(group.runs) == 1 else "The networks"

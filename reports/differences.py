@@ -113,7 +113,7 @@ def _caption(group: Group, analysis: Analysis, found: Sequence[Contrast], rows: 
     paired = any(block for block, *_ in analysis.contrasts)
     declared = any(one.primary for one in found)
     rule = f"Holm over {len(analysis.primary)} declared comparisons" if declared else "exploratory, Benjamini–Yekutieli"
-    notes = sorted({one.estimate.note for one in found if one.estimate.note not in ("", one.estimate.short)})
+    notes = sorted({one.estimate.note for one in found} - {"", ONE_CHECKPOINT, *(one.estimate.short for one in found)})
     marks = [f" {words[0].upper()}{words[1:]}." for words in [*_notes(rows), *changed(found)]]
     return (
         f"Row minus {against}, {place(group)}: {_design(found, paired=paired)}; p adjusted ({rule}, "
@@ -126,7 +126,7 @@ def _caption(group: Group, analysis: Analysis, found: Sequence[Contrast], rows: 
 def _design(found: Sequence[Contrast], *, paired: bool) -> str:
     """Say what the sample is and how the interval is made."""
     if paired and all(one.estimate.seeds == (1, 1) for one in found):
-        return "paired over images for this checkpoint, Student's t interval"
+        return "paired over images for this checkpoint, which says nothing about retraining; Student's t interval"
     design = "paired on the same checkpoints" if paired else "unpaired over seeds, crossed over images"
     return f"{design}, two-component interval with Satterthwaite's degrees of freedom"
 

@@ -111,7 +111,7 @@ def _paired(group: Group, declaration: Declaration, reference: str) -> str:
         )
     if 1 < min(counts) < SEEDS_FOR_P:
         return f"{said}: the differences are paired over {what}; with fewer than {SEEDS_FOR_P} nothing is tested."
-    return f"{said}: the differences are paired over {what}; {_adjusted(declaration)}"
+    return f"{said}: the differences are paired over {what}; {_adjusted(declaration, paired=True)}"
 
 
 def _statistics(group: Group, declaration: Declaration) -> str:
@@ -126,16 +126,16 @@ def _statistics(group: Group, declaration: Declaration) -> str:
     )
     if least < SEEDS_FOR_P:
         return f"{said}; with fewer than {SEEDS_FOR_P} seeds nothing is tested."
-    return f"{said}; {_adjusted(declaration, 'methods')}"
+    return f"{said}; {_adjusted(declaration, paired=False)}"
 
 
-def _adjusted(declaration: Declaration, rows: str = "explainers") -> str:
+def _adjusted(declaration: Declaration, *, paired: bool) -> str:
     """Say how p values are adjusted, and below which number of images there are none."""
     columns = listed(map(clean, declaration.primary))
     return (
         f"p values of the declared columns ({columns}) are adjusted by Holm's method (α = "
-        f"{declaration.alpha:g}), all others by that of Benjamini and Yekutieli. A comparison uses the images that are "
-        f"defined in every run of both {rows}; below {IMAGES_FOR_P} of them, or {EVENTS_FOR_P} events or non-events "
+        f"{declaration.alpha:g}), all others by that of Benjamini and Yekutieli. A comparison uses the images "
+        f"{'on which both explainers are defined' if paired else 'that are defined in every run of both methods'}; below {IMAGES_FOR_P} of them, or {EVENTS_FOR_P} events or non-events "
         "of a rate among them, nothing is tested."
     )
 

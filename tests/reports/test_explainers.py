@@ -120,4 +120,4 @@ def test_on_the_command_line(
     command = ("compare", str(scored), "--rows", "explainers", "--reference", "oracle", "--out", str(tmp_path / "out"))
     code, shown, _ = here(capsys, *command)
     assert code == 0
-    assert "2 explainers beside oracle" in shown
+    assert "2 explainers, compared with oracle." in shown
