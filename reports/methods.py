@@ -132,10 +132,11 @@ def _statistics(group: Group, declaration: Declaration) -> str:
 def _adjusted(declaration: Declaration, *, paired: bool) -> str:
     """Say how p values are adjusted, and below which number of images there are none."""
     columns = listed(map(clean, declaration.primary))
+    images = "on which both explainers are defined" if paired else "that are defined in every run of both methods"
     return (
         f"p values of the declared columns ({columns}) are adjusted by Holm's method (α = "
         f"{declaration.alpha:g}), all others by that of Benjamini and Yekutieli. A comparison uses the images "
-        f"{'on which both explainers are defined' if paired else 'that are defined in every run of both methods'}; below {IMAGES_FOR_P} of them, or {EVENTS_FOR_P} events or non-events "
+        f"{images}; below {IMAGES_FOR_P} of them, or {EVENTS_FOR_P} events or non-events "
         "of a rate among them, nothing is tested."
     )
 
