@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from xeval.reports.collect import Group
+from xeval.reports.collect import Group, Run
 from xeval.reports.contrasts import FEW_SEEDS, Analysis, Contrast
 from xeval.reports.standing import FLOORS
 from xeval.reports.style import Spread, Style
@@ -59,9 +59,14 @@ def conventions(
     rows: Iterable[Row],
     analysis: Analysis | None = None,
     style: Style | None = None,
+    *,
+    paired: bool = False,
 ) -> str:
-    """Write the end of a caption: what ±, arrows, bold, brackets and marks mean, as far as the table uses them."""
-    return " ".join(sentences(group, headings, rows, analysis, style))
+    """Write the end of a caption: what ±, arrows, bold, brackets and marks mean, as far as the table uses them.
+
+    ``paired`` says that the rows are explainers, compared on the same checkpoints.
+    """
+    return " ".join(sentences(group, headings, rows, analysis, style, paired=paired))
 
 
 def sentences(
@@ -70,16 +75,18 @@ def sentences(
     rows: Iterable[Row],
     analysis: Analysis | None = None,
     style: Style | None = None,
+    *,
+    paired: bool = False,
 ) -> list[str]:
     """Return what :func:`conventions` joins."""
     headings, rows, style = list(headings), list(rows), style or Style()
     entries = [entry for row in rows for entry in row.entries]
     marks = {sign for entry in entries for sign in entry.mark}
-    parts = [f"Entries are {_spread(group, style)}"]
+    parts = [f"Entries are {_spread(group, style, 'checkpoint' if paired else 'seed')}"]
     if any(heading.arrow for heading in headings):
         parts.append("↓ lower, ↑ higher is better")
     if style.bold == "tied":
-        parts += _bold(group, headings, rows, analysis)
+        parts += _bold(group, headings, rows, analysis, paired=paired)
     elif any(entry.bold for entry in entries):
         parts.append("bold marks the best mean, whatever a test says")
     if any(entry.underline for entry in entries):
@@ -93,7 +100,7 @@ def sentences(
         parts += [words for sign, words in significance(analysis).items() if sign in marks]
         parts += changed(found for found in analysis.contrasts.values() if found.measure.key in _keys(headings))
     if "‡" in marks:
-        parts.append(_daggers(group))
+        parts.append(_daggers(group, paired=paired))
     return [f"{words[0].upper()}{words[1:]}." for words in parts]
 
 
@@ -117,14 +124,16 @@ def _keys(headings: Sequence[Heading]) -> set[str]:
     return {heading.key for heading in headings}
 
 
-def _daggers(group: Group) -> str:
+def _daggers(group: Group, *, paired: bool) -> str:
     """Say what ‡ means for this group's numbers of seeds."""
     names = [name for name in FLOORS if name in controls(group)]
     least = min(len(runs) for runs in group.methods.values())
-    how = {1: ", over images only", 2: ", which two seeds do not give: there ‡ is a mean that is not better"}
+    two = "checkpoints" if paired else "seeds"
+    how = {1: ", over images only", 2: f", which two {two} do not give: there ‡ is a mean that is not better"}
+    checkpoints = "checkpoint" if paired and len(group.runs) == 1 else "checkpoints"
     return (
         f"‡ not shown to be better than {'each of ' if len(names) > 1 else ''}{listed(names)} on the same "
-        f"checkpoints (95 % interval of the paired difference{how.get(least, '')})"
+        f"{checkpoints} (95 % interval of the paired difference{how.get(least, '')})"
     )
 
 
@@ -137,12 +146,18 @@ SPREADS: dict[Spread, str] = {
 }
 
 
-def _spread(group: Group, style: Style) -> str:
+def checkpoint(run: Run) -> str:
+    """Name a single checkpoint."""
+    return f"checkpoint {clean(run.name)}"
+
+
+def _spread(group: Group, style: Style, sample: str) -> str:
+    """Say what the entries are; ``sample`` is what there is one or several of: seeds, or checkpoints."""
     counts = sorted(len(runs) for runs in group.methods.values())
     if counts[-1] == 1:
-        return "means over images for one seed, so without a spread"
-    seeds = f"{counts[0]} seeds" if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]} seeds"
-    return SPREADS[style.spread].format(seeds)
+        return f"means over images for one {sample}, so without a spread"
+    samples = f"{counts[0]} {sample}s" if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]} {sample}s"
+    return SPREADS[style.spread].format(samples)
 
 
 def significance(analysis: Analysis) -> dict[str, str]:
@@ -156,14 +171,16 @@ def significance(analysis: Analysis) -> dict[str, str]:
     }
 
 
-def _bold(group: Group, headings: Sequence[Heading], rows: Sequence[Row], analysis: Analysis | None) -> list[str]:
+def _bold(
+    group: Group, headings: Sequence[Heading], rows: Sequence[Row], analysis: Analysis | None, *, paired: bool
+) -> list[str]:
     """Say what bold means in the columns that have it: a test where there was one, else only the best mean, and why."""
     tested = {key for _, key in analysis.leading} if analysis else set()
     columns = [heading for i, heading in enumerate(headings) if any(row.entries[i].bold for row in rows)]
     reasons: dict[str, list[str]] = {}
     for heading in columns:
         if heading.key not in tested:
-            reasons.setdefault(_untested(group, heading.key, analysis), []).append(_name(heading))
+            reasons.setdefault(_untested(group, heading.key, analysis, paired=paired), []).append(_name(heading))
     parts = []
     if analysis and _keys(columns) & tested:
         rule = f"Holm, α = {analysis.alpha:g}"
@@ -178,11 +195,12 @@ def _bold(group: Group, headings: Sequence[Heading], rows: Sequence[Row], analys
     ]
 
 
-def _untested(group: Group, key: str, analysis: Analysis | None) -> str:
+def _untested(group: Group, key: str, analysis: Analysis | None, *, paired: bool) -> str:
     """Say why the rows of a column were not tested against the best."""
     if analysis and key in analysis.untested:
         return analysis.untested[key]
-    return FEW_SEEDS if min(len(runs) for runs in group.methods.values()) < SEEDS_FOR_P else "untested"
+    least = min(len(runs) for runs in group.methods.values())
+    return FEW_SEEDS if least < SEEDS_FOR_P and not (paired and least == 1) else "untested"
 
 
 def _name(heading: Heading) -> str:

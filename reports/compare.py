@@ -17,10 +17,9 @@ from xeval.reports.collect import Collection, Group, collect
 from xeval.reports.contents import analysis_of, tables
 from xeval.reports.declaration import Declaration, declare, declared_style
 from xeval.reports.explainers import explainer_verdict
-from xeval.reports.figures import figures
+from xeval.reports.figures import explainer_figures, figures
 from xeval.reports.folders import Excluded
-from xeval.reports.gallery import Choice, Gallery, Pools, chosen, fitting, gallery_of, read_pools
-from xeval.reports.methods import methods
+from xeval.reports.gallery import Choice, Gallery, Pools, chosen, explainer_gallery, fitting, gallery_of, read_pools
 from xeval.reports.page import Section, render
 from xeval.reports.paper_tables import paper_tables
 from xeval.reports.results import results_of
@@ -109,7 +108,7 @@ def compare(
     roots = [runs] if isinstance(runs, Path) else list(runs)
     choice = chosen(gallery, gallery_ids)
     collection = collect(*roots)
-    pools = read_pools(collection.groups, choice)
+    pools = read_pools(collection.groups, choice, rows)
     explainer = reference if rows == "explainers" else None
     if explainer is not None:
         _require_explainer(collection, explainer)
@@ -213,23 +212,20 @@ def _section(
     choice: Choice,
     style: Style,
 ) -> Section:
-    reference, primary = declaration.reference, declaration.primary
+    method, primary = declaration.reference, declaration.primary
     analysis = analysis_of(group, declaration, rows, explainer)
     if rows == "methods":
-        said = verdict(group, reference, primary, analysis, declaration.sentence)
+        reference = method
+        said = verdict(group, method, primary, analysis, declaration.sentence)
+        drawn = figures(group, primary, method, analysis)
+        gallery = gallery_of(group, pools, method, choice)
     else:
-        against = explainer or next(iter(real_explainers(group)), "none")
-        said = explainer_verdict(group, against, primary, analysis, declaration.sentence)
-    return Section(
-        group,
-        reference,
-        tuple(tables(group, reference, primary, rows, analysis, earlier, style)),
-        tuple(figures(group, primary, reference, analysis)),
-        said,
-        declaration,
-        analysis,
-        gallery_of(group, pools, reference, choice),
-    )
+        reference = explainer or next(iter(real_explainers(group)), "none")
+        said = explainer_verdict(group, reference, primary, analysis, declaration.sentence_of_columns)
+        drawn = explainer_figures(group, primary, method, reference, analysis, pools)
+        gallery = explainer_gallery(group, pools, method, reference, choice)
+    shown = tuple(tables(group, method, primary, rows, analysis, earlier, style))
+    return Section(group, reference, shown, tuple(drawn), said, declaration, analysis, gallery, rows)
 
 
 def _files(
@@ -244,7 +240,7 @@ def _files(
         for figure in section.figures:
             files[f"figures/{figure.slug}.svg"] = figure.svg.encode()
             files[f"figures/{figure.slug}.pdf"] = figure.pdf
-    told = [methods(section.group, section.declaration) for section in sections]
+    told = [section.methods for section in sections]
     files["methods.tex"] = "\n".join(one.tex for one in told).encode()
     files["references.bib"] = "\n".join(dict.fromkeys(one.bib for one in told)).encode()
     names = [*files, "report.html", "results.json"]

@@ -17,6 +17,7 @@ from xeval.reports.rows import (
     Ground,
     Line,
     Rows,
+    blocks_of,
     entry,
     lines_of,
     marked,
@@ -45,9 +46,10 @@ def analysis_of(
 ) -> Analysis:
     """Compare every row with its block's reference: methods with the declared one, explainers with ``explainer``, by
     default the first."""
-    blocks: dict[str, list[Sample]] = {}
-    for line in lines_of(group, declaration.reference, rows, with_controls=False):
-        blocks.setdefault(line.block, []).append(Sample(line.label, line.runs, line.explainer))
+    blocks = {
+        name: [Sample(line.label, line.runs, line.explainer) for line in block.lines]
+        for name, block in blocks_of(group, declaration.reference, rows).items()
+    }
     references = {
         block: declaration.reference if rows == "methods" else explainer or lines[0].label
         for block, lines in blocks.items()
@@ -67,12 +69,14 @@ def tables(
     style: Style | None = None,
 ) -> list[Table]:
     """Make all tables of one data set and recipe, without empty ones; ``rows`` compares methods or explainers."""
-    ground = Ground(group, analysis or Analysis(), earlier or Earlier(), style or Style())
-    filled = [sheet for sheet in sheets(group, primary, ground.style.columns) if sheet.measures]
+    ground = Ground(group, analysis or Analysis(), earlier or Earlier(), style or Style(), rows)
+    filled = [sheet for sheet in sheets(group, primary, rows, ground.style.columns) if sheet.measures]
     pairs = [(sheet, lines_of(group, reference, rows, sheet.controls, ground.style)) for sheet in filled]
     built = [_table(ground, sheet, lines) for sheet, lines in pairs if lines]
     told = differences(group, ground.analysis, [column_measure(group, key) for key in primary])
-    told += intervals(group, headline_measures(group, primary)) if rows == "methods" else []
+    if rows == "explainers":
+        return [*built[:1], *told, *built[1:], _networks(ground)]
+    told += intervals(group, headline_measures(group, primary))
     return [*built[:1], *told, *published(group), *built[1:], *_controls(ground, primary), _models(ground)]
 
 
@@ -83,7 +87,8 @@ def _table(ground: Ground, sheet: Sheet, lines: Sequence[Line]) -> Table:
     blocks = any(line.block for line in lines)
     on = next((line.runs[0].method for line in lines if line.control and not line.block), "")
     explainer = "" if blocks or not real_explainers(group) else f", {real_explainers(group)[0]} maps"
-    meaning = conventions(group, headings, rows, ground.analysis, ground.style)
+    paired = ground.rows == "explainers"
+    meaning = conventions(group, headings, rows, ground.analysis, ground.style, paired=paired)
     asked = ground.style.caption if sheet.name == HEADLINE else ""
     return Table(
         slug=table_slug(group, sheet.name),
@@ -148,3 +153,17 @@ def _models(ground: Ground) -> Table:
         + conventions(group, headings, rows, analysis, ground.style)
     )
     return Table(table_slug(group, "models"), "The models", caption, tuple(headings), tuple(rows), where=place(group))
+
+
+def _networks(ground: Ground) -> Table:
+    """Show the networks that are explained: their accuracy and calibration, which every row of a block shares."""
+    group = ground.group
+    lines = [Line(runs[0].name if len(runs) == 1 else name, runs, "") for name, runs in group.methods.items()]
+    headings = tuple(Heading.of(measure, ground.style) for measure in model_measures())
+    rows = rows_of(ground, model_measures(), lines)
+    title = "The network" if len(group.runs) == 1 else "The networks"
+    caption = (
+        f"What is explained, {place(group)}: scores that rest on the softmax depend on how sure the network is. "
+        + conventions(group, headings, rows, ground.analysis, ground.style, paired=True)
+    )
+    return Table(table_slug(group, "network"), title, caption, headings, rows, "network", place(group))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from statistics import median
 
-from xeval.reports.collect import Group
+from xeval.reports.collect import Group, Run
 from xeval.reports.schema import Cost, Spent
+from xeval.reports.summary import Measure, Reading
 from xeval.reports.tables import MISSING
 
 MEGABYTE = 2**20
@@ -23,6 +24,27 @@ class Costs:
 
     rows: tuple[tuple[str, str, str, str], ...]
     note: str
+
+
+def cost_measures(group: Group) -> list[Measure]:
+    """Return what a map of one image costs, to stand beside an explainer's scores; none where no run recorded it."""
+    if not any(run.scores.cost.images for run in group.runs):
+        return []
+    times = _per_image(lambda spent: 1000 * spent.seconds), _per_image(lambda spent: spent.passes)
+    heads = ("ms", "milliseconds for the map of an image"), ("passes", "forward passes for the map of an image")
+    return [
+        Measure(f"cost.{label}", label, title, None, "cost", read, "cost of a map", places=places)
+        for (label, title), read, places in zip(heads, times, (1, 0), strict=True)
+    ]
+
+
+def _per_image(value: Callable[[Spent], float]) -> Callable[[Run, str], Reading]:
+    def read(run: Run, explainer: str) -> Reading:
+        cost = run.scores.cost
+        spent = cost.explainers.get(explainer)
+        return Reading(value(spent) / cost.images if spent is not None and cost.images else None)
+
+    return read
 
 
 def costs(group: Group) -> Costs | None:

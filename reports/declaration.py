@@ -66,6 +66,15 @@ class Declaration:
             return f"Not as declared on {self.date}: {'; '.join(self.changes)}. Every test here is exploratory."
         return f"Reference and primary columns as declared on {self.date} in {FILE}."
 
+    @property
+    def sentence_of_columns(self) -> str:
+        """Say when the primary columns were chosen, where the reference is an explainer, which is not declared."""
+        if self.date is None:
+            return "The primary columns were not recorded before looking."
+        if self.changes:
+            return self.sentence
+        return f"Primary columns as declared on {self.date} in {FILE}; the reference explainer is not declared there."
+
 
 def declare(
     folder: Path,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import compress
 
 from xeval.reports.captions import changed, notes_of, place, table_slug
 from xeval.reports.collect import Group
@@ -19,10 +20,20 @@ def differences(group: Group, analysis: Analysis, primary: Sequence[Measure]) ->
     if not found:
         return []
     labels = list(dict.fromkeys((block, label) for block, _, label in found))
+    kept = _shown(found.values(), paired=any(block for block, _ in labels))
+    headings = tuple(heading for measure in primary for heading in compress(_headings(measure, found.values()), kept))
     rows = tuple(
-        Row(label, tuple(_entries(group, analysis, primary, block, label)), group=block) for block, label in labels
+        Row(
+            label,
+            tuple(
+                entry
+                for measure in primary
+                for entry in compress(_entries(group, analysis, measure, block, label), kept)
+            ),
+            group=block,
+        )
+        for block, label in labels
     )
-    headings = tuple(heading for measure in primary for heading in _headings(measure, list(found.values())))
     against = " or ".join(sorted({one.reference for one in found.values()}))
     blocks = any(block for block, _ in labels)
     return [
@@ -38,7 +49,12 @@ def differences(group: Group, analysis: Analysis, primary: Sequence[Measure]) ->
     ]
 
 
-def _headings(measure: Measure, found: Sequence[Contrast]) -> Iterator[Heading]:
+def _shown(found: Iterable[Contrast], *, paired: bool) -> tuple[bool, bool, bool, bool]:
+    """Say which of Δ, p, A12 and the seeds' share are columns: paired rows have no A12, one checkpoint no share."""
+    return True, True, not paired, not paired or any(one.estimate.share is not None for one in found)
+
+
+def _headings(measure: Measure, found: Iterable[Contrast]) -> Iterator[Heading]:
     name = f"{measure.label} {measure.arrow}".strip()
     of = "95 %, images only" if _images_only(measure, found) else "95 %"
     yield Heading(f"delta.{measure.key}", f"Δ [{of}]", "", name, f"difference of {measure.title}, 95 % interval")
@@ -55,15 +71,14 @@ def _images_only(measure: Measure, found: Iterable[Contrast]) -> bool:
     return bool(estimates) and all(one.note in (IMAGES_ONLY, ONE_CHECKPOINT) for one in estimates)
 
 
-def _entries(group: Group, analysis: Analysis, primary: Sequence[Measure], block: str, label: str) -> Iterator[Entry]:
-    for measure in primary:
-        found = analysis.of(measure.key, label, block)
-        if found is None:
-            yield from (Entry(),) * 4
-            continue
-        explainers = list(group.first.scores.explainers)
-        places = decimal_places(cell(runs, measure, explainers[0]) for runs in group.methods.values())
-        yield from _of(found, places, beside="" if _images_only(measure, analysis.contrasts.values()) else IMAGES_ONLY)
+def _entries(group: Group, analysis: Analysis, measure: Measure, block: str, label: str) -> Iterator[Entry]:
+    found = analysis.of(measure.key, label, block)
+    if found is None:
+        yield from (Entry(),) * 4
+        return
+    explainers = list(group.first.scores.explainers)
+    places = decimal_places(cell(runs, measure, explainers[0]) for runs in group.methods.values())
+    yield from _of(found, places, beside="" if _images_only(measure, analysis.contrasts.values()) else IMAGES_ONLY)
 
 
 def _of(found: Contrast, places: int, beside: str) -> Iterator[Entry]:
@@ -96,18 +111,34 @@ def p_text(p: float | None) -> str:
 
 def _caption(group: Group, analysis: Analysis, found: Sequence[Contrast], rows: Sequence[Row], against: str) -> str:
     paired = any(block for block, *_ in analysis.contrasts)
-    design = "paired on the same checkpoints" if paired else "unpaired over seeds, crossed over images"
     declared = any(one.primary for one in found)
     rule = f"Holm over {len(analysis.primary)} declared comparisons" if declared else "exploratory, Benjamini–Yekutieli"
-    notes = sorted({one.estimate.note for one in found if one.estimate.note not in ("", one.estimate.short)})
+    notes = sorted({one.estimate.note for one in found} - {"", ONE_CHECKPOINT, *(one.estimate.short for one in found)})
     marks = [f" {words[0].upper()}{words[1:]}." for words in [*_notes(rows), *changed(found)]]
     return (
-        f"Row minus {against}, {place(group)}: {design}, two-component interval with Satterthwaite's degrees of "
-        f"freedom; p adjusted ({rule}, α = {analysis.alpha:g}). A12 = share of seed pairs in which the row is better; "
-        "seeds' share = how much of the uncertainty only more seeds can lower."
+        f"Row minus {against}, {place(group)}: {_design(found, paired=paired)}; p adjusted ({rule}, "
+        f"α = {analysis.alpha:g}).{_about_seeds(_shown(found, paired=paired))}"
         + "".join(marks)
         + (f" Where a number is missing: {'; '.join(notes)}." if notes else "")
     )
+
+
+def _design(found: Sequence[Contrast], *, paired: bool) -> str:
+    """Say what the sample is and how the interval is made."""
+    if paired and all(one.estimate.seeds == (1, 1) for one in found):
+        return "paired over images for this checkpoint, which says nothing about retraining; Student's t interval"
+    design = "paired on the same checkpoints" if paired else "unpaired over seeds, crossed over images"
+    return f"{design}, two-component interval with Satterthwaite's degrees of freedom"
+
+
+def _about_seeds(shown: tuple[bool, bool, bool, bool]) -> str:
+    """Explain the columns about seeds that the table has."""
+    about = (
+        "A12 = share of seed pairs in which the row is better",
+        "seeds' share = how much of the uncertainty only more seeds can lower",
+    )
+    told = "; ".join(compress(about, shown[2:]))
+    return f" {told}." if told else ""
 
 
 def _notes(rows: Sequence[Row]) -> list[str]:

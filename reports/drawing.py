@@ -1,13 +1,13 @@
-"""How every figure of a report is drawn: quiet axes, one look per method, reproducible SVG and PDF.
+"""How every figure of a report is drawn: quiet axes, one look per row, reproducible SVG and PDF.
 
-Methods differ by colour, line style and marker at once. Names are printed verbatim: mathtext is off.
+Methods, or explainers, differ by colour, line style and marker at once. Names are printed verbatim: mathtext is off.
 """
 
 from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +38,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Look:
-    """A look says how a method is drawn, everywhere."""
+    """A look says how a method or an explainer is drawn, everywhere."""
 
     color: Any
     line: Any
@@ -118,15 +118,16 @@ def legend_height(labels: Sequence[str], columns: int) -> float:
     return 0.16 * max(0, -(-len(labels) // columns) - 2)
 
 
-def looks(group: Group) -> dict[str, Look]:
-    """Return one look per method; grey is left to the controls."""
+def looks(labels: Iterable[str]) -> dict[str, Look]:
+    """Return one look per method or explainer; grey is left to the controls."""
     import seaborn as sns
 
-    palette = sns.color_palette("colorblind", max(10, len(group.methods)))
+    labels = list(labels)
+    palette = sns.color_palette("colorblind", max(10, len(labels)))
     order = [i for i in range(len(palette)) if i != 7]
     return {
-        method: Look(palette[order[i % len(order)]], LINES[i % len(LINES)], MARKERS[i % len(MARKERS)])
-        for i, method in enumerate(group.methods)
+        label: Look(palette[order[i % len(order)]], LINES[i % len(LINES)], MARKERS[i % len(MARKERS)])
+        for i, label in enumerate(labels)
     }
 
 

@@ -26,7 +26,7 @@ def explainer_verdict(
     """
     explainers = real_explainers(group)
     known = [column_measure(group, key) for key in primary if key in group.first.scores.columns]
-    sentences = [f"On {clean(place(group), 200)}, {len(explainers)} explainers beside {clean(reference)}:"]
+    sentences = [f"On {clean(place(group), 200)}, {len(explainers)} explainers, compared with {clean(reference)}."]
     if len(explainers) < 2:
         sentences = [f"On {clean(place(group), 200)} one explainer was scored: there is nothing to compare."]
     for method, runs in group.methods.items():
@@ -46,22 +46,22 @@ def _scope(method: str, runs: Sequence[Run]) -> str:
 
 
 def _best(runs: Sequence[Run], measures: Sequence[Measure], explainers: Sequence[str], reference: str) -> Iterator[str]:
-    """Yield who has the best mean on each primary column, with the reference's number."""
+    """Yield who has the best mean on which primary columns, with the reference's numbers; the same ones share it."""
+    said: dict[tuple[str, ...], list[str]] = {}
     for measure in measures:
         cells = {name: cell(runs, measure, name) for name in explainers}
         places = decimal_places(cells.values())
         wins = best(cells.values(), measure.direction, places)
-        top = [name for name, one in zip(cells, wins, strict=True) if one]
-        if not top or len(top) == len(cells):
-            yield f"no explainer stands out on {measure.key}."
-            continue
+        top = tuple(name for name, one in zip(cells, wins, strict=True) if one)
+        top = () if len(top) == len(cells) else top
         own = {name: "undefined" if one.mean is None else number(one.mean, places) for name, one in cells.items()}
-        beside = "" if reference in top or reference not in own else f", {clean(reference)} {own[reference]}"
-        verb = "has" if len(top) == 1 else "share"
-        yield (
-            f"{listed([clean(name) for name in top])} {verb} the best mean on {measure.key} {measure.arrow} "
-            f"({own[top[0]]}{beside})."
-        )
+        told = [own[name] for name in top[:1]]
+        told += [] if reference in top or reference not in own else [f"{clean(reference)} {own[reference]}"]
+        said.setdefault(top, []).append(f"{measure.key} {measure.arrow} ({', '.join(told)})" if top else measure.key)
+    for top, columns in said.items():
+        names = listed([clean(name) for name in top])
+        verb = "has the best mean on" if len(top) == 1 else "share the best mean on"
+        yield f"{names} {verb} {listed(columns)}." if top else f"No explainer stands out on {listed(columns)}."
 
 
 def _significant(method: str, analysis: Analysis) -> Iterator[str]:
@@ -88,13 +88,15 @@ def _why_not(own: Sequence[Contrast]) -> Iterator[str]:
 
 
 def _lost(group: Group, runs: Sequence[Run], measures: Sequence[Measure], explainers: Sequence[str]) -> Iterator[str]:
-    """Yield which explainers are not shown to be better than which controls; the same outcome shares a sentence."""
+    """Yield which explainers are not shown to beat which controls on which columns; one sentence an outcome."""
     outcomes: dict[str, list[str]] = {}
     for name in explainers:
+        lost: dict[str, list[str]] = {}
         for measure in measures:
             if floors := standing(group, runs, measure, name).lost:
-                text = f"shown to be better than {listed(list(floors))} on {measure.key} (‡)"
-                outcomes.setdefault(text, []).append(clean(name))
+                lost.setdefault(listed(floors), []).append(measure.key)
+        for controls, keys in lost.items():
+            outcomes.setdefault(f"shown to be better than {controls} on {listed(keys)} (‡)", []).append(clean(name))
     for outcome, names in outcomes.items():
         yield f"{listed(names)} {'is' if len(names) == 1 else 'are'} not {outcome}."
 

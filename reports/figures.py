@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from xeval.reports.alike import alike_in_maps, alike_in_scores
 from xeval.reports.captions import place
 from xeval.reports.collect import Group, Run
 from xeval.reports.contrasts import Analysis
@@ -27,9 +28,12 @@ from xeval.reports.drawing import (
     style,
 )
 from xeval.reports.embedding import Panel, note, panels
+from xeval.reports.gallery import Pools
 from xeval.reports.overview import agreement, forest, ranks
+from xeval.reports.rows import Block, Line, Rows, blocks_of
 from xeval.reports.sheets import headline_measures
-from xeval.reports.summary import Cell, Measure, cell, column_measure, real_explainers, stability
+from xeval.reports.standing import standing
+from xeval.reports.summary import Cell, Measure, cell, column_measure, controls, stability
 from xeval.reports.text import plot_label
 
 FEWEST = 5  # predictions in a bin of the reliability diagram
@@ -38,44 +42,66 @@ FEWEST = 5  # predictions in a bin of the reliability diagram
 def figures(
     group: Group, primary: Sequence[str], reference: str = "", analysis: Analysis | None = None
 ) -> list[Figure]:
-    """Draw every figure that the group has data for."""
+    """Draw every figure that a comparison of methods has data for."""
     measures = [column_measure(group, key) for key in primary]
-    ranked = [measure for measure in headline_measures(group, primary) if not measure.is_gain]
+    blocks = blocks_of(group, reference, "methods").values()
     with style():
-        made = [
-            _keep_curves(group),
-            _seed_dots(group, measures),
-            forest(group, analysis or Analysis(), measures),
-            ranks(group, ranked),
-            agreement(group, reference, ranked[1:]) if reference else None,
-            _convergence(group),
-            _tsne(group),
-            _reliability(group),
-        ]
+        made = [figure for block in blocks for figure in _of_block(block, measures, primary, reference, analysis)]
+        made += [_convergence(group), _tsne(group), _reliability(group)]
     return [figure for figure in made if figure is not None]
 
 
-def _keep_curves(group: Group) -> Figure | None:
+def explainer_figures(
+    group: Group, primary: Sequence[str], method: str, reference: str, analysis: Analysis, pools: Pools
+) -> list[Figure]:
+    """Draw every figure that a comparison of explainers has data for, block by block; ``method`` has the maps shown."""
+    measures = [column_measure(group, key) for key in primary]
+    made: list[Figure | None] = []
+    with style():
+        for block in blocks_of(group, method, "explainers").values():
+            made += _of_block(block, measures, primary, reference, analysis)
+            made.append(alike_in_scores(block, measures))
+        made.append(alike_in_maps(group, method, pools))
+    return [figure for figure in made if figure is not None]
+
+
+def _of_block(
+    block: Block, measures: Sequence[Measure], primary: Sequence[str], reference: str, analysis: Analysis | None
+) -> list[Figure | None]:
+    rows: Rows = "explainers" if block.paired else "methods"
+    ranked = [m for m in headline_measures(block.group, primary, rows) if not m.is_gain and m.direction is not None]
+    compared = [measure for measure in ranked if measure.family != "model"]
+    return [
+        _keep_curves(block),
+        _seed_dots(block, measures),
+        forest(block, analysis or Analysis(), measures),
+        ranks(block, ranked),
+        agreement(block, reference, compared) if reference else None,
+    ]
+
+
+def _keep_curves(block: Block) -> Figure | None:
     """Draw the softmax of the explained class when only the top share is kept, and when it is deleted."""
-    explainers = real_explainers(group)
-    curve = group.first.scores.curves.keep.get(explainers[0], ()) if explainers else ()
+    group, first = block.group, block.lines[0]
+    curve = group.first.scores.curves.keep.get(first.explainer, ())
     if len(curve) < 2:
         return None
     grid = [j / (len(curve) - 1) for j in range(len(curve))]
     floor_label = "random-cam, same checkpoint"
-    columns = min(4, legend_columns([*map(plot_label, group.methods), floor_label], PAGE))
-    figure, panes = axes(1, 2, PAGE, 2.8 + legend_height([*group.methods, floor_label], columns), sharey=True)
+    columns = min(4, legend_columns([*map(plot_label, block.labels), floor_label], PAGE))
+    figure, panes = axes(1, 2, PAGE, 2.8 + legend_height([*block.labels, floor_label], columns), sharey=True)
+    look = looks(block.labels)
+    floors = [(first.runs, GREY)] if block.paired else [(line.runs, look[line.label].color) for line in block.lines]
     for axis, kind, title in zip(
         panes, ("keep", "deletion"), ("kept: higher is better", "deleted: lower is better"), strict=True
     ):
-        for method, look in looks(group).items():
-            runs = group.methods[method]
-            if own := _curves(runs, kind, explainers[0], len(grid)):
-                band(axis, grid, own, look, label=method)
-            floor = _curves(runs, kind, "random-cam", len(grid))
-            if floor:
+        for line in block.lines:
+            if own := _curves(line.runs, kind, line.explainer, len(grid)):
+                band(axis, grid, own, look[line.label], label=line.label)
+        for runs, colour in floors:
+            if floor := _curves(runs, kind, "random-cam", len(grid)):
                 mean = [sum(point) / len(point) for point in zip(*floor, strict=True)]
-                axis.plot(grid, mean, color=look.color, linestyle=(0, (2, 2)), linewidth=0.9, alpha=0.8)
+                axis.plot(grid, mean, color=colour, linestyle=(0, (2, 2)), linewidth=0.9, alpha=0.8)
         axis.set(title=title, xlabel="share of pixels " + ("kept" if kind == "keep" else "deleted"), xlim=(0, 1))
     for q in _thresholds(group):
         panes[0].axvline(q, color=GREY, linewidth=0.6, zorder=0)
@@ -83,11 +109,24 @@ def _keep_curves(group: Group) -> Figure | None:
     panes[0].plot([], [], color=GREY, linestyle=(0, (2, 2)), linewidth=0.9, label=floor_label)
     figure.legend(*panes[0].get_legend_handles_labels(), loc="outside lower center", ncols=columns)
     caption = (
-        f"Every threshold at once, {place(group)}, {explainers[0]} maps: mean over images and seeds, band = std over "
-        "seeds. Short dashes in a method's colour: random-cam on the same checkpoints. Vertical lines: the thresholds "
-        "of the tables."
+        f"Every threshold at once, {block.place}: {_about_curves(block)} Vertical lines: the thresholds of the tables."
     )
-    return finish(figure, group, "curves", "Keep and deletion curves", caption)
+    return finish(figure, group, block.slug("curves"), "Keep and deletion curves", caption)
+
+
+def _about_curves(block: Block) -> str:
+    """Say what a line, its band and the short dashes are."""
+    if not block.paired:
+        return (
+            "mean over images and seeds, band = std over seeds. Short dashes in a method's colour: random-cam on the "
+            "same checkpoints."
+        )
+    if len(block.runs) == 1:
+        return "mean over images, a line an explainer. Short dashes: random-cam on the same checkpoint."
+    return (
+        "mean over images and checkpoints, band = std over checkpoints. Short dashes: random-cam on the same "
+        "checkpoints."
+    )
 
 
 def _curves(runs: Sequence[Run], kind: str, explainer: str, length: int) -> list[Sequence[float]]:
@@ -101,26 +140,75 @@ def _thresholds(group: Group) -> list[float]:
     return [float(share) for share in shares if share.replace(".", "", 1).isdigit()]
 
 
-def _seed_dots(group: Group, measures: Sequence[Measure]) -> Figure | None:
-    """Draw every seed of every method on the primary columns: with few seeds the data themselves are shown."""
-    explainers = real_explainers(group)
-    if not measures or not explainers:
+def _seed_dots(block: Block, measures: Sequence[Measure]) -> Figure | None:
+    """Draw every seed of every row on the primary columns: with few seeds the data themselves are shown.
+
+    Explainers on one checkpoint have one number each, which stands with its interval over images.
+    """
+    if not measures:
         return None
-    figure, panes = axes(1, len(measures), PAGE, 0.75 + 0.27 * len(group.methods), sharey=True)
+    alone = block.paired and len(block.runs) == 1
+    figure, panes = axes(1, len(measures), PAGE, 0.75 + 0.27 * len(block.lines), sharey=True)
     for axis, measure in zip(panes, measures, strict=True):
-        for y, (method, look) in enumerate(looks(group).items()):
-            _dots(axis, y, cell(group.methods[method], measure, explainers[0]), look)
-            floor = cell(group.methods[method], measure, "random-cam").defined
-            axis.plot(floor, [y + 0.22] * len(floor), linestyle="", marker="|", color=GREY, markersize=5)
+        for y, (line, look) in enumerate(zip(block.lines, looks(block.labels).values(), strict=True)):
+            found = cell(line.runs, measure, line.explainer)
+            (_mean_and_interval if alone else _dots)(axis, y, found, look)
+            if not block.paired:
+                floor = cell(line.runs, measure, "random-cam").defined
+                axis.plot(floor, [y + 0.22] * len(floor), linestyle="", marker="|", color=GREY, markersize=5)
+        if block.paired:
+            _floor(axis, cell(block.runs, measure, "random-cam"))
         axis.set_title(f"{measure.label} {measure.arrow}")
-        axis.set_yticks(range(len(group.methods)), [plot_label(method) for method in group.methods])
+        axis.set_yticks(range(len(block.lines)), [_marked(block, line, measures) for line in block.lines])
         axis.margins(x=0.08)
-    panes[0].set_ylim(len(group.methods) - 0.5, -0.5)
-    caption = (
-        f"One mark a seed on the primary columns, {place(group)}, {explainers[0]} maps; the upright bar is the mean. "
-        "Grey ticks below: random-cam on the same checkpoints."
+    panes[0].set_ylim(len(block.lines) - 0.5, -0.5)
+    name, title, about = _words_of_dots(block, alone)
+    caption = f"{about} on the primary columns, {block.place}{_end(block, alone)}"
+    return finish(figure, block.group, block.slug(name), title, caption)
+
+
+def _words_of_dots(block: Block, alone: bool) -> tuple[str, str, str]:
+    """Return name, title and the begin of the caption."""
+    if alone:
+        return "means", "Explainer by explainer", "Mean over images with its 95 % interval for images like these"
+    if block.paired:
+        return "checkpoints", "Checkpoint by checkpoint", "One mark a checkpoint"
+    return "seeds", "Seed by seed", "One mark a seed"
+
+
+def _end(block: Block, alone: bool) -> str:
+    """Return the end of the caption."""
+    if not block.paired:
+        return "; the upright bar is the mean. Grey ticks below: random-cam on the same checkpoints."
+    bar = "" if alone else "; the upright bar is the mean"
+    floor = f" Upright dashes: random-cam on the same checkpoint{'' if alone else 's'}."
+    return (
+        f"{bar}.{floor if 'random-cam' in controls(block.group) else ''} ‡ = on one of these columns not shown to be "
+        "better than a control; the verdict names both."
     )
-    return finish(figure, group, "seeds", "Seed by seed", caption)
+
+
+def _marked(block: Block, line: Line, measures: Sequence[Measure]) -> str:
+    """Return a row's name, with ‡ where an explainer loses to a control on one of the columns."""
+    lost = block.paired and any(standing(block.group, line.runs, m, line.explainer).lost for m in measures)
+    return plot_label(line.label) + (" ‡" if lost else "")
+
+
+def _mean_and_interval(axis: Any, y: float, found: Cell, look: Look) -> None:
+    """Draw the mean of one checkpoint with its 95 % interval over images, of Student's t."""
+    from scipy import stats
+
+    if found.mean is None:
+        return
+    axis.plot([found.mean], [y], marker=look.marker, color=look.color, markersize=5)
+    if found.se is not None and found.n is not None and found.n > 1:
+        half = float(stats.t.ppf(0.975, found.n - 1)) * found.se
+        axis.plot([found.mean - half, found.mean + half], [y, y], color=look.color, linewidth=1.6)
+
+
+def _floor(axis: Any, found: Cell) -> None:
+    if found.mean is not None:
+        axis.axvline(found.mean, color=GREY, linestyle=(0, (2, 2)), linewidth=0.9, zorder=0)
 
 
 def _dots(axis: Any, y: float, found: Cell, look: Look) -> None:
@@ -147,7 +235,7 @@ def _convergence(group: Group) -> Figure | None:
     height = 3 + legend_height([*group.methods], columns)
     figure, panes = axes(1, len(drawn), PAGE if len(drawn) > 1 else COLUMN, height)
     for axis, column in zip(panes, drawn, strict=True):
-        for (method, look), label in zip(looks(group).items(), named[column], strict=True):
+        for (method, look), label in zip(looks(group.methods).items(), named[column], strict=True):
             if series := _histories(group.methods[method], column):
                 length = min(map(len, series))
                 curves = [values[:length] for values in series]
@@ -222,7 +310,7 @@ def _reliability(group: Group) -> Figure | None:
     columns = legend_columns([*map(plot_label, group.methods)], COLUMN)
     figure, panes = axes(1, 1, COLUMN, 2.9 + legend_height([*group.methods], columns))
     panes[0].plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1)
-    for method, look in looks(group).items():
+    for method, look in looks(group.methods).items():
         points = _pooled_bins(group.methods[method])
         x, y = [p[0] for p in points], [p[1] for p in points]
         panes[0].plot(

@@ -1,13 +1,13 @@
-"""The gallery of a report: the same images under every method, chosen by a stated rule.
+"""The gallery of a report: the same images under every method or every explainer, chosen by a stated rule.
 
 As figure 1 of the ExCon paper: the image, the map over it, what the mask leaves, and the softmax of the explained class
-before and after. Which images appear is decided by a seed or by a formula that the caption spells out; images that a
-person picked are labelled so.
+before and after. Explainers stand side by side with their maps and softmax alone. Which images appear is decided by a
+seed or by a formula that the caption spells out; images that a person picked are labelled so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xeval.errors import DataError, UsageError, unknown
-from xeval.reports.captions import place, table_slug
+from xeval.reports.captions import checkpoint, place, table_slug
 from xeval.reports.collect import Group, Run
+from xeval.reports.rows import Rows
 from xeval.reports.strips import Picture, Scale, Strip, class_name, picture, resizing, scale_of, strips
 from xeval.reports.text import clean
 from xeval.scoring.gallery import Pictures, read_pictures
@@ -29,6 +30,7 @@ LIMIT = 8_000_000  # bytes of the page
 
 Floats = NDArray[np.float64]
 Pools: TypeAlias = dict[str, Pictures]
+Falls: TypeAlias = Mapping[str, Floats]
 T = TypeVar("T")
 
 
@@ -42,16 +44,18 @@ class Choice:
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell holds one method's strip of one image, ready for the page."""
+    """A cell holds one image under one method or explainer, ready for the page; ``masked`` is what the mask leaves."""
 
+    name: str
     strip: Strip
     overlay: Picture
-    masked: Picture
+    masked: Picture | None = None
+    control: bool = False
 
 
 @dataclass(frozen=True)
 class GalleryRow:
-    """One image under all methods, in colours that all of them share."""
+    """One image under all methods or explainers, in colours that all of them share."""
 
     id: str
     label: str
@@ -66,7 +70,7 @@ class Gallery:
     """Everything the page shows; ``asked`` rows were chosen, fewer are left where the page would become too large."""
 
     slug: str
-    methods: tuple[tuple[str, str], ...]  # name, and what stands below it
+    columns: tuple[tuple[str, str], ...]  # name, and what stands below it; none where each cell says its own name
     rows: tuple[GalleryRow, ...]
     asked: int
     selection: str
@@ -119,13 +123,16 @@ def fitting(
     return made
 
 
-def read_pools(groups: Sequence[Group], choice: Choice) -> list[Pools]:
-    """Read the pools of each group, method by method; empty where a method has none or no picture is wanted.
+def read_pools(groups: Sequence[Group], choice: Choice, rows: Rows = "methods") -> list[Pools]:
+    """Read the pools of each group, method by method; empty where a method has none.
+
+    Where no picture is wanted they are read for explainers only, whose maps are also compared in numbers.
 
     Raises DataError for pools that do not belong to the scores beside them or show different images, UsageError for
     ids that no pool has.
     """
-    found = [{} if choice.selection == "none" else _pools(group) for group in groups]
+    idle = choice.selection == "none" and rows == "methods"
+    found = [{} if idle else _pools(group) for group in groups]
     known = {name for pools in found for pool in pools.values() for name in pool.ids}
     strangers = [name for name in choice.ids if name not in known]
     if strangers:
@@ -167,17 +174,22 @@ def shown_runs(group: Group) -> dict[str, Run]:
 
 
 def gallery_of(group: Group, pools: Pools, reference: str, choice: Choice) -> Gallery | None:
-    """Show the images that the rule chooses under every method; None without pools."""
-    if not pools:
+    """Show the images that the rule chooses under every method; None without pools or where no picture is wanted."""
+    if not pools or choice.selection == "none":
         return None
-    numbers, rule = selected(pools, reference, choice)
-    classes = group.first.scores.dataset.classes
-    columns = [strips(pool, numbers, classes) for pool in pools.values()]
-    signed = any(bool((pool.maps < 0).any()) for pool in pools.values())
     first = next(iter(pools.values()))
+    wrong = np.sum([pool.predicted != pool.label for pool in pools.values()], axis=0)
+    falls = {method: drops(pool, pool.after) for method, pool in pools.items()}
+    numbers, rule = selected(first, falls, wrong, reference, choice)
+    classes = group.first.scores.dataset.classes
+    columns = {method: strips(pool, numbers, classes) for method, pool in pools.items()}
+    signed = any(bool((pool.maps < 0).any()) for pool in pools.values())
     rows = tuple(
         _row(
-            first.ids[number], class_name(classes, int(first.label[number])), [column[j] for column in columns], signed
+            first.ids[number],
+            class_name(classes, int(first.label[number])),
+            {method: column[j] for method, column in columns.items()},
+            signed,
         )
         for j, number in enumerate(numbers)
     )
@@ -191,10 +203,16 @@ def gallery_of(group: Group, pools: Pools, reference: str, choice: Choice) -> Ga
     )
 
 
-def _row(name: str, label: str, found: list[Strip], signed: bool) -> GalleryRow:
-    scale = scale_of([strip.heat for strip in found], signed=signed)
-    cells = tuple(Cell(strip, picture(scale.over(strip.pixels, strip.heat)), picture(strip.masked)) for strip in found)
-    return GalleryRow(name, label, picture(found[0].pixels), scale, picture(scale.bar), cells)
+def _row(name: str, label: str, found: Mapping[str, Strip], signed: bool) -> GalleryRow:
+    scale = scale_of([strip.heat for strip in found.values()], signed=signed)
+    cells = tuple(_cell(method, strip, scale) for method, strip in found.items())
+    original = picture(next(iter(found.values())).pixels)
+    return GalleryRow(name, label, original, scale, picture(scale.bar), cells)
+
+
+def _cell(name: str, strip: Strip, scale: Scale, *, control: bool = False) -> Cell:
+    masked = None if strip.masked is None else picture(strip.masked)
+    return Cell(name, strip, picture(scale.over(strip.pixels, strip.heat)), masked, control)
 
 
 def _below(run: Run, pool: Pictures) -> str:
@@ -203,22 +221,57 @@ def _below(run: Run, pool: Pictures) -> str:
     return f"{seed}maps of {height}×{width}"
 
 
-def drops(pool: Pictures) -> Floats:
-    """Return max(0, p0 − p1) / p0 under the mask shown (N,): the magnitude of the column drop.mag."""
+def explainer_gallery(group: Group, pools: Pools, method: str, reference: str, choice: Choice) -> Gallery | None:
+    """Show the images that the rule chooses under every explainer and control of one checkpoint of ``method``.
+
+    Explainers have different units, so each map has the colours of its share of its own strongest value. None where
+    the pool holds the maps of one explainer only.
+    """
+    pool = pools.get(method)
+    if pool is None or not pool.rows or choice.selection == "none":
+        return None
+    falls = {name: drops(pool, row.after) for name, row in pool.rows.items() if not row.control}
+    numbers, rule = selected(pool, falls, pool.predicted != pool.label, reference, choice)
+    classes = group.first.scores.dataset.classes
+    columns = {name: strips(pool, numbers, classes, name) for name in pool.rows}
+    scale = Scale(1, signed=any(bool((row.maps < 0).any()) for row in pool.rows.values()))
+    bar = picture(scale.bar)
+    rows = tuple(
+        GalleryRow(
+            pool.ids[number],
+            class_name(classes, int(pool.label[number])),
+            picture(pool.pixels[number].transpose(1, 2, 0)),
+            scale,
+            bar,
+            tuple(_cell(name, columns[name][j], scale, control=row.control) for name, row in pool.rows.items()),
+        )
+        for j, number in enumerate(numbers)
+    )
+    chosen_by = "hand-picked" if choice.ids else choice.selection
+    caption = _caption_of_explainers(group, shown_runs(group)[method], pool, rule, signed=scale.signed)
+    return Gallery(table_slug(group, "gallery"), (), rows, len(rows), chosen_by, caption)
+
+
+def drops(pool: Pictures, after: Floats) -> Floats:
+    """Return max(0, p0 − p1) / p0 for the softmax ``after`` masking (N,): the magnitude of the column drop.mag."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(np.maximum(0, pool.p0 - pool.after) / pool.p0)
+        return np.asarray(np.maximum(0, pool.p0 - after) / pool.p0)
 
 
-def selected(pools: Pools, reference: str, choice: Choice) -> tuple[list[int], str]:
-    """Return the numbers of the images to show, in order, and the rule in words."""
-    first = next(iter(pools.values()))
+def selected(
+    pool: Pictures, falls: Falls, wrong: NDArray[Any], reference: str, choice: Choice
+) -> tuple[list[int], str]:
+    """Return the numbers of the images to show, in order, and the rule in words.
+
+    ``falls`` are the drops of each method or explainer (N,), ``wrong`` says how many checkpoints misclassify an image.
+    """
     if choice.ids:
-        return [first.ids.index(name) for name in choice.ids if name in first.ids], "hand-picked, not a sample"
+        return [pool.ids.index(name) for name in choice.ids if name in pool.ids], "hand-picked, not a sample"
     if choice.selection == "random":
-        return list(range(len(first.ids)))[:SHOWN], f"drawn at random by seed {first.about['seed']}"
+        return list(range(len(pool.ids)))[:SHOWN], f"drawn at random by seed {pool.about['seed']}"
     if choice.selection == "failures":
-        return _failures(pools)
-    values, formula = _contrast(pools, reference)
+        return _failures(wrong)
+    values, formula = _contrast(falls, reference)
     order = [int(i) for i in np.argsort(values, kind="stable") if np.isfinite(values[i])]
     if choice.selection == "best":
         return order[:SHOWN], f"best: those with the lowest {formula}, lowest first"
@@ -229,19 +282,18 @@ def selected(pools: Pools, reference: str, choice: Choice) -> tuple[list[int], s
     return nearest[:SHOWN], f"median: those nearest to the pool's median ({middle:.3f}) of {formula}, nearest first"
 
 
-def _contrast(pools: Pools, reference: str) -> tuple[Floats, str]:
-    """Return what best, worst and median go by: one method's drop minus the reference's, with one method its drop."""
-    others = [method for method in pools if method != reference]
-    if reference not in pools or not others:
-        return drops(next(iter(pools.values()))), "drop max(0, p0 − p1)/p0"
-    difference = drops(pools[others[0]]) - drops(pools[reference])
+def _contrast(falls: Falls, reference: str) -> tuple[Floats, str]:
+    """Return what best, worst and median go by: one row's drop minus the reference's, with one row its drop."""
+    others = [name for name in falls if name != reference]
+    if reference not in falls or not others:
+        return next(iter(falls.values())), "drop max(0, p0 − p1)/p0"
+    difference = falls[others[0]] - falls[reference]
     return difference, f"drop max(0, p0 − p1)/p0 of {clean(others[0])} minus that of {clean(reference)}"
 
 
-def _failures(pools: Pools) -> tuple[list[int], str]:
-    """Return misclassified images, those first that most methods get wrong."""
-    wrong = np.sum([pool.predicted != pool.label for pool in pools.values()], axis=0)
-    order = [int(i) for i in np.argsort(-wrong, kind="stable") if wrong[i]]
+def _failures(wrong: NDArray[Any]) -> tuple[list[int], str]:
+    """Return misclassified images, those first that most checkpoints get wrong."""
+    order = [int(i) for i in np.argsort(-wrong.astype(int), kind="stable") if wrong[i]]
     rule = f"failures: the {len(order)} misclassified by at least one checkpoint shown, most often misclassified first"
     return order[:SHOWN], rule
 
@@ -255,6 +307,19 @@ def _caption(group: Group, pool: Pictures, rule: str, *, signed: bool) -> str:
         f"(upsampled bilinearly; {colours}; one scale a row, in the bar) and {masking(about)}. Below: the softmax of "
         f"the explained class before → after, ▲ rises, ▼ falls, = stays. Pictures have {width}×{height} pixels, "
         f"{resizing(height, width)}."
+    )
+
+
+def _caption_of_explainers(group: Group, run: Run, pool: Pictures, rule: str, *, signed: bool) -> str:
+    about, (height, width) = pool.about, pool.pixels.shape[2:]
+    colours = "red for and blue against the class" if signed else "yellow for the class"
+    return (
+        f"Images from {place(group)}, {rule}; chosen from a pool of {len(pool.ids)} that every run keeps, drawn by "
+        f"seed {about['seed']}. After the image, on {checkpoint(run)}, the map of every explainer, then in grey those "
+        f"of controls, over it (upsampled bilinearly; {colours}). All have one colour rule: the share of a map's own "
+        f"strongest value, for their units differ. Below each: the softmax of the explained class before → after "
+        f"masking, which leaves {masking(about)}; ▲ rises, ▼ falls, = stays. Random controls show their first draw. "
+        f"Pictures have {width}×{height} pixels, {resizing(height, width)}."
     )
 
 

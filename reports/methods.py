@@ -45,8 +45,11 @@ def keys_of(citation: str) -> list[str]:
     return [references()[part][0] for part in parts if part in references()]
 
 
-def methods(group: Group, declaration: Declaration) -> Methods:
-    """Write what was measured on what, how, and how it was compared; every clause is computed from the runs."""
+def methods(group: Group, declaration: Declaration, explainer: str | None = None) -> Methods:
+    """Write what was measured on what, how, and how it was compared; every clause is computed from the runs.
+
+    Methods are compared with the declared one or, where ``explainer`` is given, explainers with it.
+    """
     scores = group.first.scores
     cited: list[str] = []
 
@@ -64,13 +67,13 @@ def methods(group: Group, declaration: Declaration) -> Methods:
         f"Explanations were scored with xeval {clean(str(scores.provenance.get('xeval', '')))} under its protocol "
         f"{clean(scores.protocol.name)} (version {scores.protocol.version}, hash {scores.protocol.hash[:12]}) on "
         f"{clean(place(group), 300)}.",
-        f"The explanations are {explainers} at {_layer(group)} of {_models(group)}.",
+        f"The explanations are {explainers} at {_layer(group)} of {_models(group, told=explainer is None)}.",
         f"The metrics were {listed(metrics.values())}.",
         f"Control maps on the same checkpoints ({listed(map(clean, controls(group)))}) are reported beside them."
         if controls(group)
         else "",
         *(f"Convention: {clean(line, 500)}." for line in group.conventions),
-        _statistics(group, declaration),
+        _statistics(group, declaration) if explainer is None else _paired(group, declaration, explainer),
     ]
     said = [sentence for sentence in sentences if sentence]
     bib = "\n".join(entry for key, entry in sorted(references().values()) if key in cited)
@@ -83,10 +86,32 @@ def _layer(group: Group) -> str:
     return f"layer {clean(explained.layer or 'none')}" + (f" ({size} maps)" if size else "")
 
 
-def _models(group: Group) -> str:
+def _models(group: Group, *, told: bool) -> str:
+    """Name the networks, and where it is ``told`` how they were trained."""
     archs = sorted({clean(run.scores.checkpoint.arch or "unknown") for run in group.runs})
+    if not told:
+        one = len(group.runs) == 1
+        return f"{'the' if one else len(group.runs)} {listed(archs)} network{'' if one else 's'}"
     counts = [f"{clean(name)} ({len(runs)} seed{'s' if len(runs) > 1 else ''})" for name, runs in group.methods.items()]
     return f"{listed(archs)} networks trained with {listed(counts)}"
+
+
+def _paired(group: Group, declaration: Declaration, reference: str) -> str:
+    """Say how explainers are compared on the same checkpoints."""
+    counts = [len(runs) for runs in group.methods.values()]
+    if len(real_explainers(group)) < 2:
+        return ""
+    said = f"Explainers are compared with {clean(reference)} on the same checkpoint{'' if counts == [1] else 's'}"
+    if max(counts) == 1:
+        what = "images, and intervals (95 %, Student's t) and tests are about images like these for this checkpoint"
+    else:
+        what = (
+            "checkpoints, with 95 % intervals that have a component for checkpoints and one for images and "
+            "Satterthwaite's degrees of freedom"
+        )
+    if 1 < min(counts) < SEEDS_FOR_P:
+        return f"{said}: the differences are paired over {what}; with fewer than {SEEDS_FOR_P} nothing is tested."
+    return f"{said}: the differences are paired over {what}; {_adjusted(declaration, paired=True)}"
 
 
 def _statistics(group: Group, declaration: Declaration) -> str:
@@ -101,11 +126,17 @@ def _statistics(group: Group, declaration: Declaration) -> str:
     )
     if least < SEEDS_FOR_P:
         return f"{said}; with fewer than {SEEDS_FOR_P} seeds nothing is tested."
+    return f"{said}; {_adjusted(declaration, paired=False)}"
+
+
+def _adjusted(declaration: Declaration, *, paired: bool) -> str:
+    """Say how p values are adjusted, and below which number of images there are none."""
     columns = listed(map(clean, declaration.primary))
+    images = "on which both explainers are defined" if paired else "that are defined in every run of both methods"
     return (
-        f"{said}; p values of the declared columns ({columns}) are adjusted by Holm's method (α = "
-        f"{declaration.alpha:g}), all others by that of Benjamini and Yekutieli. A comparison uses the images that are "
-        f"defined in every run of both methods; below {IMAGES_FOR_P} of them, or {EVENTS_FOR_P} events or non-events "
+        f"p values of the declared columns ({columns}) are adjusted by Holm's method (α = "
+        f"{declaration.alpha:g}), all others by that of Benjamini and Yekutieli. A comparison uses the images "
+        f"{images}; below {IMAGES_FOR_P} of them, or {EVENTS_FOR_P} events or non-events "
         "of a rate among them, nothing is tested."
     )
 

@@ -17,8 +17,9 @@ from xeval.reports.costs import costs
 from xeval.reports.declaration import Declaration
 from xeval.reports.drawing import Figure
 from xeval.reports.gallery import Gallery
-from xeval.reports.methods import methods
+from xeval.reports.methods import Methods, methods
 from xeval.reports.provenance import notes, origins, status, undefined, versions, warnings
+from xeval.reports.rows import Rows
 from xeval.reports.style import Style
 from xeval.reports.tables import Table
 from xeval.reports.text import clean, slug
@@ -40,11 +41,17 @@ class Section:
     declaration: Declaration
     analysis: Analysis
     gallery: Gallery | None = None
+    rows: Rows = "methods"
 
     @property
     def slug(self) -> str:
         """Return the anchor of the section."""
         return slug(*self.group.names)
+
+    @property
+    def methods(self) -> Methods:
+        """Return the methods paragraph."""
+        return methods(self.group, self.declaration, self.reference if self.rows == "explainers" else None)
 
     @property
     def title(self) -> str:
@@ -134,6 +141,7 @@ def _section(section: Section, style: Style) -> dict[str, Any]:
         "place": place(section.group),
         "verdict": section.verdict,
         "reference": section.reference,
+        "sample": "method" if section.rows == "methods" else "checkpoint",
         "tables": [_exhibit(table, style) for table in section.tables],
         "lead": 1 + any(table.title.startswith("Differences") for table in section.tables[:2]),
         "gallery": section.gallery,
@@ -152,7 +160,7 @@ def _section(section: Section, style: Style) -> dict[str, Any]:
 
 def _paragraph(section: Section) -> dict[str, Any]:
     """Return the methods paragraph with the texts behind its copy buttons."""
-    found = methods(section.group, section.declaration)
+    found = section.methods
     return {"text": _verbatim(found.text), "texts": {"LaTeX": _verbatim(found.tex), "BibTeX": _verbatim(found.bib)}}
 
 

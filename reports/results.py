@@ -40,6 +40,7 @@ def _section_results(section: Section) -> dict[str, Any]:
         "arch": group.arch,
         "place": place(group),
         "reference": section.reference,
+        "rows": section.rows,
         "n": data.n,
         "manifest": data.manifest,
         "protocol": group.first.scores.protocol.model_dump(mode="json"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from xeval.reports.against import Earlier, rounded
+from xeval.reports.captions import checkpoint, place
 from xeval.reports.collect import Group, Run
 from xeval.reports.contrasts import Analysis, Contrast
 from xeval.reports.intervals import interval_of
@@ -23,7 +24,7 @@ from xeval.reports.summary import (
     stability,
 )
 from xeval.reports.tables import Entry, Heading, Row
-from xeval.reports.text import number
+from xeval.reports.text import clean, number
 from xeval.statistics.intervals import IDENTICAL, SEEDS_FOR_P
 
 Rows = Literal["methods", "explainers"]
@@ -49,6 +50,7 @@ class Ground:
     analysis: Analysis
     earlier: Earlier
     style: Style = field(default_factory=Style)
+    rows: Rows = "methods"
 
 
 def lines_of(group: Group, reference: str, rows: Rows, with_controls: bool, style: Style | None = None) -> list[Line]:
@@ -66,6 +68,53 @@ def lines_of(group: Group, reference: str, rows: Rows, with_controls: bool, styl
         for method, runs in group.methods.items()
         for name in [*explainers, *floors]
     ]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block holds the competing rows of a figure: all methods, or the explainers of one method's checkpoints.
+
+    ``name`` is that method; methods themselves stand in a block without a name.
+    """
+
+    group: Group
+    lines: Sequence[Line]
+    name: str = ""
+
+    @property
+    def paired(self) -> bool:
+        """Return whether the rows are explainers on the same checkpoints."""
+        return bool(self.name)
+
+    @property
+    def runs(self) -> Sequence[Run]:
+        """Return the checkpoints that all explainers share."""
+        return self.lines[0].runs
+
+    @property
+    def labels(self) -> list[str]:
+        """Return the names of the rows."""
+        return [line.label for line in self.lines]
+
+    @property
+    def place(self) -> str:
+        """Say on which images, and by which explainer or on which checkpoints."""
+        if not self.paired:
+            return f"{place(self.group)}, {self.lines[0].explainer} maps"
+        several = f"{len(self.runs)} checkpoints of {clean(self.name)}"
+        return f"{place(self.group)}, {checkpoint(self.runs[0]) if len(self.runs) == 1 else several}"
+
+    def slug(self, name: str) -> str:
+        """Name a figure of the block, with the block's own name where there are several."""
+        return f"{self.name}-{name}" if len(self.group.methods) > 1 and self.paired else name
+
+
+def blocks_of(group: Group, reference: str, rows: Rows) -> dict[str, Block]:
+    """Return the competing rows block by block: all methods in one, or the explainers of each method's checkpoints."""
+    blocks: dict[str, list[Line]] = {}
+    for line in lines_of(group, reference, rows, with_controls=False):
+        blocks.setdefault(line.block, []).append(line)
+    return {name: Block(group, lines, name) for name, lines in blocks.items()}
 
 
 def rows_of(ground: Ground, measures: Sequence[Measure], lines: Sequence[Line]) -> tuple[Row, ...]:
@@ -101,7 +150,7 @@ def column(ground: Ground, measure: Measure, lines: Sequence[Line]) -> list[Entr
 def _places(style: Style, measure: Measure, cells: Sequence[Cell]) -> int:
     """Return the decimals of a column's values, two more than are printed where these are in %."""
     if style.decimals is None:
-        return decimal_places(cells)
+        return decimal_places(cells) if measure.places is None else measure.places
     return style.decimals + 2 * style.in_percent(measure.share)
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from xeval.reports.collect import Group
+from xeval.reports.costs import cost_measures
+from xeval.reports.rows import Rows
 from xeval.reports.schema import Subset
 from xeval.reports.summary import (
     Measure,
@@ -53,15 +55,20 @@ STRATA: tuple[tuple[Subset, str, str], ...] = (
     ),
 )
 
+#: What a caption adds instead where the rows are explainers, which share their checkpoint's images.
+OF_EXPLAINERS: dict[Subset, str] = {
+    "correct": " Over the images that the checkpoint classifies correctly, the same for all of its rows."
+}
 
-def sheets(group: Group, primary: Sequence[str], columns: Sequence[str] = ()) -> list[Sheet]:
+
+def sheets(group: Group, primary: Sequence[str], rows: Rows = "methods", columns: Sequence[str] = ()) -> list[Sheet]:
     """Return the tables whose rows are methods or explainers, in print order; some may be empty.
 
     ``columns`` are those of the headline table, where they are chosen.
     """
     chosen = [measures_by_name(group)[key] for key in columns]
     return [
-        Sheet(HEADLINE, "Headline", chosen or headline_measures(group, primary)),
+        Sheet(HEADLINE, "Headline", chosen or headline_measures(group, primary, rows)),
         Sheet("drop-increase", "Drop and increase of confidence", masked_measures(group)),
         Sheet("faithfulness", "Faithfulness", _ranked(group, faithful=True)),
         Sheet("complexity-continuity", "Complexity and continuity", _ranked(group, faithful=False)),
@@ -72,7 +79,7 @@ def sheets(group: Group, primary: Sequence[str], columns: Sequence[str] = ()) ->
             for floor in _floors(group)
         ),
         Sheet("diagnostics", "Diagnostics, never ranked", _unranked(group)),
-        *_strata(group, primary),
+        *_strata(group, primary, rows),
     ]
 
 
@@ -86,16 +93,20 @@ def compared(group: Group, primary: Sequence[str], *, networks: bool) -> list[Me
     return [measure for measure in chosen if measure.direction is not None]
 
 
-def headline_measures(group: Group, primary: Sequence[str]) -> list[Measure]:
-    """Return accuracy, the primary columns (the first with its gain over random-cam), complexity and continuity."""
-    measures = [model_measures()[0]]
+def headline_measures(group: Group, primary: Sequence[str], rows: Rows = "methods") -> list[Measure]:
+    """Return accuracy, the primary columns (the first with its gain over random-cam), complexity and continuity.
+
+    Explainers share the network and its accuracy: in its place stands, at the end, what their maps cost.
+    """
+    measures = [model_measures()[0]] if rows == "methods" else []
     for column, key in enumerate(primary):
         base = column_measure(group, key)
         measures.append(base)
         if column == 0 and base.direction and "random-cam" in controls(group):
             measures.append(relabel(gain_measure(base, "random-cam"), "gain over random-cam"))
     extras = [key for key in HEADLINE_EXTRAS if key in group.first.scores.columns and key not in primary]
-    return measures + [column_measure(group, key) for key in extras]
+    measures += [column_measure(group, key) for key in extras]
+    return measures if rows == "methods" else measures + cost_measures(group)
 
 
 def measures_by_name(group: Group) -> dict[str, Measure]:
@@ -157,16 +168,18 @@ def _gains(group: Group, floor: str) -> list[Measure]:
     return [relabel(gain_measure(base, floor), base.label) for base in bases]
 
 
-def _strata(group: Group, primary: Sequence[str]) -> Iterator[Sheet]:
+def _strata(group: Group, primary: Sequence[str], rows: Rows) -> Iterator[Sheet]:
     """Yield tables of the primary columns over the other subsets of the images."""
     for subset, title, about in STRATA:
-        unknown = subset == "correct-under-all" and group.correct_under_all is None
+        alone = rows == "explainers" and len(group.runs) == 1
+        unknown = subset == "correct-under-all" and (alone or group.correct_under_all is None)
         if subset != group.subset and not unknown:
             measures = [_stratum(column_measure(group, key, subset), subset) for key in primary]
             filled = [
                 m for m in measures if any(m.read(run, e).n for run in group.runs for e in real_explainers(group))
             ]
-            yield Sheet(f"{subset}-only" if subset == "correct" else subset, title, filled, about, controls=False)
+            told = OF_EXPLAINERS.get(subset, about) if rows == "explainers" else about
+            yield Sheet(f"{subset}-only" if subset == "correct" else subset, title, filled, told, controls=False)
 
 
 def _stratum(measure: Measure, subset: Subset) -> Measure:

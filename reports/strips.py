@@ -30,11 +30,14 @@ SIDE, LARGEST = (
 
 @dataclass(frozen=True)
 class Strip:
-    """An image, its map, what the mask leaves of it, and the softmax of the explained class before and after."""
+    """An image, its map, what the mask leaves of it, and the softmax of the explained class before and after.
+
+    What the mask leaves is None where the gallery keeps the map alone.
+    """
 
     pixels: Pixels
     heat: NDArray[np.float32]
-    masked: Pixels
+    masked: Pixels | None
     explained: str
     predicted: str
     before: float
@@ -74,27 +77,36 @@ def _number(value: float, decimals: int) -> str:
     return "–" if math.isnan(value) else f"{value:.{decimals}f}"
 
 
-def strips(pool: Pictures, numbers: Sequence[int], classes: Sequence[str]) -> list[Strip]:
-    """Show some images of a pool; class numbers become names."""
-    import torch
+def strips(pool: Pictures, numbers: Sequence[int], classes: Sequence[str], row: str | None = None) -> list[Strip]:
+    """Show some images of a pool as its first explainer explains them, or as a ``row`` of the score table does.
 
-    from xeval.explainers.cam import upsample
-
-    size = (pool.pixels.shape[2], pool.pixels.shape[3])
-    heat = upsample(torch.from_numpy(pool.maps[list(numbers)]), size)[:, 0].numpy()
+    A row's maps are shares of each one's strongest value. Class numbers become names.
+    """
+    shown = list(numbers)
+    maps, after = (pool.maps, pool.after) if row is None else (pool.rows[row].maps, pool.rows[row].after)
+    heat = enlarged(maps[shown], (pool.pixels.shape[2], pool.pixels.shape[3]))
     return [
         Strip(
             pool.pixels[i].transpose(1, 2, 0),
             heat[place],
-            pool.masked[i].transpose(1, 2, 0),
+            pool.masked[i].transpose(1, 2, 0) if row is None else None,
             class_name(classes, int(pool.explained[i])),
             class_name(classes, int(pool.predicted[i])),
             float(pool.p0[i]),
-            float(pool.after[i]),
+            float(after[i]),
             bool(pool.predicted[i] != pool.label[i]),
         )
-        for place, i in enumerate(numbers)
+        for place, i in enumerate(shown)
     ]
+
+
+def enlarged(maps: NDArray[Any], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Return maps N×1×h×w at the images' size (N, H, W), enlarged as scoring enlarges them."""
+    import torch
+
+    from xeval.explainers.cam import upsample
+
+    return np.asarray(upsample(torch.from_numpy(maps.astype(np.float32)), size)[:, 0].numpy())
 
 
 def class_name(classes: Sequence[str], number: int) -> str:

@@ -54,6 +54,7 @@ class Measure:
     images: int | None = None  # how many images count, where that is not all of them
     each: Callable[[Run, str], Matrix | None] | None = None
     share: bool = False  # a part of 1, which may be printed in %
+    places: int | None = None  # decimals, where the standard error does not say how many
 
     @property
     def arrow(self) -> str:

@@ -64,7 +64,8 @@ def photos() -> Path:
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests of everything else: drawing takes most of the time."""
-    monkeypatch.setattr("xeval.reports.compare.figures", lambda *_: [])
+    for name in ("figures", "explainer_figures"):
+        monkeypatch.setattr(f"xeval.reports.compare.{name}", lambda *_: [])
 
 
 @pytest.fixture

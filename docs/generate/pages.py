@@ -29,6 +29,7 @@ SEPARATE = ("name", "about", "settings")
 WRITTEN = {
     "quickstart": "from a clone to a report; your own checkpoint, images and model",
     "your-own-network": "from a training script in plain PyTorch to a report, and five ways of saving a network",
+    "choosing-an-explainer": "from one checkpoint to an explainer that you can justify: columns, controls, cost, seeds",
     "networks": "networks of timm, torchvision, transformers and your own code, by name",
     "conventions": "notation, and every definition in one table a kind",
     "architectures": "which explainer works on which network, and why not",

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from xeval.data import open_dataset
+from xeval.reports.strips import grey
 
 EXAMPLES = Path(__file__).parents[2] / "reports" / "examples"
 FOLDERS = sorted(path for path in EXAMPLES.iterdir() if path.is_dir())
@@ -49,7 +50,8 @@ def has_pictures(folder: Path) -> bool:
 
 def strangers(page: str, dataset: str) -> list[str]:
     """What a page embeds that is not the image its label names, a masked form of it, a map over it or a colour bar."""
-    split = open_dataset(dataset).split("test")
+    side = pixels(PICTURE.findall(page)[0][0]).shape[0]
+    split = open_dataset(dataset, size=side).split("test")
     place = {name: number for number, name in enumerate(split.ids)}
     found = []
     for row in ROW.findall(page):
@@ -67,7 +69,7 @@ def strangers(page: str, dataset: str) -> list[str]:
                 if len(np.unique(changed, axis=0)) > 1:  # one colour, the fill, in the place of what is removed
                     found.append(text)
             elif text.startswith("map over the image"):
-                rest = shown - 0.15 * original.mean(2, keepdims=True)  # at least 15 % of the picture shows through
+                rest = shown - 0.15 * grey(original)[..., None]  # at least 15 % of the picture shows through
                 if rest.min() < -1 or shown.shape[:2] != original.shape[:2]:
                     found.append(text)
             elif not text.startswith("colour bar"):

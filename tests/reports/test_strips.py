@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+import xeval
 from tests.commands import here
 from tests.runs import make_run
 from xeval.checkpoints.weightfiles import write_tensors
@@ -20,6 +21,7 @@ from xeval.errors import DataError, UsageError, XevalError
 from xeval.explainers.cam import grad_cam, upsample
 from xeval.models import Classifier
 from xeval.perturb.masks import kept
+from xeval.reports import explain as strips_of
 from xeval.reports.explain import _pixels, explain
 from xeval.reports.strips import Scale, Strip, picture, scale_of
 
@@ -231,3 +233,68 @@ def test_pictures_are_enlarged_by_whole_factors_and_reduced_at_most_to_128(side:
     found = picture(np.zeros((side, side, 3), np.uint8))
     assert (found.width, found.height) == (shown, shown)
     assert found.width % stored == 0
+
+
+SEVERAL = ("grad-cam", "saliency", "random", "constant")
+
+
+def test_several_explainers_stand_side_by_side(
+    colour: tuple[Path, Classifier], photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The softmax below each map is that of the explainer alone; every map fills one and the same scale."""
+    drawn: list[dict[str, Strip]] = []
+    draw = strips_of.side_by_side
+    monkeypatch.setattr(strips_of, "side_by_side", lambda found, titles: (drawn.extend(found), draw(found, titles))[1])
+    made = explain(colour[0], [photo], tmp_path / "s.svg", explainers=SEVERAL)
+    assert list(drawn[0]) == list(SEVERAL)
+    for name in ("grad-cam", "saliency"):
+        alone = explain(colour[0], [photo], tmp_path / "one.png", explainer=name).lines[0]
+        assert f"{name} {alone.partition('softmax ')[2].partition(' with')[0]}" in made.lines[0]
+        assert np.abs(drawn[0][name].heat).max() == pytest.approx(1, abs=0.2)
+    assert drawn[0]["constant"].heat == pytest.approx(1)
+    text = re.sub(r"\s*\n\s*", "", (tmp_path / "s.svg").read_text())
+    assert all(f">{name}</text>" in text for name in SEVERAL)
+    again = explain(colour[0], [photo], tmp_path / "t.svg", explainers=SEVERAL)
+    assert again.files[0].read_bytes() == made.files[0].read_bytes()
+
+
+def test_twelve_explainers_take_three_lines(colour: tuple[Path, Classifier], photo: Path, tmp_path: Path) -> None:
+    many = [f"e{i}" for i in range(12)]
+    strip = Strip(np.zeros((4, 4, 3), np.uint8), np.ones((4, 4), np.float32), None, "a", "a", 0.5, 0.4)
+    figure = strips_of.side_by_side([dict.fromkeys(many, strip)] * 2, ["x", "y"])
+    titles = [axis.get_title(loc="left") for axis in figure.axes]
+    assert [title for title in titles if title in many] == many * 2
+    assert len(figure.axes) == 2 * 3 * 6
+    with pytest.raises(UsageError, match="11 strips do not fit into one file"):
+        explain(colour[0], [tmp_path / f"{i}.png" for i in range(11)], tmp_path / "out.png", explainers=many)
+
+
+def test_one_explainer_or_several_but_not_both(colour: tuple[Path, Classifier], photo: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--explainer and --explainers were both given"):
+        explain(colour[0], [photo], tmp_path / "a.png", explainer="lrp", explainers=["saliency"])
+    with pytest.raises(UsageError, match="names no explainer"):
+        explain(colour[0], [photo], tmp_path / "a.png", explainers=[])
+    with pytest.raises(UsageError, match="did you mean 'saliency'"):
+        explain(colour[0], [photo], tmp_path / "a.png", explainers=["grad-cam", "salience"])
+
+
+def test_several_on_the_command_line(
+    grey: tuple[Path, Classifier], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(tmp_path / "a.png")
+    out = tmp_path / "strip.pdf"
+    command = ("explain", str(grey[0]), str(tmp_path / "a.png"), "--explainers", "grad-cam,edge", "--out", str(out))
+    code, shown, _ = here(capsys, *command)
+    assert code == 0
+    assert ", grad-cam 0." in shown
+    assert ", edge 0." in shown
+    assert out.read_bytes().startswith(b"%PDF")
+
+
+def test_maps_of_tensors_are_returned_and_drawn(grey: tuple[Path, Classifier], tmp_path: Path) -> None:
+    images = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+    found = xeval.explain(grey[1], images, explainers=["saliency", "grad-cam"], out=tmp_path / "maps.png")
+    assert list(found) == ["saliency", "grad-cam"]
+    for name, maps in found.items():
+        assert torch.equal(maps, xeval.explain(grey[1], images, explainer=name))
+    assert (tmp_path / "maps.png").read_bytes().startswith(b"\x89PNG")

@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 import torch
 
+import xeval
 from tests.runs import make_run
+from xeval.api import explain
 from xeval.data import open_dataset
 from xeval.errors import DataError
 from xeval.explainers.cam import upsample
+from xeval.models import Classifier
 from xeval.perturb.masks import kept
+from xeval.scoring import gallery
 from xeval.scoring.gallery import ABOUT, ARRAYS, Pictures, choose, read_pictures, write_pictures
 from xeval.scoring.run import score
 from xeval.scoring.store import Store
@@ -150,6 +154,70 @@ def test_a_pool_survives_the_disk_and_is_the_same_bytes_twice(checkpoints: list[
     for name in (ABOUT, ARRAYS):
         assert (tmp_path / name).read_bytes() == (checkpoints[0] / name).read_bytes()
     assert read_pictures(tmp_path / "nowhere") is None
+
+
+EXPLAINED = ("grad-cam", "saliency", "random", "random-cam", "constant", "inverse")
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Classifier]:
+    """A network scored with two explainers and four controls."""
+    run, model = make_run(tmp_path_factory.mktemp("several") / "run")
+    score(run, metrics=("drop",), limit=20, explainers=EXPLAINED, batch_size=64)
+    return run, model
+
+
+def test_the_maps_of_every_row_are_those_that_were_scored(several: tuple[Path, Classifier]) -> None:
+    """The maps of another way to make them, and the drop that the store holds of each image."""
+    folder, model = several
+    found = pool(folder)
+    assert list(found.rows) == ["grad-cam", "saliency", "random", "random-cam"]
+    assert [row.control for row in found.rows.values()] == [False, False, True, True]
+    info = open_dataset("digits").info
+    images = (torch.from_numpy(found.pixels) / 255 - info.mean[0]) / info.std[0]
+    each = xeval.results(folder)
+    for name in ("grad-cam", "saliency"):
+        row, maps = found.rows[name], explain(model, images, explainer=name).numpy()
+        assert np.allclose(row.maps * row.strongest[:, None, None, None], maps, atol=1e-3 * np.abs(maps).max())
+        assert np.abs(row.maps).reshape(len(maps), -1).max(1) == pytest.approx(1)
+        stored = each[each.explainer == name].set_index("image")["drop.mag@0.45"][found.ids]
+        assert np.maximum(0, found.p0 - row.after) / found.p0 == pytest.approx(stored.to_numpy(), abs=2e-6)
+    assert np.array_equal(found.rows["grad-cam"].after, found.after)
+    assert found.rows["random"].maps.shape[2:] == (SIDE, SIDE)
+    assert found.rows["random-cam"].maps.shape == found.maps.shape
+
+
+def test_maps_of_several_explainers_survive_the_disk_and_need_not_be_there(
+    several: tuple[Path, Classifier], tmp_path: Path
+) -> None:
+    found = pool(several[0])
+    write_pictures(tmp_path, found)
+    for name in (ABOUT, ARRAYS):
+        assert (tmp_path / name).read_bytes() == (several[0] / name).read_bytes()
+    about = {key: value for key, value in found.about.items() if key != "rows"}  # as earlier versions stored it
+    (tmp_path / ABOUT).write_text(json.dumps(about))
+    assert not pool(tmp_path).rows
+    for wrong in ([["grad-cam", False]] * 2, [["grad-cam", 0]], [["a", False]] * 7, [5]):
+        (tmp_path / ABOUT).write_text(json.dumps(about | {"rows": wrong}))
+        with pytest.raises(DataError, match="cannot be shown"):
+            read_pictures(tmp_path)
+
+
+def test_the_maps_of_all_rows_are_bounded_together(
+    several: tuple[Path, Classifier], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With room for 64 values a map of 16×16 becomes 8×8 means of four; the probabilities stay those of the map."""
+    monkeypatch.setattr(gallery, "VALUES", 64 * 4 * 20)
+    small = pool(score(several[0], metrics=("drop",), limit=20, explainers=EXPLAINED, batch_size=64, out=tmp_path))
+    large = pool(several[0])
+    assert sum(row.maps.size for row in small.rows.values()) <= gallery.VALUES
+    one, other = small.rows["saliency"], large.rows["saliency"]
+    means = (other.maps.astype(np.float32) * other.strongest[:, None, None, None]).reshape(20, 1, 8, 2, 8, 2)
+    assert np.allclose(
+        one.maps * one.strongest[:, None, None, None], means.mean((3, 5)), atol=2e-3 * other.strongest.max()
+    )
+    assert one.after == pytest.approx(other.after)
+    assert small.rows["random-cam"].maps.shape == large.rows["random-cam"].maps.shape
 
 
 @pytest.mark.parametrize("fault", ["cut", "missing", "short", "unknown", "twice", "shown", "text"])

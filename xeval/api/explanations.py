@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import get_args, overload
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,7 @@ def load(
     return load_model(Path(path), weights=weights, arch=arch, describe=described)
 
 
+@overload
 def explain(
     model: nn.Module,
     images: Tensor,
@@ -46,8 +48,37 @@ def explain(
     explainer: str = "grad-cam",
     layer: str | None = None,
     reshape: Grid | None = None,
-) -> Tensor:
+) -> Tensor: ...
+
+
+@overload
+def explain(
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor | None = None,
+    *,
+    explainers: Sequence[str],
+    out: Path | str | None = None,
+    layer: str | None = None,
+    reshape: Grid | None = None,
+) -> dict[str, Tensor]: ...
+
+
+def explain(
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor | None = None,
+    *,
+    explainer: str = "grad-cam",
+    explainers: Sequence[str] | None = None,
+    out: Path | str | None = None,
+    layer: str | None = None,
+    reshape: Grid | None = None,
+) -> Tensor | dict[str, Tensor]:
     """Return signed maps N×1×h×w, on the explainer's own grid, of normalised ``images`` N×C×H×W.
+
+    With several ``explainers`` it returns the maps of each by its name, and draws them to the file ``out`` (.png, .svg,
+    .pdf): a line an image, which is stretched to its own darkest and brightest value.
 
     ``targets`` (N,) are the explained classes, by default the predicted ones. ``layer`` is a module's name, by default
     the last one whose positions the score reads (:func:`~xeval.models.last_conv_stage`). How its output lies is found
@@ -60,4 +91,11 @@ def explain(
         if targets is None:
             with torch.no_grad():
                 targets = model(images).argmax(1)
-        return EXPLAINERS[explainer].explain(model, where, images, targets)
+        if explainers is None:
+            return EXPLAINERS[explainer].explain(model, where, images, targets)
+        found = {name: EXPLAINERS[name].explain(model, where, images, targets) for name in explainers}
+    if out is not None:
+        from xeval.reports.explain import draw
+
+        draw(images, targets, found, Path(out))
+    return found

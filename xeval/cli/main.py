@@ -415,11 +415,12 @@ def _compare(runs: Sequence[Path], out: Path, as_json: bool = False, **options: 
     help="file (.png, .svg, .pdf), or a folder for one file a picture",
 )
 @click.option(
-    "--explainer",
-    default="grad-cam",
-    show_default=True,
+    "--explainer", shell_complete=complete, help="attribution method (xeval list explainers)  [default: grad-cam]"
+)
+@click.option(
+    "--explainers",
     shell_complete=complete,
-    help="attribution method (xeval list explainers)",
+    help="several explainers or controls, separated by commas: their maps side by side in place of the masked picture",
 )
 @PLUGIN
 @click.option("--layer", help="explained layer [default: the last one whose positions the score reads]")
@@ -444,8 +445,10 @@ def explain(checkpoint: Path, images: Sequence[Path], out: Path, **options: Any)
     Example: xeval explain runs/digits-excon-s0 three.png --out strip.pdf
     """
     from xeval.reports import explain as strips
+    from xeval.scoring.options import names
 
-    found = strips.explain(checkpoint, images, out, **options)
+    several = options.pop("explainers")
+    found = strips.explain(checkpoint, images, out, explainers=several and names(several), **options)
     click.echo("\n".join([*found.lines, *map(str, found.files)]))
 
 
