@@ -248,7 +248,7 @@ def _float(setting: Setting, number: int, panels: Sequence[Panel]) -> str:
 
 
 def _tabular(setting: Setting, columns: Sequence[Column], lines: Lines) -> str:
-    first = rf">{{\raggedright}}p{{{setting.stub:.0f}pt}}" if setting.broken else "l"
+    first = rf"p{{{setting.stub:.0f}pt}}" if setting.broken else "l"
     spec = f"@{{}}{first}{'r' * setting.table.show_seeds}{''.join(column.spec for column in columns)}"
     rows = [r"\toprule", *_head(setting.table, columns), *_body(setting, columns, lines), r"\bottomrule"]
     return "\n".join([rf"\begin{{tabular}}{{{spec}}}", *rows, r"\end{tabular}"])
@@ -292,7 +292,7 @@ def _body(setting: Setting, columns: Sequence[Column], lines: Lines) -> Iterator
         yield r"\midrule"
     for line in lines:
         if isinstance(line, Row):
-            yield _line(setting.table, columns, line, [line.entries[places[one.heading.key]] for one in columns])
+            yield _line(setting, columns, line, [line.entries[places[one.heading.key]] for one in columns])
         else:
             yield r"\midrule"
             if line:
@@ -305,17 +305,17 @@ def _break(setting: Setting, columns: Sequence[Column], text: str) -> str:
     count = 1 + table.show_seeds + sum(column.cells for column in columns)
     width = _natural(table, columns, size, room) - GAP
     fits = size.points * width_of(text) <= width
-    spec = "@{}l" if fits else rf"@{{}}>{{\raggedright}}p{{{width:.0f}pt}}"
-    return rf"\multicolumn{{{count}}}{{{spec}}}{{\emph{{{latex(text)}}}}} \\"
+    spec, ragged = ("@{}l", "") if fits else (rf"@{{}}p{{{width:.0f}pt}}", r"\raggedright")
+    return rf"\multicolumn{{{count}}}{{{spec}}}{{{ragged}\emph{{{latex(text)}}}}} \\"
 
 
 def _row(cells: Sequence[str]) -> str:
     return " & ".join(cells) + r" \\"
 
 
-def _line(table: Table, columns: Sequence[Column], row: Row, entries: Sequence[Entry]) -> str:
-    cells = [_grey(row, latex(row.label))]
-    if table.show_seeds:
+def _line(setting: Setting, columns: Sequence[Column], row: Row, entries: Sequence[Entry]) -> str:
+    cells = [(r"\raggedright " if setting.broken else "") + _grey(row, latex(row.label))]
+    if setting.table.show_seeds:
         cells.append(_grey(row, "" if row.seeds is None else str(row.seeds)))
     for column, entry in zip(columns, entries, strict=True):
         cells += [_aligned(entry, column.has_notes) if column.aligned else _grey(row, _number(entry))]

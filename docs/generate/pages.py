@@ -41,6 +41,7 @@ WRITTEN = {
     "speed": "what is computed once, folding, compiling, batch sizes; where the time went",
     "cluster": "many runs, here or on a cluster; one run on several GPUs; tuning; what the papers' matrices cost",
     "statistics": "what a comparison may claim: intervals, tests, limits",
+    "tables": "tables for a paper: the papers' layouts, columns, names, decimals, widths, LaTeX",
     "reliability": "what happens when something goes wrong, and the tests that prove it",
     "what-is-checked": "what xeval looks at by itself in models, data and recipes, what it then says, and the proof",
     "parity": "the same numbers from Quantus, captum, pytorch-grad-cam and torch-cam",

@@ -129,7 +129,7 @@ def test_latex_with_hostile_names_compiles(runs: Path, tmp_path: Path) -> None:
     if (latex := shutil.which("pdflatex")) is None:
         return  # the escaping itself is proved character by character in tests/reports/test_text.py
     (tmp_path / "paper.tex").write_text(
-        "\\documentclass[twocolumn]{article}\\usepackage{booktabs,xcolor,adjustbox}\\usepackage[T1]{fontenc}"
+        "\\documentclass[twocolumn]{article}\\usepackage{booktabs,xcolor}\\usepackage[T1]{fontenc}"
         f"\\begin{{document}}{body}\\end{{document}}"
     )
     done = subprocess.run(

@@ -226,7 +226,7 @@ def typeset(folder: Path, page: str, files: list[Path]) -> tuple[list[str], str]
     }[page]
     body = "\n\\clearpage\n".join(rf"\typeout{{FILE {file.name}}}\input{{{file}}}" for file in files)
     (folder / f"{page}.tex").write_text(
-        rf"\documentclass[10pt{columns}]{{article}}\usepackage{{times,booktabs,xcolor,array,siunitx}}"
+        rf"\documentclass[10pt{columns}]{{article}}\usepackage{{times,booktabs,xcolor,siunitx}}"
         rf"\usepackage[textwidth={text},textheight={height},columnsep=0.3125in]{{geometry}}"
         rf"\begin{{document}}{body}\end{{document}}"
     )
