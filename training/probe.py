@@ -30,7 +30,8 @@ def lbfgs(features: Tensor, labels: Tensor, classes: int, *, weight_decay: float
     """
     if features.device.type == "mps":  # this device has no float64
         found = lbfgs(features.cpu(), labels.cpu(), classes, weight_decay=weight_decay, biased=biased)
-        return Probe(*(None if part is None else part.to(features.device) for part in found))
+        bias = None if found.bias is None else found.bias.to(features.device)
+        return Probe(found.weight.to(features.device), bias)
     inputs = features.double()
     weight = torch.zeros(classes, inputs.shape[1], dtype=torch.float64, device=inputs.device, requires_grad=True)
     bias = torch.zeros(classes, dtype=torch.float64, device=inputs.device, requires_grad=biased)
