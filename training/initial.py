@@ -24,6 +24,8 @@ def begin_with(parts: Classifier | Parts, spec: ModelSpec, init: str) -> str:
     """
     network = parts if isinstance(parts, Classifier) else parts.network
     found = _published(parts, spec) if init == PRETRAINED else encoder_tensors(Path(init), spec, parts.head_name)
+    own, drawn = network.state_dict(keep_vars=True), set(map(id, parts.head.parameters()))
+    found = {name: tensor for name, tensor in found.items() if id(own[name]) not in drawn}  # a head may have two names
     network.load_state_dict({**network.state_dict(), **found})
     return tensors_sha256(found)
 

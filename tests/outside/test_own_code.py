@@ -20,6 +20,7 @@ from xeval.data import open_dataset
 from xeval.errors import CheckpointError, DataError, UsageError
 from xeval.models import ModelSpec
 from xeval.training.encoder import probe_encoder
+from xeval.training.learner import fresh_learner
 from xeval.training.loop import train
 from xeval.training.recipe import load_recipe
 
@@ -60,6 +61,11 @@ shared = of(lambda self, x: Net.forward(self, x) - Net.forward(self, x).mean(0))
 pair = of(lambda self, x: (Net.forward(self, x), x))
 maps = of(lambda self, x: self.stage(x))
 small = of(lambda self, x: Net.forward(self, nn.functional.max_pool2d(x, 32)))
+
+def twice_headed(num_classes, in_channels):
+    net = Net(num_classes, in_channels)
+    net.zz_head = net.fc
+    return net
 
 def ignoring():
     return Net(13, 1)
@@ -186,6 +192,16 @@ def test_heads_are_fitted_on_a_network_whose_own_has_no_bias(head: Any, nets: An
     torch.save(network.state_dict(), "bare.pt")
     run = probe_encoder(Path("bare.pt"), "digits", out=Path("runs"), arch="own_code_nets:without_bias", head=head)
     assert torch.equal(load_model(run, arch="own_code_nets:without_bias").model.conv.weight, network.conv.weight)
+
+
+def test_a_head_under_two_names_is_drawn_from_the_seed(nets: Any) -> None:
+    given = nets.twice_headed(10, 1)
+    torch.save(given.state_dict(), "two.pt")
+    recipe = load_recipe("digits", "ce", ["arch=own_code_nets:twice_headed", "init=two.pt"])
+    info = open_dataset("digits").info
+    begun, drawn = fresh_learner(recipe, info, 3), fresh_learner(recipe.model_copy(update={"init": None}), info, 3)
+    assert torch.equal(begun.model.fc.weight, drawn.model.fc.weight)
+    assert torch.equal(begun.model.conv.weight, given.conv.weight)
 
 
 def test_the_method_of_a_probe_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,8 @@ from xeval.errors import DataError, UsageError
 from xeval.runtime.files import digest, read_json, write_json
 from xeval.runtime.locks import is_held, waiting
 from xeval.runtime.validation import first_mistake
-from xeval.scoring.run import SCORES
+from xeval.scoring.run import SCORES, STORE
+from xeval.scoring.store import BESIDE
 from xeval.sweep.plan import CONTROL, Choice, Frozen, Run, SweepPlan
 from xeval.training.loop import begun_otherwise
 from xeval.training.recipe import Recipe, identity
@@ -94,10 +95,16 @@ def _parse(file: Path) -> Record:
 
 def is_complete(out: Path, run: Run) -> bool:
     """Return whether a run is trained and, where asked for, scored as the record says, with nothing to tidy up."""
-    if not record_file(out, run.path).is_file() or any((out / run.path / name).exists() for name in STATES):
+    if not record_file(out, run.path).is_file() or any(path.exists() for path in _left_over(out, run)):
         return False
     record = read(out, run.path)
     return record.state == "complete" and digest(record.run.model_dump(mode="json")) == _digest(run) and files(out, run)
+
+
+def _left_over(out: Path, run: Run) -> list[Path]:
+    """Return what a kill or a failure at the very end leaves of a complete run, and its next job removes."""
+    store = [f"{STORE}{end}" for end in BESIDE]
+    return [*(out / run.path / name for name in (*STATES, *store)), _lock_file(out, run.path)]
 
 
 def _digest(run: Run) -> str:
