@@ -15,6 +15,8 @@ from xeval.errors import UsageError
 from xeval.explainers import EXPLAINERS
 from xeval.models import frozen_eval, last_conv_stage
 from xeval.models.layout import Grid, reshaped_by
+from xeval.models.reading import Reading
+from xeval.scoring.answers import as_logits
 
 
 def load(
@@ -44,15 +46,16 @@ def explain(
     explainer: str = "grad-cam",
     layer: str | None = None,
     reshape: Grid | None = None,
+    output: str = "logits",
 ) -> Tensor:
     """Return signed maps N×1×h×w, on the explainer's own grid, of normalised ``images`` N×C×H×W.
 
     ``targets`` (N,) are the explained classes, by default the predicted ones. ``layer`` is a module's name, by default
     the last one whose positions the score reads (:func:`~xeval.models.last_conv_stage`). How its output lies is found
     by evidence, or said by ``reshape``, a function that slices, transposes and reshapes it to N×K×h×w. The model is
-    left as it was.
+    left as it was. ``output`` says how its answers are read, as in :func:`xeval.score`.
     """
-    with frozen_eval(model), reshaped_by(reshape, layer):
+    with as_logits(model, Reading.of(output)), frozen_eval(model), reshaped_by(reshape, layer):
         where = layer or last_conv_stage(model, images[:1])
         if targets is None:
             with torch.no_grad():

@@ -21,11 +21,12 @@ from xeval.data import DatasetInfo, Split
 from xeval.data.base import Size
 from xeval.errors import DataError, UsageError
 from xeval.models.layout import Grid, reshaped_by
+from xeval.models.reading import LOGITS, Reading
 from xeval.perturb.thresholds import Mask
 from xeval.runtime.files import read_json
 from xeval.runtime.progress import Silent
 from xeval.scoring import run as scoring
-from xeval.scoring.answers import Output, as_logits
+from xeval.scoring.answers import as_logits
 from xeval.scoring.lent import OwnExplainer, OwnMetric, explainers_lent, metrics_lent
 from xeval.scoring.module import Normalization, adapt
 from xeval.scoring.options import EngineName, ScoreOptions, Switch, Target, validated
@@ -43,7 +44,7 @@ def score(
     *,
     normalization: Normalization | None = None,
     classes: Sequence[str] | None = None,
-    output: Output = "logits",
+    output: str = "logits",
     allow_stochastic: bool = False,
     reshape: Grid | None = None,
     dataset: str | None = None,
@@ -85,7 +86,9 @@ def score(
     (images N×C×H×W, labels N), with masks or boxes of the objects as a third item or without: see
     :func:`xeval.scoring.module.adapt` for ``normalization``, ``classes`` and ``allow_stochastic``; its scores are kept
     only if ``out`` is given, and :func:`xeval.compare` takes that folder as a run of ``method`` with ``training_seed``
-    on the data set called ``dataset``. ``output="probabilities"`` takes the logarithm of what the module answers.
+    on the data set called ``dataset``. ``output`` says how its answers are read, as ``KIND``, ``KEY`` or
+    ``KEY:KIND``: kinds are logits, probabilities, multilabel and multilabel-probabilities, and the key is the part of a
+    dictionary, an object or a tuple that holds them (:mod:`xeval.models.reading`).
     ``reshape`` is a function that slices, transposes and reshapes the output of the named ``layer`` to N×K×h×w, where
     evidence does not tell how it lies. ``explainers`` and ``metrics`` take names and functions of your own:
     ``(model, images, targets) -> maps`` N×1×h×w, and ``(model, images, maps, targets) -> values`` N
@@ -97,7 +100,7 @@ def score(
     with explainers_lent(explainers) as rows, metrics_lent(metrics) as columns:
         named = {"explainers": rows, "metrics": columns}
         options = {field: {**given, **named}[field] for field in ScoreOptions.model_fields}
-        own = _Own(normalization, classes, output, allow_stochastic, reshape)
+        own = _Own(normalization, classes, Reading.of(output), allow_stochastic, reshape)
         if isinstance(checkpoint, nn.Module):
             return _of_module(checkpoint, data, own, options)
         return _of_checkpoint(checkpoint, data, own, options)
@@ -109,7 +112,7 @@ class _Own:
 
     normalization: Normalization | None
     classes: Sequence[str] | None
-    output: Output
+    reading: Reading
     allow_stochastic: bool
     reshape: Grid | None
 
@@ -125,6 +128,8 @@ def _of_checkpoint(checkpoint: Path | str, data: Any, own: _Own, options: dict[s
         raise UsageError("normalization= is that of a module's loader", "give mean= and std=, or normalize=")
     if own.reshape is not None:
         raise UsageError("reshape= is for a module, not for a checkpoint", "load it and score it with its data")
+    if own.reading != LOGITS:
+        raise UsageError("output= is for a module, not for a checkpoint", "load it and score it with its data")
     return _frame(scoring.score(checkpoint, **options))
 
 
@@ -138,17 +143,19 @@ def _of_module(module: nn.Module, data: Any, own: _Own, options: dict[str, Any])
         raise UsageError(
             "mean=, std= and normalize= are for checkpoints", "give normalization= of the loader's transform"
         )
-    with torch.inference_mode(False), as_logits(module, own.output), reshaped_by(own.reshape, chosen.layer):
+    with torch.inference_mode(False), reshaped_by(own.reshape, chosen.layer):
         adapted = adapt(
             module,
             data,
             normalization=own.normalization,
             classes=own.classes,
+            reading=own.reading,
             allow_stochastic=own.allow_stochastic,
             reshape=own.reshape,
             name=chosen.dataset or "model",
         )
-        return _in_memory(chosen, *adapted)
+        with as_logits(module, own.reading):
+            return _in_memory(chosen, *adapted)
 
 
 def _in_memory(options: ScoreOptions, loaded: LoadedModel, info: DatasetInfo, split: Split) -> pd.DataFrame:

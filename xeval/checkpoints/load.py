@@ -27,6 +27,7 @@ from xeval.errors import CheckpointError, DataError, UsageError
 from xeval.models import ModelSpec, build
 from xeval.models.architectures import is_built_in
 from xeval.models.configuration import Configuration
+from xeval.models.reading import CLASSES, Meaning
 from xeval.models.sources import apart, native, network, opens_or_runs, require_followed, require_named
 from xeval.runtime.files import atomic_write, file_hash
 
@@ -42,7 +43,8 @@ class LoadedModel:
     ``sha256`` hashes names, shapes and values of the tensors, so the same weights in another file format have the same
     hash; a scorer adds constants that are not the data set's own, and says in ``normalization`` which it uses unless
     the run itself has the data set's. ``notes`` says what was assumed or adapted. ``own`` is what the network's own
-    configuration says of images, where the weights of a bare file are those that it describes.
+    configuration says of images, where the weights of a bare file are those that it describes. ``meaning`` is what its
+    logits stand for.
     """
 
     model: nn.Module
@@ -55,6 +57,7 @@ class LoadedModel:
     file_sha256: str | None = None
     normalization: str = ""
     own: Configuration | None = None
+    meaning: Meaning = CLASSES
 
 
 def tensors_sha256(tensors: dict[str, Tensor]) -> str:

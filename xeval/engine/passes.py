@@ -1,7 +1,7 @@
 """Run batched forward passes on the device; the metrics call the network only through this module.
 
 The passes of many images × many perturbations are packed into batches of one size. Nothing is read back to the host in
-between. Probabilities are the softmax in float64 of float32 logits, which removes spurious ties of saturated networks.
+between. Probabilities are computed in float64 from float32 logits, which removes spurious ties of saturated networks.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from xeval.engine.batch_size import RUNS, copies, throughput
 from xeval.engine.folding import Network, plain
-from xeval.engine.precision import softmax64
+from xeval.engine.precision import sigmoid64, softmax64
 from xeval.explainers.base import Explainer
+from xeval.models.reading import Link
 from xeval.runtime.memory import is_out_of_memory, out_of_memory
 
 ARITHMETIC = (LinAlgError, FloatingPointError, ValueError)
@@ -29,17 +30,25 @@ class Engine:
     """An engine, which makes counted, batched passes through one frozen network.
 
     ``model`` is the network that the explainers use; ``network`` is its form for all other passes (the model itself
-    unless given). If memory does not suffice for a batch, the batch size is halved permanently and the pass repeated;
-    no number depends on the batch size.
+    unless given), and ``link`` makes probabilities of logits: the softmax over the classes, or the sigmoid of each. If
+    memory does not suffice for a batch, the batch size is halved permanently and the pass repeated; no number depends
+    on the batch size.
     """
 
     def __init__(
-        self, model: nn.Module, *, network: Network | None = None, batch_size: int = 256, single: bool = False
+        self,
+        model: nn.Module,
+        *,
+        network: Network | None = None,
+        batch_size: int = 256,
+        single: bool = False,
+        link: Link = "softmax",
     ) -> None:
         self.model = model
         self.network = network or plain(model)
         self.batch_size = batch_size
         self.single = single
+        self.link = link
         self._passes = 0
         self._taken = 0
 
@@ -64,8 +73,12 @@ class Engine:
             return torch.cat(self._batches(lambda start, stop: self._pass(images[start:stop]), len(images)))
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """Return the softmax (N, classes) in float64."""
-        return softmax64(self.logits(images), single=self.single)
+        """Return the probabilities (N, classes) in float64."""
+        return self.linked(self.logits(images))
+
+    def linked(self, logits: Tensor) -> Tensor:
+        """Return the probabilities that logits (N, classes) stand for, in float64."""
+        return (softmax64 if self.link == "softmax" else sigmoid64)(logits, single=self.single)
 
     def class_probability(self, versions: Versions, columns: int, targets: Tensor) -> Tensor:
         """Return the probability of each image's target class under ``columns`` perturbations: float64 (N, columns).
@@ -78,7 +91,7 @@ class Engine:
         def passed(start: int, stop: int) -> Tensor:
             pair = torch.arange(start, stop, device=targets.device)
             rows = pair.div(columns, rounding_mode="floor")
-            probability = softmax64(self._pass(versions(rows, pair % columns)), single=self.single)
+            probability = self.linked(self._pass(versions(rows, pair % columns)))
             return probability.gather(1, targets[rows, None].to(probability.device))[:, 0]
 
         if not total:

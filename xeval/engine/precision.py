@@ -23,6 +23,13 @@ def softmax64(logits: Tensor, *, single: bool = False) -> Tensor:
     return logits.softmax(-1).double() if single else logits.double().softmax(-1)
 
 
+def sigmoid64(logits: Tensor, *, single: bool = False) -> Tensor:
+    """Return the sigmoid of each logit as float64, computed where and as exactly as :func:`softmax64` would."""
+    if logits.device.type == "mps":
+        logits = logits.cpu()
+    return logits.sigmoid().double() if single else logits.double().sigmoid()
+
+
 @contextmanager
 def deterministic() -> Iterator[None]:
     """Use deterministic kernels in full float32 wherever PyTorch has them; restore every switch afterwards.

@@ -130,7 +130,8 @@ def metric(
         prepare: makes the passes that depend on the images only; its result is passed on as ``shared``.
         curves: names of the curves, one per image, that the function returns in addition to the columns.
         gain_of: name of each gain column → column it is made from; the gain is random control − value.
-        needs: what the data must have (``masks``).
+        needs: what the data must have (``masks``) and what the network must give: ``softmax``, probabilities that are
+            the softmax over classes; ``one label``, images of one class; ``other class``, a second class.
         group: a name under which several metrics can be asked for together.
         version: must be raised whenever the numbers change.
         default: whether the metric is part of the protocol ``xeval``.

@@ -104,6 +104,7 @@ def _other_class(scene: Scene, _settings: LogitSettings) -> Tensor:
         "other one, data range = range of both"
     ),
     citation="Sixt et al., ICML 2020",
+    needs=frozenset({"other class"}),
     group="sanity",
     default=False,
 )

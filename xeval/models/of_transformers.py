@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from xeval.errors import ResourceError, UsageError
 from xeval.models.classifier import ModelSpec
 from xeval.models.configuration import Configuration
+from xeval.models.reading import Reading
 from xeval.runtime.endings import first_line
 
 T = TypeVar("T")
@@ -130,10 +131,6 @@ def _told(name: str, action: Callable[[], T], *, local: bool = True) -> T:
 
 def _with_logits(model: Any) -> nn.Module:
     """Make a network answer with its logits alone."""
-    model.register_forward_hook(_logits)
+    model.register_forward_hook(Reading(key="logits", whole=True))
     network: nn.Module = model
     return network
-
-
-def _logits(_model: nn.Module, _given: object, answer: Any) -> Any:
-    return answer.logits

@@ -109,7 +109,7 @@ def _register(entry: Entry) -> None:
             f"{entry.full_name}: {entry.about}; draws are Quantus's own, seeded for each block of images"
         ),
         citation="Hedström et al., JMLR 2023",
-        needs=frozenset({"masks"}) if entry.masks else frozenset(),
+        needs=frozenset({"softmax", "masks"} if entry.masks else {"softmax"}),
         default=False,
     )
     def score(explained: Explained, _settings: NoSettings, _shared: None) -> Scores:

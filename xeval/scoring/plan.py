@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,14 @@ class Plan:
         """The hash of the code of every row whose explainer or control is from outside this package."""
         return {**EXPLAINERS.code(*self.protocol.explainers), **CONTROLS.code(*self.protocol.controls)}
 
+    @property
+    def lengths(self) -> tuple[int, ...] | None:
+        """The number of rows of each image, one after the other; None where each has one."""
+        if not self.loaded.meaning.several:
+            return None
+        images = self.split.images
+        return tuple(len(list(rows)) for _, rows in groupby(images[row] for row in self.chosen))
+
     def cells(self, task: Task) -> dict[tuple[str, str], Cell]:
         """Return the cells of one task, (explainer, column) → cell."""
         code = self.code
@@ -128,8 +137,9 @@ def make_plan(checkpoint: Path, options: ScoreOptions) -> Plan:
 
 def plan_for(loaded: LoadedModel, info: DatasetInfo, split: Split, options: ScoreOptions) -> Plan:
     """Lay out the work for a model and a split that have been loaded."""
-    protocol = protocol_of(options)
+    protocol = protocol_of(_for_several(options) if loaded.meaning.several else options)
     _require_fit(loaded, info)
+    protocol, unmet = _what_the_network_allows(protocol, loaded, info, asked=options.metrics is not None)
     _require_thresholds(protocol, info)
     split, damaged = without_damaged(split) if options.allow_partial else (split, {})
     protocol, left_out = _what_the_data_allow(protocol, split, asked=options.metrics is not None)
@@ -157,7 +167,7 @@ def plan_for(loaded: LoadedModel, info: DatasetInfo, split: Split, options: Scor
         data_key,
         _label(loaded, options),
         objects=objects,
-        data_notes=(*split.notes, *left_out, *unmarked),
+        data_notes=(*split.notes, *unmet, *left_out, *unmarked),
         unreadable=tuple(damaged.values()),
     )
 
@@ -270,6 +280,36 @@ def _require_thresholds(protocol: Protocol, info: DatasetInfo) -> None:
     for q in drop.thresholds if "drop" in protocol.metrics and drop.mask == "topk" else ():
         if q > 0 and kept(q, height * width) == 0:
             raise UsageError(f"the threshold {q:g} keeps no pixel of {size_text(info.size)}", "give a larger fraction")
+
+
+def _for_several(options: ScoreOptions) -> ScoreOptions:
+    """Return the options for images with several labels, each of which is explained in a row of its own."""
+    if options.target == "pred":
+        raise UsageError("images with several labels are explained label by label", "leave out --target pred")
+    return options.model_copy(update={"target": "label"})
+
+
+UNMET = {
+    "softmax": "the network's probabilities are sigmoids, not a softmax",
+    "one label": "an image has several labels, not one class",
+    "other class": "there is no other class",
+}
+"""Why a metric that needs this is left out."""
+
+
+def _what_the_network_allows(
+    protocol: Protocol, loaded: LoadedModel, info: DatasetInfo, *, asked: bool
+) -> tuple[Protocol, list[str]]:
+    """Leave out metrics that need what the network does not give, with notes; raise UsageError if one was asked for."""
+    lacks = loaded.meaning.lacks | ({"other class"} if len(info.classes) < 2 else set())
+    unmet = {metric.name: min(metric.needs & lacks) for metric, _ in metric_list(protocol) if metric.needs & lacks}
+    if unmet and (asked or unmet.keys() == set(protocol.metrics)):
+        name, need = next(iter(unmet.items()))
+        raise UsageError(f"{name} has no meaning here: {UNMET[need]}", "leave it out")
+    names = tuple(name for name in protocol.metrics if name not in unmet)
+    by_need = {need: [name for name, of in unmet.items() if of == need] for need in sorted(set(unmet.values()))}
+    notes = [f"left out, as {UNMET[need]}: {', '.join(left)}" for need, left in by_need.items()]
+    return protocol.model_copy(update={"metrics": names}), notes
 
 
 def _of_masks(protocol: Protocol) -> list[str]:
