@@ -14,6 +14,7 @@ GUARDED = (
     "scoring.answers",
     "scoring.loader",
     "scoring.module",
+    "scoring.similarity",
     "models.layers",
     "models.layout",
     "models.reading",

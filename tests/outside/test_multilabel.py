@@ -149,7 +149,7 @@ def test_what_needs_one_class_is_left_out_and_said() -> None:
     alone = scored(single(0), torch.ones(3), "multilabel", explainers=BOTH, limit=2).attrs["summary"]
     assert not [column for column in alone["columns"] if column.startswith("contrast")]
     assert "left out, as there is no other class: contrast" in alone["dataset"]["notes"]
-    with pytest.raises(UsageError, match="explained label by label"):
+    with pytest.raises(UsageError, match="each row has a target of its own"):
         scored(MODEL, few, "multilabel", target="pred")
 
 

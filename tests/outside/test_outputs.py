@@ -228,7 +228,7 @@ def test_regression_is_refused() -> None:
 
 
 def test_a_checkpoint_says_itself_what_it_answers(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="output= is for a module"):
+    with pytest.raises(UsageError, match="output= and similar_to= are for a module"):
         xeval.score(tmp_path, output="scores")
 
 
@@ -312,5 +312,5 @@ def test_a_sigmoid_inside_of_one_of_several_is_taken_relative_to_the_sum() -> No
 @pytest.mark.parametrize("name", ["deep-lift", "lrp"])
 def test_rules_for_layers_have_none_for_the_logarithm_of_probabilities(name: str) -> None:
     model = seeded(lambda: nn.Sequential(INNER, nn.Sigmoid()))
-    with read(model, "probabilities"), pytest.raises(UsageError, match="no rule for the logarithm of probabilities"):
+    with read(model, "probabilities"), pytest.raises(UsageError, match="logarithm of probabilities behind the network"):
         explained(model, name, torch.tensor([0, 1]), "0.4")

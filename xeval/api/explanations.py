@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from xeval.models import frozen_eval, last_conv_stage
 from xeval.models.layout import Grid, reshaped_by
 from xeval.models.reading import Reading
 from xeval.scoring.answers import as_logits
+from xeval.scoring.similarity import require_slope, target_of
 
 
 def load(
@@ -47,15 +48,23 @@ def explain(
     layer: str | None = None,
     reshape: Grid | None = None,
     output: str = "logits",
+    similar_to: Any = None,
 ) -> Tensor:
     """Return signed maps N×1×h×w, on the explainer's own grid, of normalised ``images`` N×C×H×W.
 
     ``targets`` (N,) are the explained classes, by default the predicted ones. ``layer`` is a module's name, by default
     the last one whose positions the score reads (:func:`~xeval.models.last_conv_stage`). How its output lies is found
     by evidence, or said by ``reshape``, a function that slices, transposes and reshapes it to N×K×h×w. The model is
-    left as it was. ``output`` says how its answers are read, as in :func:`xeval.score`.
+    left as it was. ``output`` and ``similar_to`` say how its answers are read, as in :func:`xeval.score`.
     """
-    with as_logits(model, Reading.of(output)), frozen_eval(model), reshaped_by(reshape, layer):
+    reading = Reading.of(output)
+    if similar_to is not None:
+        aim = target_of(similar_to, model, images, reading, lambda given: given.images.to(images))
+        require_slope(aim.meaning, [explainer])
+        reading = aim.reading(reading.key)
+        if targets is None and aim.meaning.fixed:
+            targets = aim.labels(torch.zeros(len(images))).to(images.device)
+    with as_logits(model, reading), frozen_eval(model), reshaped_by(reshape, layer):
         where = layer or last_conv_stage(model, images[:1])
         if targets is None:
             with torch.no_grad():

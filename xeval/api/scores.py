@@ -45,6 +45,7 @@ def score(
     normalization: Normalization | None = None,
     classes: Sequence[str] | None = None,
     output: str = "logits",
+    similar_to: Any = None,
     allow_stochastic: bool = False,
     reshape: Grid | None = None,
     dataset: str | None = None,
@@ -89,6 +90,9 @@ def score(
     on the data set called ``dataset``. ``output`` says how its answers are read, as ``KIND``, ``KEY`` or
     ``KEY:KIND``: kinds are logits, probabilities, multilabel and multilabel-probabilities, and the key is the part of a
     dictionary, an object or a tuple that holds them (:mod:`xeval.models.reading`).
+    ``similar_to`` is for encoders without a head: the cosine of an image's embedding to its own clean one
+    (``"itself"``), to vectors D or V×D, or to the classes of another loader is explained
+    (:mod:`xeval.scoring.similarity`).
     ``reshape`` is a function that slices, transposes and reshapes the output of the named ``layer`` to N×K×h×w, where
     evidence does not tell how it lies. ``explainers`` and ``metrics`` take names and functions of your own:
     ``(model, images, targets) -> maps`` N×1×h×w, and ``(model, images, maps, targets) -> values`` N
@@ -100,7 +104,7 @@ def score(
     with explainers_lent(explainers) as rows, metrics_lent(metrics) as columns:
         named = {"explainers": rows, "metrics": columns}
         options = {field: {**given, **named}[field] for field in ScoreOptions.model_fields}
-        own = _Own(normalization, classes, Reading.of(output), allow_stochastic, reshape)
+        own = _Own(normalization, classes, Reading.of(output), similar_to, allow_stochastic, reshape)
         if isinstance(checkpoint, nn.Module):
             return _of_module(checkpoint, data, own, options)
         return _of_checkpoint(checkpoint, data, own, options)
@@ -113,6 +117,7 @@ class _Own:
     normalization: Normalization | None
     classes: Sequence[str] | None
     reading: Reading
+    similar_to: Any
     allow_stochastic: bool
     reshape: Grid | None
 
@@ -128,8 +133,10 @@ def _of_checkpoint(checkpoint: Path | str, data: Any, own: _Own, options: dict[s
         raise UsageError("normalization= is that of a module's loader", "give mean= and std=, or normalize=")
     if own.reshape is not None:
         raise UsageError("reshape= is for a module, not for a checkpoint", "load it and score it with its data")
-    if own.reading != LOGITS:
-        raise UsageError("output= is for a module, not for a checkpoint", "load it and score it with its data")
+    if own.reading != LOGITS or own.similar_to is not None:
+        raise UsageError(
+            "output= and similar_to= are for a module, not for a checkpoint", "load it and score it with its data"
+        )
     return _frame(scoring.score(checkpoint, **options))
 
 
@@ -150,11 +157,12 @@ def _of_module(module: nn.Module, data: Any, own: _Own, options: dict[str, Any])
             normalization=own.normalization,
             classes=own.classes,
             reading=own.reading,
+            similar_to=own.similar_to,
             allow_stochastic=own.allow_stochastic,
             reshape=own.reshape,
             name=chosen.dataset or "model",
         )
-        with as_logits(module, own.reading):
+        with as_logits(module, adapted[0].reading):
             return _in_memory(chosen, *adapted)
 
 

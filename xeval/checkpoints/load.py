@@ -27,7 +27,7 @@ from xeval.errors import CheckpointError, DataError, UsageError
 from xeval.models import ModelSpec, build
 from xeval.models.architectures import is_built_in
 from xeval.models.configuration import Configuration
-from xeval.models.reading import CLASSES, Meaning
+from xeval.models.reading import CLASSES, LOGITS, Meaning, Reading
 from xeval.models.sources import apart, native, network, opens_or_runs, require_followed, require_named
 from xeval.runtime.files import atomic_write, file_hash
 
@@ -44,7 +44,7 @@ class LoadedModel:
     hash; a scorer adds constants that are not the data set's own, and says in ``normalization`` which it uses unless
     the run itself has the data set's. ``notes`` says what was assumed or adapted. ``own`` is what the network's own
     configuration says of images, where the weights of a bare file are those that it describes. ``meaning`` is what its
-    logits stand for.
+    logits stand for, and ``reading`` how the answers of a module are read as logits.
     """
 
     model: nn.Module
@@ -58,6 +58,7 @@ class LoadedModel:
     normalization: str = ""
     own: Configuration | None = None
     meaning: Meaning = CLASSES
+    reading: Reading = LOGITS
 
 
 def tensors_sha256(tensors: dict[str, Tensor]) -> str:

@@ -16,11 +16,12 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from xeval.engine.batch_size import RUNS, copies, throughput
 from xeval.engine.folding import Network, plain
-from xeval.engine.precision import sigmoid64, softmax64
+from xeval.engine.precision import same64, sigmoid64, softmax64
 from xeval.explainers.base import Explainer
 from xeval.models.reading import Link
 from xeval.runtime.memory import is_out_of_memory, out_of_memory
 
+LINKS = {"softmax": softmax64, "sigmoid": sigmoid64, "cosine": same64}
 ARITHMETIC = (LinAlgError, FloatingPointError, ValueError)
 Versions = Callable[[Tensor, Tensor], Tensor]
 """A function ``(rows, columns) -> images``: the perturbed images of the pairs (image number, perturbation number)."""
@@ -30,9 +31,9 @@ class Engine:
     """An engine, which makes counted, batched passes through one frozen network.
 
     ``model`` is the network that the explainers use; ``network`` is its form for all other passes (the model itself
-    unless given), and ``link`` makes probabilities of logits: the softmax over the classes, or the sigmoid of each. If
-    memory does not suffice for a batch, the batch size is halved permanently and the pass repeated; no number depends
-    on the batch size.
+    unless given). ``link`` makes probabilities of logits: the softmax over the classes, the sigmoid of each, or cosines
+    as they are. If memory does not suffice for a batch, the batch size is halved permanently and the pass repeated; no
+    number depends on the batch size.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class Engine:
 
     def linked(self, logits: Tensor) -> Tensor:
         """Return the probabilities that logits (N, classes) stand for, in float64."""
-        return (softmax64 if self.link == "softmax" else sigmoid64)(logits, single=self.single)
+        return LINKS[self.link](logits, single=self.single)
 
     def class_probability(self, versions: Versions, columns: int, targets: Tensor) -> Tensor:
         """Return the probability of each image's target class under ``columns`` perturbations: float64 (N, columns).

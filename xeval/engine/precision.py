@@ -30,6 +30,12 @@ def sigmoid64(logits: Tensor, *, single: bool = False) -> Tensor:
     return logits.sigmoid().double() if single else logits.double().sigmoid()
 
 
+def same64(values: Tensor, *, single: bool = False) -> Tensor:
+    """Return values that are no logits as float64, where :func:`softmax64` would."""
+    del single  # nothing is computed
+    return (values.cpu() if values.device.type == "mps" else values).double()
+
+
 @contextmanager
 def deterministic() -> Iterator[None]:
     """Use deterministic kernels in full float32 wherever PyTorch has them; restore every switch afterwards.

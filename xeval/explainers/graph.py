@@ -41,9 +41,10 @@ def trace(model: nn.Module, method: str) -> fx.Graph:
 
 
 def require_logits(model: nn.Module, method: str) -> None:
-    """Raise :class:`UsageError` if logits are made of probabilities that the network answers with."""
-    if any(reading.squashed for reading in readings_of(model)):
-        raise UsageError(f"{method} has no rule for the logarithm of probabilities", INSTEAD)
+    """Raise :class:`UsageError` if something other than a linear step makes logits of what the network answers."""
+    for reading in readings_of(model):
+        if reading.curved:
+            raise UsageError(f"{method} has no rule for {reading.curved} behind the network", INSTEAD)
 
 
 def require_modules(model: nn.Module, graph: fx.Graph, method: str, nonlinear: Collection[type[nn.Module]]) -> None:

@@ -27,7 +27,10 @@ EMPTY_OTHER = "empty map of the other class"
 NO_MASK = "no object mask"
 PREDICTION_CHANGED = "prediction changed"
 LONE_IMAGE = "no other image to compare with"
-EXPECTED_REASONS = frozenset({EMPTY_MAP, CONSTANT_MAP, NO_CHANGE, EMPTY_OTHER, NO_MASK, PREDICTION_CHANGED, LONE_IMAGE})
+NOT_POSITIVE = "clean score not positive"
+EXPECTED_REASONS = frozenset(
+    {EMPTY_MAP, CONSTANT_MAP, NO_CHANGE, EMPTY_OTHER, NO_MASK, PREDICTION_CHANGED, LONE_IMAGE, NOT_POSITIVE}
+)
 
 
 class Settings(BaseModel):

@@ -98,7 +98,7 @@ class Scene:
         It is the class or, where the probability is the sigmoid of a class's own logit, whether that of the explained
         class exceeds ½.
         """
-        if self.engine.link == "softmax":
+        if self.engine.link != "sigmoid":
             return logits.argmax(-1)
         explained = self.targets.reshape(-1, *[1] * (logits.ndim - 1)).expand(*logits.shape[:-1], 1)
         return logits.gather(-1, explained)[..., 0] > 0

@@ -17,9 +17,13 @@ from torch import Tensor, fx, nn
 
 from xeval.errors import UsageError, unknown
 
-Link: TypeAlias = Literal["softmax", "sigmoid"]
+Link: TypeAlias = Literal["softmax", "sigmoid", "cosine"]
 M = TypeVar("M", bound=nn.Module)
-CALLED = {"probabilities": ("probabilities", "probs"), "multilabel-probabilities": ("probabilities", "probs")}
+CALLED = {
+    "probabilities": ("probabilities", "probs"),
+    "multilabel-probabilities": ("probabilities", "probs"),
+    "embeddings": ("embeddings", "image_embeds", "pooler_output"),
+}
 WRAP = "wrap it in a module that returns a logit for each class, N×classes"
 
 
@@ -47,31 +51,43 @@ KINDS: dict[str, Callable[[Tensor], Tensor]] = {
 PROBABLE = {"logits": "probabilities", "multilabel": "multilabel-probabilities"}
 
 
+SEVERAL = (
+    "an image may have several labels: each that it has is explained in a row of its own, image:label; softmax stands "
+    "for the sigmoid of that label's logit; an image's rows are averaged first, so that means, standard errors, "
+    "intervals and n are of images; accuracy is the share of images on which every label is right at ½ (exact match)"
+)
+ONE = "one output z: the logits of the two classes are −z and z, softmax stands for their sigmoids"
+
+
 @dataclass(frozen=True)
 class Meaning:
-    """What logits stand for: ``link`` makes probabilities of them, and images may have one label or ``several``."""
+    """What logits stand for.
+
+    ``link`` makes probabilities of them; cosines are taken as they are. Images have one label, or may have ``several``.
+    ``fixed`` says that each row has its own target, which no prediction chooses, and ``peak`` that the score is at its
+    maximum at the image itself. ``told`` is printed with a table.
+    """
 
     link: Link = "softmax"
     several: bool = False
+    fixed: bool = False
+    peak: bool = False
+    told: str = ""
 
     @property
-    def conventions(self) -> tuple[str, ...]:
-        """The sentences that are printed with a table."""
-        if self.several:
-            return (
-                "an image may have several labels: each that it has is explained in a row of its own, image:label; "
-                "softmax stands for the sigmoid of that label's logit; an image's rows are averaged first, so that "
-                "means, standard errors, intervals and n are of images; accuracy is the share of images on which every "
-                "label is right at ½ (exact match)",
-            )
-        if self.link == "sigmoid":
-            return ("one output z: the logits of the two classes are −z and z, softmax stands for their sigmoids",)
-        return ()
+    def calibrated(self) -> bool:
+        """Whether an image has one class, whose probability says how sure the network is."""
+        return self.link != "cosine" and not self.several
 
     @property
-    def lacks(self) -> frozenset[str]:
-        """What metrics may need and such logits do not give."""
-        return frozenset(["softmax"] * (self.link != "softmax") + ["one label"] * self.several)
+    def lacks(self) -> dict[str, str]:
+        """What metrics may need and such logits do not give, and why."""
+        if self.link == "cosine":
+            why = "the score is a cosine, not the probability of a class"
+            alone = {"other class": "there is no other class"} if self.fixed else {}
+            return {"softmax": why, "one label": why, **alone}
+        found = {"softmax": "the network's probabilities are sigmoids, not a softmax"} if self.link == "sigmoid" else {}
+        return {**found, "one label": "an image has several labels, not one class"} if self.several else found
 
 
 @dataclass(frozen=True)
@@ -109,13 +125,20 @@ class Reading:
         return self.kind.endswith("probabilities")
 
     @property
+    def curved(self) -> str:
+        """What lies between the network's answer and its logits, other than a linear step; empty where nothing does."""
+        return "the logarithm of probabilities" if self.squashed else ""
+
+    @property
     def probable(self) -> Reading:
         """The same reading of numbers that are probabilities."""
         return self if self.squashed else replace(self, kind=PROBABLE[self.kind])
 
     def meaning(self, outputs: int) -> Meaning:
         """Return what the logits of so many outputs stand for."""
-        return Meaning("sigmoid" if self.several or outputs == 1 else "softmax", self.several)
+        if self.several:
+            return Meaning("sigmoid", several=True, fixed=True, told=SEVERAL)
+        return Meaning("sigmoid", told=ONE) if outputs == 1 else Meaning()
 
     def classes(self, outputs: int) -> int:
         """Return how many classes so many outputs are: one output is two classes, or one label of several."""

@@ -53,8 +53,7 @@ def outputs_of(
             _require_steady(found, _numbers(model, images, reading))
             _require_alone(found, torch.cat([_numbers(model, images[n : n + 1], reading) for n in range(len(images))]))
         notes = _of_probabilities(found, reading) if reading.squashed else _of_logits(model, images, found, reading)
-    outputs = found.shape[1]
-    return outputs, (*notes, *reading.meaning(outputs).conventions)
+    return found.shape[1], notes
 
 
 def _numbers(model: nn.Module, images: Tensor, reading: Reading) -> Tensor:
@@ -75,7 +74,10 @@ def _of_probabilities(found: Tensor, reading: Reading) -> tuple[str, ...]:
 
 def _of_logits(model: nn.Module, images: Tensor, found: Tensor, reading: Reading) -> tuple[str, ...]:
     """Return notes on what are said to be logits; raise :class:`UsageError` where they are probabilities."""
-    exclusive = reading.meaning(found.shape[1]).link == "softmax"
+    link = reading.meaning(found.shape[1]).link
+    if link == "cosine":
+        return ()
+    exclusive = link == "softmax"
     if exclusive and _are_log_probabilities(found):
         return ("the model answers with log-probabilities, whose softmax is the same",)
     if (exclusive and _are_probabilities(found)) or _is_squashed(model, images, found, reading):

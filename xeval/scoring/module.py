@@ -22,7 +22,8 @@ from xeval.errors import DataError, UsageError
 from xeval.models.reading import LOGITS, Reading
 from xeval.runtime.files import digest
 from xeval.scoring.answers import outputs_of
-from xeval.scoring.loader import class_numbers, collect, multi_hot
+from xeval.scoring.loader import Given, class_numbers, collect, multi_hot
+from xeval.scoring.similarity import target_of
 
 OUTSIDE, SHARE = 0.02, 0.01  # so far outside [0, 1] may lie so large a share of the pixels
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
@@ -106,6 +107,7 @@ def adapt(
     normalization: Normalization | None = None,
     classes: Sequence[str] | None = None,
     reading: Reading = LOGITS,
+    similar_to: Any = None,
     allow_stochastic: bool = False,
     reshape: Callable[[Tensor], Tensor] | None = None,
     name: str = "model",
@@ -122,6 +124,7 @@ def adapt(
             pixels in any case, and are normalised for the model.
         classes: names of the classes in the order of the logits.
         reading: how its answers are read (:mod:`xeval.models.reading`); it is a part of what is scored.
+        similar_to: for encoders without a head, what embeddings are compared with (:mod:`xeval.scoring.similarity`).
         allow_stochastic: accept answers that differ from call to call or with the other images of a batch.
         reshape: how the output of the explained layer is turned to N×K×h×w; it is a part of what is scored.
         name: what tables call the model.
@@ -137,12 +140,21 @@ def adapt(
     if len(constants.mean) != channels or len(constants.std) != channels:
         raise DataError(f"normalization has {len(constants.mean)} constants for {channels} channels", "give one each")
     mean, std = (torch.tensor(part).reshape(channels, 1, 1) for part in (constants.mean, constants.std))
-    pixels = given.images if given.is_bytes else given.images * std + mean
+
+    def as_pixels(some: Given) -> Tensor:
+        return some.images if some.is_bytes else some.images * std + mean
+
+    def as_taken(some: Given) -> Tensor:
+        return ((as_pixels(some) - mean) / std).to(device)
+
+    pixels = as_pixels(given)
     _require_pixels(pixels, normalized=normalization is not None)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    aim = None if similar_to is None else target_of(similar_to, model, as_taken(given), reading, as_taken)
+    reading = aim.reading(reading.key) if aim else reading
     some = ((pixels[:2] - mean) / std).to(device)
     outputs, notes = outputs_of(model, some, reading, allow_stochastic=allow_stochastic)
-    count = reading.classes(outputs)
+    count, meaning = reading.classes(outputs), reading.meaning(outputs)
     names = tuple(classes) if classes is not None else tuple(str(number) for number in range(count))
     if count != len(names):
         raise DataError(f"the model has {count} outputs for {len(names)} classes", "check classes")
@@ -150,18 +162,19 @@ def adapt(
     normalized = normalization is not None and normalization.changes
     notes = (*notes, *_remarks(given.images, is_bytes=given.is_bytes, normalized=normalized))
     sha256 = network_sha256(model)
+    notes = (*notes, *filter(None, [meaning.told]))
     if reading != LOGITS:
         notes = (*notes, f"the model's answers are read as {reading}")
-        sha256 = digest([sha256, str(reading)])
+        sha256 = digest([sha256, str(reading), *([aim.identity] if aim else [])])
     if reshape is not None:
         notes = (*notes, f"the explained layer's output is turned by reshape={_called(reshape)}")
         sha256 = digest([sha256, function_identity(reshape)])
-    loaded = LoadedModel(
-        model, None, None, "memory", identity(sha256, info), Path(name), notes, meaning=reading.meaning(outputs)
-    )
+    sha256 = identity(sha256, info)
+    loaded = LoadedModel(model, None, None, "memory", sha256, Path(name), notes, meaning=meaning, reading=reading)
     if reading.several:
         return loaded, info, LabelSplit(info, pixels, multi_hot(given.labels, count), given.masks)
-    return loaded, info, TensorSplit(info, pixels, class_numbers(given.labels, count), given.masks)
+    labels = aim.labels(given.labels) if aim else class_numbers(given.labels, count)
+    return loaded, info, TensorSplit(info, pixels, labels, given.masks)
 
 
 def network_sha256(model: nn.Module) -> str:

@@ -29,6 +29,7 @@ from xeval.runtime.files import digest
 from xeval.scoring.normalization import normalized
 from xeval.scoring.options import ScoreOptions
 from xeval.scoring.protocols import Protocol, metric_list, resolve
+from xeval.scoring.similarity import require_slope
 from xeval.scoring.store import Cell, definition_of_row
 
 MODEL_COLUMNS = ("label", "predicted", "correct", "p0", "confidence")
@@ -137,8 +138,9 @@ def make_plan(checkpoint: Path, options: ScoreOptions) -> Plan:
 
 def plan_for(loaded: LoadedModel, info: DatasetInfo, split: Split, options: ScoreOptions) -> Plan:
     """Lay out the work for a model and a split that have been loaded."""
-    protocol = protocol_of(_for_several(options) if loaded.meaning.several else options)
+    protocol = protocol_of(_with_targets(options) if loaded.meaning.fixed else options)
     _require_fit(loaded, info)
+    require_slope(loaded.meaning, protocol.explainers)
     protocol, unmet = _what_the_network_allows(protocol, loaded, info, asked=options.metrics is not None)
     _require_thresholds(protocol, info)
     split, damaged = without_damaged(split) if options.allow_partial else (split, {})
@@ -282,33 +284,26 @@ def _require_thresholds(protocol: Protocol, info: DatasetInfo) -> None:
             raise UsageError(f"the threshold {q:g} keeps no pixel of {size_text(info.size)}", "give a larger fraction")
 
 
-def _for_several(options: ScoreOptions) -> ScoreOptions:
-    """Return the options for images with several labels, each of which is explained in a row of its own."""
+def _with_targets(options: ScoreOptions) -> ScoreOptions:
+    """Return the options for rows that have their own targets, such as each label of an image."""
     if options.target == "pred":
-        raise UsageError("images with several labels are explained label by label", "leave out --target pred")
+        raise UsageError("each row has a target of its own here, which no prediction chooses", "leave out --target")
     return options.model_copy(update={"target": "label"})
-
-
-UNMET = {
-    "softmax": "the network's probabilities are sigmoids, not a softmax",
-    "one label": "an image has several labels, not one class",
-    "other class": "there is no other class",
-}
-"""Why a metric that needs this is left out."""
 
 
 def _what_the_network_allows(
     protocol: Protocol, loaded: LoadedModel, info: DatasetInfo, *, asked: bool
 ) -> tuple[Protocol, list[str]]:
     """Leave out metrics that need what the network does not give, with notes; raise UsageError if one was asked for."""
-    lacks = loaded.meaning.lacks | ({"other class"} if len(info.classes) < 2 else set())
-    unmet = {metric.name: min(metric.needs & lacks) for metric, _ in metric_list(protocol) if metric.needs & lacks}
+    lacks = {**({"other class": "there is no other class"} if len(info.classes) < 2 else {}), **loaded.meaning.lacks}
+    needs = {metric.name: metric.needs & lacks.keys() for metric, _ in metric_list(protocol)}
+    unmet = {name: lacks[min(missing)] for name, missing in needs.items() if missing}
     if unmet and (asked or unmet.keys() == set(protocol.metrics)):
-        name, need = next(iter(unmet.items()))
-        raise UsageError(f"{name} has no meaning here: {UNMET[need]}", "leave it out")
+        name, why = next(iter(unmet.items()))
+        raise UsageError(f"{name} has no meaning here: {why}", "leave it out")
     names = tuple(name for name in protocol.metrics if name not in unmet)
-    by_need = {need: [name for name, of in unmet.items() if of == need] for need in sorted(set(unmet.values()))}
-    notes = [f"left out, as {UNMET[need]}: {', '.join(left)}" for need, left in by_need.items()]
+    by_reason = {why: [name for name in unmet if unmet[name] == why] for why in dict.fromkeys(unmet.values())}
+    notes = [f"left out, as {why}: {', '.join(left)}" for why, left in by_reason.items()]
     return protocol.model_copy(update={"metrics": names}), notes
 
 

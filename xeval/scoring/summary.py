@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xeval.explainers import CONTROLS, EXPLAINERS
+from xeval.models.reading import CLASSES, Meaning
 from xeval.runtime.provenance import provenance
 from xeval.scoring.completeness import missing_values
 from xeval.scoring.plan import Plan, Task
@@ -26,7 +27,7 @@ CURVES = {"insertion.curve": "keep", "deletion.curve": "deletion"}
 def summarize(store: Store, plan: Plan, cam_size: tuple[int, int], cost: dict[str, Any]) -> dict[str, Any]:
     """Return the whole content of ``scores.json``, derived from the store, the plan and the cost of the run."""
     model = {name: store.read(cell_id) for name, cell_id in _ids(store, plan.model_cells()).items()}
-    lengths, several = plan.lengths, plan.loaded.meaning.several
+    lengths, meaning = plan.lengths, plan.loaded.meaning
     correct = by_image(model["correct"].values, lengths) > 0.5
     confidence, p0 = (by_image(model[name].values, lengths) for name in ("confidence", "p0"))
     known = np.isfinite(confidence)
@@ -59,17 +60,16 @@ def summarize(store: Store, plan: Plan, cam_size: tuple[int, int], cost: dict[st
             "settings": plan.protocol.definition(),
         },
         "explained": {"layer": plan.layer, "cam_size": list(cam_size), "target": plan.protocol.target},
-        "model": model_numbers(confidence[known], p0[known], correct[known], calibrated=not several),
+        "model": model_numbers(confidence[known], p0[known], correct[known], meaning),
         "columns": {name: about for task in plan.tasks for name, about in _columns(task).items()},
         "conventions": [
             *plan.protocol.conventions(),
-            *plan.loaded.meaning.conventions,
-            *filter(None, [plan.loaded.normalization]),
+            *filter(None, [meaning.told, plan.loaded.normalization]),
         ],
         "explainers": {name: {**_explainer(name), **_code(plan.code, name)} for name in plan.rows},
         "scores": scores,
         "curves": {"fractions": _fractions(curves), **curves},
-        "reliability": {} if several else reliability(confidence[known], correct[known]),
+        "reliability": reliability(confidence[known], correct[known]) if meaning.calibrated else {},
         "cost": cost,
         "warnings": _warnings(plan, float(correct[known].mean()) if known.any() else 0.0, cam_size),
         "provenance": provenance(),
@@ -128,16 +128,17 @@ def _fractions(curves: dict[str, Any]) -> list[float]:
 
 
 def model_numbers(
-    confidence: Floats, p0: Floats, correct: NDArray[np.bool_], *, calibrated: bool = True
+    confidence: Floats, p0: Floats, correct: NDArray[np.bool_], meaning: Meaning = CLASSES
 ) -> dict[str, float | None]:
     """Return accuracy, mean clean probability of the explained class, and expected calibration error.
 
-    The latter is of the likeliest class, and none where an image may have several labels: those are not ``calibrated``.
+    There is no accuracy where nothing is predicted, and no error of the likeliest class where it is not one of several.
     """
+    predicted = meaning.several or not meaning.fixed
     return {
-        "accuracy": _mean(correct.astype(np.float64)),
+        "accuracy": _mean(correct.astype(np.float64)) if predicted else None,
         "p0": _mean(p0),
-        "ece": expected_calibration_error(confidence, correct) if calibrated else None,
+        "ece": expected_calibration_error(confidence, correct) if meaning.calibrated else None,
     }
 
 
@@ -259,6 +260,6 @@ def _warnings(plan: Plan, accuracy: float, cam_size: tuple[int, int]) -> list[st
             "these are the images of the training split: image hashes overlap the training manifest, and unseen images "
             "may score otherwise"
         )
-    if accuracy <= 1.5 / len(plan.info.classes) and not plan.loaded.meaning.several:
+    if accuracy <= 1.5 / len(plan.info.classes) and plan.loaded.meaning.calibrated:
         found.append(f"accuracy {accuracy:.3f} is at the level of chance")
     return found
