@@ -18,13 +18,16 @@ import torchvision
 from torch import Tensor, nn
 
 import xeval
+from tests.commands import here
 from tests.outside.networks import CLASSES, Plain, labels, pixels, seeded
+from tests.runs import make_run
 from xeval.engine.folding import network_of
 from xeval.errors import DataError, UsageError
 from xeval.explainers import EXPLAINERS
 from xeval.metrics import METRICS
 from xeval.models import frozen_eval
 from xeval.models.reading import KINDS, LOGITS, Reading
+from xeval.runtime.files import read_json
 from xeval.scoring.answers import as_logits
 from xeval.scoring.store import Store
 
@@ -227,9 +230,60 @@ def test_regression_is_refused() -> None:
         scored(ONE, quantities.round())
 
 
-def test_a_checkpoint_says_itself_what_it_answers(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="output= and similar_to= are for a module"):
-        xeval.score(tmp_path, output="scores")
+CODE = """
+import torch
+from torch import nn
+
+class Answers(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 4, 3, 2, 1), nn.Linear(4, 10)
+
+    def forward(self, x):
+        z = self.head(self.conv(x).relu().mean((-2, -1)))
+        return {"logits": z, "scores": z.softmax(1), "few": z[:, :3]}
+
+def build(num_classes):
+    return Answers()
+"""
+
+
+def test_the_command_reads_answers_of_a_file_whose_network_is_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("answering_code.py").write_text(CODE)
+    scope: dict[str, Any] = {}
+    exec(CODE, scope)
+    torch.save(seeded(scope["Answers"]).state_dict(), "mine.pt")
+    typed = ["score", "mine.pt", "--arch", "answering_code:build", "--dataset", "digits", "--limit", "4"]
+    typed += ["--metrics", "drop", "--explainers", "grad-cam,random"]
+    found = {}
+    for output in ("logits", "scores:probabilities"):
+        status, _, message = here(capsys, *typed, "--out", output[:6], "--output", output)
+        assert status == 0, message
+        found[output] = read_json(Path(output[:6]) / "scores.json", "xeval.scores/1")
+    plain, made = found.values()
+    means = [[one["mean"] for one in part["scores"]["random"].values()] for part in (plain, made)]
+    assert means[0] == pytest.approx(means[1], abs=1e-5, nan_ok=True)
+    assert plain["model"] == pytest.approx(made["model"], abs=1e-6)
+    assert plain["checkpoint"]["sha256"] != made["checkpoint"]["sha256"]
+    for output, status, problem in (
+        ("few", 3, "answers with 3 classes, digits has 10"),
+        ("multilabel", 2, "an image of a data set has one label"),
+        ("nothing", 2, "no part 'nothing', but the parts logits, scores, few"),
+    ):
+        told = here(capsys, *typed, "--out", "no", "--output", output)
+        assert (told[0], problem in told[2]) == (status, True), told
+
+
+def test_other_networks_of_files_answer_with_logits(tmp_path: Path) -> None:
+    run, _ = make_run(tmp_path / "digits-excon-s0")
+    with pytest.raises(UsageError, match="--output is for networks of your own code"):
+        xeval.score(run, output="scores", limit=4)
+    with pytest.raises(UsageError, match="similar_to= is for a module"):
+        xeval.score(run, similar_to="itself")
 
 
 # --- one logit ---

@@ -21,7 +21,7 @@ from xeval.data import DatasetInfo, Split
 from xeval.data.base import Size
 from xeval.errors import DataError, UsageError
 from xeval.models.layout import Grid, reshaped_by
-from xeval.models.reading import LOGITS, Reading
+from xeval.models.reading import Reading
 from xeval.perturb.thresholds import Mask
 from xeval.runtime.files import read_json
 from xeval.runtime.progress import Silent
@@ -133,10 +133,8 @@ def _of_checkpoint(checkpoint: Path | str, data: Any, own: _Own, options: dict[s
         raise UsageError("normalization= is that of a module's loader", "give mean= and std=, or normalize=")
     if own.reshape is not None:
         raise UsageError("reshape= is for a module, not for a checkpoint", "load it and score it with its data")
-    if own.reading != LOGITS or own.similar_to is not None:
-        raise UsageError(
-            "output= and similar_to= are for a module, not for a checkpoint", "load it and score it with its data"
-        )
+    if own.similar_to is not None:
+        raise UsageError("similar_to= is for a module, not for a checkpoint", "load it and score it with its data")
     return _frame(scoring.score(checkpoint, **options))
 
 

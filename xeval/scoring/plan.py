@@ -28,6 +28,7 @@ from xeval.perturb.masks import kept
 from xeval.runtime.files import digest
 from xeval.scoring.normalization import normalized
 from xeval.scoring.options import ScoreOptions
+from xeval.scoring.own_networks import read_as
 from xeval.scoring.protocols import Protocol, metric_list, resolve
 from xeval.scoring.similarity import require_slope
 from xeval.scoring.store import Cell, definition_of_row
@@ -228,7 +229,8 @@ def _open(checkpoint: Path, options: ScoreOptions) -> tuple[LoadedModel, Dataset
     known = loaded.card.dataset if loaded.card else None
     name = options.dataset or (known.name if known else described().name)
     dataset = open_as_known(name, options.data, options.size, known or loaded.own)
-    return *normalized(loaded, dataset.info, options, measured=dataset.measured), dataset.split(options.split)
+    loaded, info = normalized(loaded, dataset.info, options, measured=dataset.measured)
+    return read_as(loaded, info, options.output), info, dataset.split(options.split)
 
 
 def _require_fit(loaded: LoadedModel, info: DatasetInfo) -> None:

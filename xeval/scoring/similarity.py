@@ -95,13 +95,17 @@ def target_of(
         told = f"explained: the cosine of an image's embedding to that of the clean image itself; {P}"
         return Target(embed(images), Meaning("cosine", fixed=True, peak=True, told=told), ITSELF)
     if isinstance(similar_to, Tensor):
-        return _of_vectors(torch.atleast_2d(similar_to.detach().float().cpu()), embed(images[:1]).shape[1])
+        return _of_vectors(_rows(similar_to.detach().float().cpu()), embed(images[:1]).shape[1])
     return _of_classes(collect(similar_to), embed, as_taken)
 
 
 def _embeddings(model: nn.Module, images: Tensor, reading: Reading) -> Tensor:
     with frozen_eval(model), torch.no_grad():
         return torch.cat([reading.numbers(model(part)) for part in torch.split(images, AT_ONCE)])
+
+
+def _rows(vectors: Tensor) -> Tensor:
+    return vectors[None] if vectors.ndim == 1 else vectors
 
 
 def _of_vectors(vectors: Tensor, size: int) -> Target:
