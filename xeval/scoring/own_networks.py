@@ -33,7 +33,7 @@ def read_as(loaded: LoadedModel, info: DatasetInfo, output: str) -> LoadedModel:
     if reading.several:
         raise UsageError(
             "an image of a data set has one label",
-            "score the module with a loader: xeval.score(model, loader, output=…)",
+            'score the module with its loader: xeval.score(model, loader, output="multilabel")',
         )
     images = two_examples(torch.zeros(1, *info.shape))
     if reading == LOGITS and _answers_with_logits(loaded, images):
