@@ -155,6 +155,8 @@ def test_classes_are_the_means_of_unit_embeddings_of_another_loader() -> None:
         for number in range(3):
             mean = sum(one / one.norm() for one in z[of == number]) / 3
             assert torch.allclose(loaded.reading.vectors[number], mean, atol=1e-6)  # type: ignore[attr-defined]
+    hot = adapt(MODEL, given, normalization=constants, similar_to=[(others, torch.eye(3)[of])])[0]
+    assert torch.equal(hot.reading.vectors, loaded.reading.vectors)  # type: ignore[attr-defined]
     summary = scored(MODEL, [(pixels(9), of)], explainers=("grad-cam", "random")).attrs["summary"]
     assert summary["dataset"]["classes"] == ["0", "1", "2"]
     assert "the mean embedding of a class, of 3" in " ".join(summary["checkpoint"]["notes"])

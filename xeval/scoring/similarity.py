@@ -120,7 +120,8 @@ def _of_vectors(vectors: Tensor, size: int) -> Target:
 
 
 def _of_classes(given: Given, embed: Callable[[Tensor], Tensor], as_taken: Callable[[Given], Tensor]) -> Target:
-    labels = class_numbers(given.labels, max(2, int(given.labels.max()) + 1))
+    columns = given.labels.shape[1] if given.labels.ndim == 2 else 1
+    labels = class_numbers(given.labels, columns if columns > 1 else int(given.labels.max()) + 1)
     count = int(labels.max()) + 1
     missing = sorted(set(range(count)) - set(labels.tolist()))
     if missing:
