@@ -34,6 +34,7 @@ from xeval.runtime.memory import resources
 from xeval.scoring.gallery import Pictures, explained_pictures
 from xeval.scoring.normalization import normalized
 from xeval.scoring.options import ScoreOptions, validated
+from xeval.scoring.own_networks import read_as
 from xeval.scoring.plan import plan_for
 from xeval.scoring.scorer import make_scorer
 
@@ -164,9 +165,10 @@ def _open(
     )
     if loaded.card is None:
         found = opened() if loaded.own is None else opened(loaded.own.size).interpolated(loaded.own.interpolation)
-        return normalized(loaded, found.info, options, measured=found.measured)
+        loaded, info = normalized(loaded, found.info, options, measured=found.measured)
+        return read_as(loaded, info, options.output), info
     info = loaded.card.dataset if dataset is None else opened().info
-    return loaded, options.normalization.for_trained(info, loaded.card.dataset)
+    return read_as(loaded, info, options.output), options.normalization.for_trained(info, loaded.card.dataset)
 
 
 def _pixels(content: bytes, path: Path, info: DatasetInfo) -> Pixels:

@@ -14,6 +14,7 @@ from xeval.errors import DataError
 from xeval.reports.schema import Score, Scores
 from xeval.reports.text import clean
 from xeval.scoring.store import Cell, Series, Store, definition_of_row
+from xeval.statistics.clusters import means_of_runs
 
 STORE = "scores.sqlite"
 
@@ -28,14 +29,14 @@ class Images:
     @cached_property
     def correct(self) -> NDArray[np.bool_]:
         """Return which images the checkpoint classifies correctly (N,)."""
-        return np.asarray(self._read("", "model", "correct", self.scores.explained.target).values > 0.5)
+        return self._by_image(self._read("", "model", "correct", self.scores.explained.target).values) > 0.5
 
     def values(self, explainer: str, column: str) -> NDArray[np.float64]:
         """Return one column of one explainer (N,), NaN where it is undefined."""
         about = self.scores.columns[column]
         definition = definition_of_row(about.definition, self.scores.explainers[explainer].code)
         series = self._read(explainer, about.metric, column, definition)
-        return np.where(series.ok, series.values, np.nan)
+        return self._by_image(np.where(series.ok, series.values, np.nan))
 
     def require_agreement(self) -> None:
         """Compare the means of the competing explainers' ranked columns with their values; raises DataError."""
@@ -57,6 +58,11 @@ class Images:
                 "restore it or score the checkpoint again",
             )
 
+    def _by_image(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Average the rows of an image, where there may be several: they are no independent draws."""
+        rows = self.scores.dataset.rows
+        return values if rows is None else means_of_runs(values, rows)
+
     @cached_property
     def _store(self) -> Store:
         return Store(self.path, read_only=True)
@@ -71,9 +77,10 @@ class Images:
         if cell not in self._numbers:
             raise DataError(f"{self.path} does not hold {column} of the scores beside it", "score the checkpoint again")
         series = self._store.read(self._numbers[cell])
-        if len(series.values) != self.scores.dataset.n:
+        expected = sum(self.scores.dataset.rows or [self.scores.dataset.n])
+        if len(series.values) != expected:
             raise DataError(
-                f"{self.path} holds {len(series.values)} of {self.scores.dataset.n} images",
+                f"{self.path} holds {len(series.values)} of {expected} images",
                 "score the checkpoint again",
             )
         return series

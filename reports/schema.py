@@ -46,6 +46,7 @@ class ScoredData(Part):
     split: str
     n: int
     of: int
+    rows: tuple[Annotated[int, Field(ge=1)], ...] | None = None  # of each image, where there may be several
     selection: str
     manifest: str  # of the whole split
     key: str | None = None  # of the chosen images, where the scorer gives one

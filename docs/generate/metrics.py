@@ -153,17 +153,19 @@ def _allowed(about: dict[str, Any]) -> str:
     return ", ".join(f"{sign} {about[key]:g}" for key, sign in signs.items() if key in about)
 
 
+NEEDS = {
+    "masks": "Object masks, or boxes, which are drawn as masks: left out where the data have none (`xeval data list`).",
+    "explainer": "An explainer, which explains other images, classes or networks too: maps that were made elsewhere "
+    "have no value.",
+    "softmax": "A network whose probabilities are the softmax of its logits.",
+    "one label": "Images of one class: left out where an image has several labels.",
+    "other class": "A second class: left out where the network has one.",
+}
+
+
 def _needs(metric: Metric) -> str:
-    if "explainer" in metric.needs:
-        return (
-            "An explainer, which explains other images, classes or networks too: maps that were made elsewhere have no "
-            "value."
-        )
-    if "masks" in metric.needs:
-        return (
-            "Object masks, or boxes, which are drawn as masks: left out where the data have none (`xeval data list`)."
-        )
-    return "Nothing beside the images, their classes and the network."
+    found = [sentence for need, sentence in NEEDS.items() if need in metric.needs]
+    return " ".join(found) or "Nothing beside the images, their classes and the network."
 
 
 def _protocols(metric: Metric) -> str:

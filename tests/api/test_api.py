@@ -78,7 +78,7 @@ def defaults(function: Any) -> dict[str, Any]:
 
 def test_score_has_every_option_with_its_default():
     options = {name: about.default for name, about in ScoreOptions.model_fields.items()}
-    own = {"normalization", "classes", "output", "allow_stochastic", "reshape"}
+    own = {"normalization", "classes", "similar_to", "allow_stochastic", "reshape"}
     given = defaults(xeval.score)
     assert signature(xeval.score).parameters["data"].default is options.pop("data")
     assert {name: value for name, value in given.items() if name not in own} == options

@@ -14,8 +14,10 @@ GUARDED = (
     "models.answers",
     "scoring.loader",
     "scoring.module",
+    "scoring.similarity",
     "models.layers",
     "models.layout",
+    "models.reading",
     "explainers.cam",
     "explainers.graph",
     "explainers.gradients",
@@ -25,11 +27,11 @@ GUARDED = (
 ADD = f"add a line to {ROWS.relative_to(ROOT)}, then run `make docs`"
 
 TRUE = Checked(
-    "number of outputs",
+    "rows of the answer",
     "before scoring",
-    "models.answers:_answer",
-    "has one output",
-    "outside/test_answers.py::test_other_answers_are_refused",
+    "models.answers:outputs_of",
+    "rows of numbers",
+    "outside/test_outputs.py::test_other_answers_are_refused_with_the_reason",
 )
 
 
@@ -52,11 +54,14 @@ def test_no_check_of_a_guarded_file_is_left_out(module: str) -> None:
 def test_the_page_says_the_whole_message_and_the_code_of_its_kind() -> None:
     page = checks_page()
     assert TRUE in ALL
-    assert said(TRUE) == "exit 2: “the model has one output”"
-    (line,) = [line for line in page.splitlines() if line.startswith("| number of outputs |")]
-    code, test = "[xeval/models/answers.py](../xeval/models/answers.py)", "test_other_answers_are_refused"
-    proof = f"[`{test}`](../tests/outside/test_answers.py)"
-    assert line == f"| number of outputs | before scoring | exit 2: “the model has one output” | {code} | {proof} |"
+    assert said(TRUE) == "exit 2: “the model answers … images with … rows of numbers”"
+    (line,) = [line for line in page.splitlines() if line.startswith("| rows of the answer |")]
+    code, test = (
+        "[xeval/models/answers.py](../xeval/models/answers.py)",
+        "test_other_answers_are_refused_with_the_reason",
+    )
+    proof = f"[`{test}`](../tests/outside/test_outputs.py)"
+    assert line == f"| {TRUE.subject} | {TRUE.when} | {said(TRUE)} | {code} | {proof} |"
     assert sum(line.startswith("| ") for line in page.splitlines()) == len(ALL) + 2 * len(sections())
 
 
@@ -95,7 +100,7 @@ def test_checks_that_do_not_exist_are_found(changes: dict[str, str], told: str) 
     [
         ("outside/test_answers.py::test_other_answers", "test_other_answers does not exist"),
         ("outside/test_replies.py::test_other_answers_are_refused", "does not exist"),
-        ("outside/test_answers.py::test_types_and_modes", "does not quote 'has one output'"),
+        ("outside/test_answers.py::test_types_and_modes", "does not quote 'rows of numbers'"),
     ],
 )
 def test_proofs_that_do_not_exist_are_found(test: str, told: str) -> None:
@@ -105,7 +110,7 @@ def test_proofs_that_do_not_exist_are_found(test: str, told: str) -> None:
 
 def test_a_check_without_a_row_is_found() -> None:
     rest = [row for row in ALL if row != TRUE]
-    assert unlisted("models.answers", rest) == ["models.answers:_answer: the model has one output"]
+    assert unlisted("models.answers", rest) == [f"{TRUE.place}: the model answers … images with … rows of numbers"]
 
 
 @pytest.mark.parametrize("line", ["a | b | c | d", "a | b | c | d | e | f | g"])

@@ -66,14 +66,3 @@ class Volumes(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         volume = torch.stack([x, x.roll(1, -1)], 2)
         return self.head(self.flat(self.conv(volume).mean(2)).mean((-2, -1)))
-
-
-class InDictionary(nn.Module):
-    """Answers with a dictionary."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = Plain()
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        return {"logits": self.inner(x)}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import xeval
-from tests.outside.networks import CLASSES, DropsAlways, InDictionary, Plain, Volumes, labels, pixels, seeded
+from tests.outside.networks import CLASSES, DropsAlways, Plain, Volumes, labels, pixels, seeded
 from xeval.engine.folding import network_of
 from xeval.errors import UsageError
 
@@ -110,15 +110,6 @@ def test_answers_that_depend_on_the_rest_of_the_batch() -> None:
     with pytest.raises(UsageError, match="other images of its batch"):
         scored(model)
     assert len(scored(seeded(lambda: Plain(norm=nn.BatchNorm2d(8)))))
-
-
-@pytest.mark.parametrize(
-    ("build", "problem"),
-    [(InDictionary, "does not return logits"), (lambda: Plain(nn.Linear(CLASSES, 1)), "has one output")],
-)
-def test_other_answers_are_refused(build: type[nn.Module], problem: str) -> None:
-    with pytest.raises(UsageError, match=problem):
-        scored(seeded(build))
 
 
 def test_weights_of_rank_five_are_scored() -> None:

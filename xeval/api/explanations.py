@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args, overload
+from typing import Any, get_args, overload
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,9 @@ from xeval.explainers import EXPLAINERS
 from xeval.models import frozen_eval, last_conv_stage
 from xeval.models.answers import as_logits
 from xeval.models.layout import Grid, reshaped_by
+from xeval.models.reading import Reading
 from xeval.models.watch import bare, uncompiled
+from xeval.scoring.similarity import require_slope, target_of
 
 
 def load(
@@ -48,6 +50,8 @@ def explain(
     explainer: str = "grad-cam",
     layer: str | None = None,
     reshape: Grid | None = None,
+    output: str = "logits",
+    similar_to: Any = None,
 ) -> Tensor: ...
 
 
@@ -61,6 +65,8 @@ def explain(
     out: Path | str | None = None,
     layer: str | None = None,
     reshape: Grid | None = None,
+    output: str = "logits",
+    similar_to: Any = None,
 ) -> dict[str, Tensor]: ...
 
 
@@ -74,6 +80,8 @@ def explain(
     out: Path | str | None = None,
     layer: str | None = None,
     reshape: Grid | None = None,
+    output: str = "logits",
+    similar_to: Any = None,
 ) -> Tensor | dict[str, Tensor]:
     """Return signed maps N×1×h×w, on the explainer's own grid, of normalised ``images`` N×C×H×W.
 
@@ -83,10 +91,16 @@ def explain(
     ``targets`` (N,) are the explained classes, by default the predicted ones. ``layer`` is a module's name, by default
     the last one whose positions the score reads (:func:`~xeval.models.last_conv_stage`). How its output lies is found
     by evidence, or said by ``reshape``, a function that slices, transposes and reshapes it to N×K×h×w. The model is
-    left as it was.
+    left as it was. ``output`` and ``similar_to`` say how its answers are read, as in :func:`xeval.score`.
     """
-    model = bare(model)
-    with frozen_eval(model), uncompiled(model), as_logits(model, "logits"), reshaped_by(reshape, layer):
+    model, reading = bare(model), Reading.of(output)
+    if similar_to is not None:
+        aim = target_of(similar_to, model, images, reading, lambda given: given.images.to(images))
+        require_slope(aim.meaning, [explainer] if explainers is None else explainers)
+        reading = aim.reading(reading.key)
+        if targets is None and aim.meaning.fixed:
+            targets = aim.labels(torch.zeros(len(images))).to(images.device)
+    with uncompiled(model), as_logits(model, reading), frozen_eval(model), reshaped_by(reshape, layer):
         where = layer or last_conv_stage(model, images[:1])
         if targets is None:
             with torch.no_grad():

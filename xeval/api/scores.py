@@ -20,8 +20,9 @@ from xeval.checkpoints.normalization import NormalizeName
 from xeval.data import DatasetInfo, Split
 from xeval.data.base import Size
 from xeval.errors import DataError, UsageError
-from xeval.models.answers import Output, as_logits
+from xeval.models.answers import as_logits
 from xeval.models.layout import Grid, reshaped_by
+from xeval.models.reading import Reading
 from xeval.models.watch import bare, uncompiled
 from xeval.perturb.thresholds import Mask
 from xeval.runtime.files import read_json
@@ -46,7 +47,8 @@ def score(
     *,
     normalization: Normalization | None = None,
     classes: Sequence[str] | None = None,
-    output: Output = "logits",
+    output: str = "logits",
+    similar_to: Any = None,
     allow_stochastic: bool = False,
     reshape: Grid | None = None,
     dataset: str | None = None,
@@ -90,9 +92,12 @@ def score(
     (images N×C×H×W, labels N), with masks or boxes of the objects as a third item or without: see
     :func:`xeval.scoring.module.adapt` for ``normalization``, ``classes`` and ``allow_stochastic``; its scores are kept
     only if ``out`` is given, and :func:`xeval.compare` takes that folder as a run of ``method`` with ``training_seed``
-    on the data set called ``dataset``. A module answers with logits or, as those of transformers, with an object that
-    has them; DataParallel and torch.compile around it count for nothing. ``output="probabilities"`` takes the logarithm
-    of what it answers.
+    on the data set called ``dataset``. DataParallel and torch.compile around a module count for nothing. ``output``
+    says how its answers are read, as ``KIND``, ``KEY`` or ``KEY:KIND``: kinds are logits, probabilities, multilabel and
+    multilabel-probabilities, and the key is the part of a dictionary, an object or a tuple that holds them
+    (:mod:`xeval.models.reading`). ``similar_to`` is for encoders without a head: the cosine of an image's embedding to
+    its own clean one (``"itself"``), to vectors D or V×D, or to the classes of another loader is explained
+    (:mod:`xeval.scoring.similarity`).
     ``reshape`` is a function that slices, transposes and reshapes the output of the named ``layer`` to N×K×h×w, where
     evidence does not tell how it lies. ``explainers`` and ``metrics`` take names and functions of your own:
     ``(model, images, targets) -> maps`` N×1×h×w, and ``(model, images, maps, targets) -> values`` N
@@ -105,7 +110,7 @@ def score(
     with explainers_lent(explainers) as rows, metrics_lent(metrics) as columns:
         named = {"explainers": rows, "metrics": columns}
         options = {field: {**given, **named}[field] for field in ScoreOptions.model_fields}
-        own = _Own(normalization, classes, output, allow_stochastic, reshape)
+        own = _Own(normalization, classes, Reading.of(output), similar_to, allow_stochastic, reshape)
         if isinstance(checkpoint, nn.Module):
             return _of_module(checkpoint, data, own, options)
         return _of_checkpoint(checkpoint, data, own, options)
@@ -117,7 +122,8 @@ class _Own:
 
     normalization: Normalization | None
     classes: Sequence[str] | None
-    output: Output
+    reading: Reading
+    similar_to: Any
     allow_stochastic: bool
     reshape: Grid | None
 
@@ -133,6 +139,8 @@ def _of_checkpoint(checkpoint: Path | str, data: Any, own: _Own, options: dict[s
         raise UsageError("normalization= is that of a module's loader", "give mean= and std=, or normalize=")
     if own.reshape is not None:
         raise UsageError("reshape= is for a module, not for a checkpoint", "load it and score it with its data")
+    if own.similar_to is not None:
+        raise UsageError("similar_to= is for a module, not for a checkpoint", "load it and score it with its data")
     return _frame(scoring.score(checkpoint, **options))
 
 
@@ -147,18 +155,20 @@ def _of_module(module: nn.Module, data: Any, own: _Own, options: dict[str, Any])
             "mean=, std= and normalize= are for checkpoints", "give normalization= of the loader's transform"
         )
     module = bare(module)
-    readable = as_logits(module, own.output)
-    with torch.inference_mode(False), uncompiled(module), readable, reshaped_by(own.reshape, chosen.layer):
+    with torch.inference_mode(False), uncompiled(module), reshaped_by(own.reshape, chosen.layer):
         adapted = adapt(
             module,
             data,
             normalization=own.normalization,
             classes=own.classes,
+            reading=own.reading,
+            similar_to=own.similar_to,
             allow_stochastic=own.allow_stochastic,
             reshape=own.reshape,
             name=chosen.dataset or "model",
         )
-        return _in_memory(chosen, *adapted)
+        with as_logits(module, adapted[0].reading):
+            return _in_memory(chosen, *adapted)
 
 
 def _in_memory(options: ScoreOptions, loaded: LoadedModel, info: DatasetInfo, split: Split) -> pd.DataFrame:

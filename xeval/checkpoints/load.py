@@ -26,9 +26,10 @@ from xeval.checkpoints.weightfiles import plain_tensors, read_tensors, read_weig
 from xeval.data import DatasetInfo
 from xeval.errors import CheckpointError, DataError, UsageError
 from xeval.models import ModelSpec, build
-from xeval.models.answers import classes_of
+from xeval.models.answers import outputs_of
 from xeval.models.architectures import is_built_in
 from xeval.models.configuration import Configuration
+from xeval.models.reading import CLASSES, LOGITS, Meaning, Reading
 from xeval.models.sources import apart, native, network, opens_or_runs, require_followed, require_named
 from xeval.models.watch import two_examples
 from xeval.runtime.files import atomic_write, file_hash
@@ -47,7 +48,8 @@ class LoadedModel:
     hash, and of networks from elsewhere what they are made of; a scorer adds constants that are not the data set's own,
     and says in ``normalization`` which it uses unless the run itself has the data set's. ``notes`` says what was
     assumed or adapted. ``own`` is what the network's own configuration says of images, where the weights of a bare file
-    are those that it describes.
+    are those that it describes. ``meaning`` is what its logits stand for, and ``reading`` how the answers of a module
+    are read as logits.
     """
 
     model: nn.Module
@@ -60,6 +62,8 @@ class LoadedModel:
     file_sha256: str | None = None
     normalization: str = ""
     own: Configuration | None = None
+    meaning: Meaning = CLASSES
+    reading: Reading = LOGITS
 
 
 def export(run: Path, target: Path, weights: Weights = "best") -> None:
@@ -199,10 +203,10 @@ def answering(loaded: LoadedModel) -> LoadedModel:
         DataError: they are for another number of classes.
     """
     spec = loaded.spec
-    if spec is None or is_built_in(spec.arch):
+    if spec is None or is_built_in(spec.arch) or loaded.reading != LOGITS:
         return loaded
     try:
-        outputs, notes = classes_of(loaded.model, two_examples(torch.zeros(1, *spec.shape)))
+        outputs, notes = outputs_of(loaded.model, two_examples(torch.zeros(1, *spec.shape)), LOGITS)
     except UsageError as error:
         remedy = f"let {spec.arch} give logits N×classes, the same for an image whatever else is in its batch"
         raise CheckpointError(f"{loaded.path}: {error.problem}", remedy) from error

@@ -106,6 +106,16 @@ class Split(ABC):
         images = self._images(self._positions(index))
         return torch.from_numpy(np.ascontiguousarray(images))
 
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The id of each row's image: another one for each row, unless images have several labels with a row each."""
+        return self.ids
+
+    def truth(self, index: Index) -> torch.Tensor | None:
+        """Return all labels of images that may have several, bool (n, classes); None where each has one."""
+        self._positions(index)
+        return None
+
     @abstractmethod
     def _images(self, positions: Ints) -> Pixels:
         """Return uint8 (n, C, H, W) for valid positions, int64 (n,)."""

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from xeval.engine.precision import tf32
 from xeval.errors import UsageError
+from xeval.models.reading import graph_of, read_alike
 from xeval.perturb.draws import normal
 from xeval.runtime.endings import first_line
 from xeval.runtime.memory import is_out_of_memory
@@ -140,7 +141,7 @@ def folded(model: nn.Module, images: Tensor, logits: Tensor) -> nn.Module | None
     from torch.fx.experimental.optimization import fuse
 
     try:
-        copy = fuse(model)
+        copy = read_alike(fuse(fx.GraphModule(model, graph_of(model)), no_trace=True), model)
     except Exception:  # tracing a foreign forward pass can raise anything; the model is then left as it is
         return None
     return copy if _agree(copy, images, logits) else None
@@ -152,7 +153,7 @@ def _agree(network: Forward, images: Tensor, logits: Tensor) -> bool:
         found = network(images)
     except RuntimeError:  # a view inside the network needs contiguous memory
         return False
-    if found.shape != logits.shape:
+    if not isinstance(found, Tensor) or found.shape != logits.shape:
         return False
     scale = logits.abs().amax().clamp_min(1)
     return found.is_meta or bool(((found - logits).abs() <= TOLERANCE * scale).all())

@@ -1,7 +1,7 @@
 """Run batched forward passes on the device; the metrics call the network only through this module.
 
 The passes of many images × many perturbations are packed into batches of one size. Nothing is read back to the host in
-between. Probabilities are the softmax in float64 of float32 logits, which removes spurious ties of saturated networks.
+between. Probabilities are computed in float64 from float32 logits, which removes spurious ties of saturated networks.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from xeval.engine.folding import Network, plain
-from xeval.engine.precision import softmax64
+from xeval.engine.precision import same64, sigmoid64, softmax64
 from xeval.engine.timing import RUNS, copies, throughput
 from xeval.explainers.base import Explainer
+from xeval.models.reading import Link
 from xeval.runtime.memory import is_out_of_memory, out_of_memory
 
+LINKS = {"softmax": softmax64, "sigmoid": sigmoid64, "cosine": same64}
 ARITHMETIC = (LinAlgError, FloatingPointError, ValueError)
 Versions = Callable[[Tensor, Tensor], Tensor]
 """A function ``(rows, columns) -> images``: the perturbed images of the pairs (image number, perturbation number)."""
@@ -29,17 +31,25 @@ class Engine:
     """An engine, which makes counted, batched passes through one frozen network.
 
     ``model`` is the network that the explainers use; ``network`` is its form for all other passes (the model itself
-    unless given). If memory does not suffice for a batch, the batch size is halved permanently and the pass repeated;
-    no number depends on the batch size. ``jitter`` is how far the precision of the network moves probabilities.
+    unless given), and ``link`` makes probabilities of logits: the softmax over the classes, or the sigmoid of each. If
+    memory does not suffice for a batch, the batch size is halved permanently and the pass repeated; no number depends
+    on the batch size. ``jitter`` is how far the precision of the network moves probabilities.
     """
 
     def __init__(
-        self, model: nn.Module, *, network: Network | None = None, batch_size: int = 256, single: bool = False
+        self,
+        model: nn.Module,
+        *,
+        network: Network | None = None,
+        batch_size: int = 256,
+        single: bool = False,
+        link: Link = "softmax",
     ) -> None:
         self.model = model
         self.network = network or plain(model)
         self.batch_size = batch_size
         self.single = single
+        self.link = link
         self.jitter = 0.0
         self._passes = 0
         self._taken = 0
@@ -71,8 +81,12 @@ class Engine:
             return torch.cat(self._batches(lambda start, stop: self._pass(images[start:stop]), len(images)))
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """Return the softmax (N, classes) in float64."""
-        return softmax64(self.logits(images), single=self.single)
+        """Return the probabilities (N, classes) in float64."""
+        return self.linked(self.logits(images))
+
+    def linked(self, logits: Tensor) -> Tensor:
+        """Return the probabilities that logits (N, classes) stand for, in float64."""
+        return LINKS[self.link](logits, single=self.single)
 
     def class_probability(self, versions: Versions, columns: int, targets: Tensor) -> Tensor:
         """Return the probability of each image's target class under ``columns`` perturbations: float64 (N, columns).
@@ -85,7 +99,7 @@ class Engine:
         def passed(start: int, stop: int) -> Tensor:
             pair = torch.arange(start, stop, device=targets.device)
             rows = pair.div(columns, rounding_mode="floor")
-            probability = softmax64(self._pass(versions(rows, pair % columns)), single=self.single)
+            probability = self.linked(self._pass(versions(rows, pair % columns)))
             return probability.gather(1, targets[rows, None].to(probability.device))[:, 0]
 
         if not total:
@@ -122,7 +136,7 @@ class Engine:
     def turn(self, images: Tensor) -> Tensor:
         """Do what scoring does with a batch N×C×H×W: compose it, pass it, and take one probability of each image."""
         versions = torch.where(images[:, :1] < 0, images, torch.zeros_like(images[:1]))
-        return softmax64(self.network(versions), single=self.single)[:, 0]
+        return self.linked(self.network(versions))[:, 0]
 
     def _pass(self, images: Tensor) -> Tensor:
         logits = self.network(images, whole=len(images) == self.batch_size)

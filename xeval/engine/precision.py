@@ -23,6 +23,19 @@ def softmax64(logits: Tensor, *, single: bool = False) -> Tensor:
     return logits.softmax(-1).double() if single else logits.double().softmax(-1)
 
 
+def sigmoid64(logits: Tensor, *, single: bool = False) -> Tensor:
+    """Return the sigmoid of each logit as float64, computed where and as exactly as :func:`softmax64` would."""
+    if logits.device.type == "mps":
+        logits = logits.cpu()
+    return logits.sigmoid().double() if single else logits.double().sigmoid()
+
+
+def same64(values: Tensor, *, single: bool = False) -> Tensor:
+    """Return values that are no logits as float64, where :func:`softmax64` would."""
+    del single  # nothing is computed
+    return (values.cpu() if values.device.type == "mps" else values).double()
+
+
 @contextmanager
 def tf32(*, on: bool) -> Iterator[None]:
     """Let CUDA round the factors of float32 products to TF32 (10 bits of the fraction) inside the block, if ``on``."""

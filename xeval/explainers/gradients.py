@@ -25,7 +25,8 @@ from torch.nn.modules.utils import _pair
 from xeval.errors import UsageError
 from xeval.explainers import chunks
 from xeval.explainers.base import explainer
-from xeval.explainers.graph import INSTEAD, require_calls, require_modules, require_used_once, trace
+from xeval.explainers.graph import INSTEAD, require_calls, require_logits, require_modules, require_used_once, trace
+from xeval.models.reading import read_alike
 from xeval.perturb.draws import normal
 
 INTEGRATION_STEPS = 50
@@ -189,6 +190,7 @@ def separated(model: nn.Module) -> fx.GraphModule:
     pooling keeps one contribution for every position, so overlapping windows are laid side by side. This function also
     makes the checks for :func:`deep_lift`.
     """
+    require_logits(model, "deep-lift")
     graph = trace(model, "deep-lift")
     require_modules(model, graph, "deep-lift", RESCALED)
     require_calls(graph, "deep-lift")
@@ -201,7 +203,7 @@ def separated(model: nn.Module) -> fx.GraphModule:
                 node.args = (graph.call_method("clone", (node.args[0],)),)
         if isinstance(module, nn.MaxPool2d):
             pools[node.target] = module
-    network = fx.GraphModule(model, graph)
+    network = read_alike(fx.GraphModule(model, graph), model)
     for name, pool in pools.items():
         network.add_submodule(name, nn.Sequential(Windows(pool), nn.MaxPool2d(pool.kernel_size)))
     return network

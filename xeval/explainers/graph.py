@@ -12,6 +12,7 @@ from collections.abc import Collection
 from torch import fx, nn
 
 from xeval.errors import UsageError
+from xeval.models.reading import graph_of, readings_of
 from xeval.runtime.endings import first_line
 
 LINEAR_MODULES: tuple[type[nn.Module], ...] = (
@@ -33,10 +34,17 @@ INSTEAD = "use integrated-gradients or input-x-gradient, which work for every di
 def trace(model: nn.Module, method: str) -> fx.Graph:
     """Return the graph of ``model``; raise :class:`UsageError` if its forward pass depends on computed values."""
     try:
-        return fx.Tracer().trace(model)
+        return graph_of(model)
     except Exception as error:  # the network's own code can raise anything on a symbolic input
         reason = first_line(error, 80)
         raise UsageError(f"{method} cannot follow the network's forward pass ({reason})", INSTEAD) from None
+
+
+def require_logits(model: nn.Module, method: str) -> None:
+    """Raise :class:`UsageError` if something other than a linear step makes logits of what the network answers."""
+    for reading in readings_of(model):
+        if reading.curved:
+            raise UsageError(f"{method} has no rule for {reading.curved} behind the network", INSTEAD)
 
 
 def require_modules(model: nn.Module, graph: fx.Graph, method: str, nonlinear: Collection[type[nn.Module]]) -> None:

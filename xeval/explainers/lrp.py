@@ -9,6 +9,7 @@ at residual sums that are not modules.
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +19,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from xeval.errors import UsageError
 from xeval.explainers.base import explainer
 from xeval.explainers.gradients import in_chunks, summed
-from xeval.explainers.graph import INSTEAD, SHAPES, called, require_calls, require_modules, trace
+from xeval.explainers.graph import INSTEAD, SHAPES, called, require_calls, require_logits, require_modules, trace
+from xeval.models.reading import Reading, readings_of
 
 POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 SUMS, RELUS = frozenset({"add", "iadd", "add_"}), frozenset({"relu", "relu_"})
@@ -55,6 +57,7 @@ def lrp(model: nn.Module, _layer: str, images: Tensor, targets: Tensor) -> Tenso
 
 def canonical(model: nn.Module) -> fx.GraphModule:
     """Return a copy in which BatchNorm is folded and every sum, pooling and activation is a module used only once."""
+    require_logits(model, "lrp")
     graph, root = trace(model, "lrp"), nn.Module()
     require_modules(model, graph, "lrp", (nn.ReLU, nn.MaxPool2d))
     require_calls(graph, "lrp", KNOWN)
@@ -63,7 +66,30 @@ def canonical(model: nn.Module) -> fx.GraphModule:
             _own_module(node, model.get_submodule(node.target), root)
         elif node.op in ("call_function", "call_method"):
             _own_call(node, root)
+    for number, reading in enumerate(readings_of(model)):
+        _append(graph, root, f"reading_{number}", reading)
     return fx.GraphModule(root, graph)
+
+
+class Read(nn.Module):
+    """A layer that makes logits of what a network answers; it hands relevance on as linear layers do."""
+
+    def __init__(self, reading: Reading) -> None:
+        super().__init__()
+        self.reading = replace(reading, key=None)
+
+    def forward(self, answer: Tensor) -> Tensor:
+        """Return the logits N×classes."""
+        return self.reading.logits(answer)
+
+
+def _append(graph: fx.Graph, root: nn.Module, name: str, reading: Reading) -> None:
+    """Let the graph end with a reading, except with one that only takes a part of the answer: the graph gives that."""
+    if not reading.whole:
+        root.add_module(name, Read(reading))
+        output = next(node for node in graph.nodes if node.op == "output")
+        with graph.inserting_before(output):
+            output.args = (graph.call_module(name, (output.args[0],)),)
 
 
 def _own_module(node: fx.Node, module: nn.Module, root: nn.Module) -> None:
@@ -135,11 +161,13 @@ def _fold(node: fx.Node, norm: nn.BatchNorm2d, root: nn.Module) -> None:
 
 
 def attach_rules(network: fx.GraphModule) -> None:
-    """Set the rule of every convolution; captum's default, ε, is right for the other layers."""
-    from captum.attr._utils.lrp_rules import Alpha1_Beta0_Rule
+    """Set the rules of convolutions and readings; captum's default, ε, is right for the other layers."""
+    from captum.attr._utils.lrp_rules import Alpha1_Beta0_Rule, EpsilonRule
 
     for node in network.graph.nodes:
         module = network.get_submodule(node.target) if node.op == "call_module" else None
+        if isinstance(module, Read):
+            module.rule = EpsilonRule()
         if isinstance(module, nn.Conv2d):
             first = node.args[0].op == "placeholder"
             if not first and not _positive(network, node.args[0]):

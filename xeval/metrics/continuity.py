@@ -78,8 +78,8 @@ def _gaussian(scene: Scene, settings: NoiseSettings) -> Versions:
     else:
         pixels = (scene.images / scene.pixel + scene.mean).unsqueeze(1)
         images = ((pixels + noise).clamp(0, 1) - scene.mean) * scene.pixel
-    predicted = scene.engine.logits(images.flatten(0, 1)).argmax(1).reshape(-1, settings.n)
-    return Versions(images, predicted != scene.logits.argmax(1)[:, None])
+    logits = scene.engine.logits(images.flatten(0, 1)).reshape(-1, settings.n, scene.logits.shape[1])
+    return Versions(images, scene.decisions(logits) != scene.decisions(scene.logits)[:, None])
 
 
 @metric(

@@ -79,7 +79,7 @@ def _about_empty_maps(settings: ContrastSettings) -> str:
         "map that does not know the class has 1"
     ),
     citation="Pope et al., CVPR 2019; Wang et al., IEEE TIP 2004",
-    needs=EXPLAINER,
+    needs=EXPLAINER | {"other class"},
 )
 def score(explained: Explained, settings: ContrastSettings, shared: Classes) -> Scores:
     """Does the map of another class look different? A map that shows where the object is, whatever is asked, does not

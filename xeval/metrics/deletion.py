@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from xeval.metrics.metric import Column, Scores, Settings, Values, metric
+from xeval.metrics.metric import NOT_POSITIVE, Column, Scores, Settings, Values, metric
 from xeval.metrics.scene import Explained
 
 
@@ -73,7 +73,7 @@ def score_deletion(explained: Explained, settings: GridSettings, _shared: None) 
     auc = area(curve)
     return {
         "deletion.auc": Values(auc),
-        "deletion.relative": Values(auc / explained.scene.p0),
+        "deletion.relative": Values(auc / explained.scene.p0, {NOT_POSITIVE: explained.scene.p0 <= 0}),
         "deletion.curve": Values(curve),
     }
 

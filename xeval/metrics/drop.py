@@ -12,7 +12,7 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from xeval.metrics.metric import Column, Scores, Settings, Values, metric
+from xeval.metrics.metric import NOT_POSITIVE, Column, Scores, Settings, Values, metric
 from xeval.metrics.scene import Explained
 from xeval.perturb.masks import cut_ties, cutoff_mask, kept, minmax
 from xeval.perturb.thresholds import Mask, require_thresholds
@@ -124,10 +124,10 @@ def score(explained: Explained, settings: DropSettings, _shared: None) -> Scores
         increase.rate@q = 1[p1 > p0]    increase.mag@q = max(0, p1 − p0) / p0
 
     All four are averaged over all images, right or wrong; a tie counts as neither drop nor increase. The magnitudes are
-    relative to p0, so an increase has no upper bound. ``drop.cut`` is the share of pixels that have the value of the
-    last one kept, where the cut runs through equal values: there the seeded tie-break decides what is kept. With
-    ``mask`` = cutoff or soft, ``drop.kept`` takes its place and says how much of the image the mask leaves; under soft
-    the columns end in ``@soft``.
+    relative to p0, so an increase has no upper bound, and there is none where p0 is a cosine and not positive.
+    ``drop.cut`` is the share of pixels that have the value of the last one kept, where the cut runs through equal
+    values: there the seeded tie-break decides what is kept. With ``mask`` = cutoff or soft, ``drop.kept`` takes its
+    place and says how much of the image the mask leaves; under soft the columns end in ``@soft``.
 
     A network that was trained on images masked in this very way (ExCon) has an advantage here that is not about the
     maps: score it with another fill as well.
@@ -135,8 +135,9 @@ def score(explained: Explained, settings: DropSettings, _shared: None) -> Scores
     probabilities, diagnostic, values = _masked(explained, settings)
     tie = max(settings.tie, explained.scene.engine.jitter)
     scores: Scores = {}
+    relative = {NOT_POSITIVE: explained.scene.p0 <= 0}
     for j, param in enumerate(settings.names):
         for name, value in drop_increase(explained.scene.p0, probabilities[:, j], tie).items():
-            scores[f"{name}@{param}"] = Values(value)
+            scores[f"{name}@{param}"] = Values(value, relative if name.endswith(".mag") else {})
         scores[f"{diagnostic}@{param}"] = Values(values[:, j])
     return scores

@@ -60,6 +60,7 @@ def _attack(scene: Scene, settings: AttackSettings) -> Tensor:
         "cross-entropy with the true class, clamped to [0, 1]; the same for every explainer"
     ),
     citation="Goodfellow et al., ICLR 2015",
+    needs=frozenset({"one label"}),
     default=False,
 )
 def score(_explained: Explained, _settings: AttackSettings, shared: Tensor) -> Scores:

@@ -27,7 +27,10 @@ EMPTY_OTHER = "empty map of the other class"
 NO_MASK = "no object mask"
 PREDICTION_CHANGED = "prediction changed"
 LONE_IMAGE = "no other image to compare with"
-EXPECTED_REASONS = frozenset({EMPTY_MAP, CONSTANT_MAP, NO_CHANGE, EMPTY_OTHER, NO_MASK, PREDICTION_CHANGED, LONE_IMAGE})
+NOT_POSITIVE = "clean score not positive"
+EXPECTED_REASONS = frozenset(
+    {EMPTY_MAP, CONSTANT_MAP, NO_CHANGE, EMPTY_OTHER, NO_MASK, PREDICTION_CHANGED, LONE_IMAGE, NOT_POSITIVE}
+)
 
 
 class Settings(BaseModel):
@@ -134,9 +137,10 @@ def metric(
         prepare: makes the passes that depend on the images only; its result is passed on as ``shared``.
         curves: names of the curves, one per image, that the function returns in addition to the columns.
         gain_of: name of each gain column → column it is made from; the gain is random control − value.
-        needs: what there must be: ``masks`` in the data; an ``explainer``, for a metric that explains other images,
-            classes or networks too. Maps that were made elsewhere have no value of such a metric. ``blocks``, where
-            values depend on which images are scored together: these are the same in every run.
+        needs: what there must be: ``masks`` in the data; of the network ``softmax``, probabilities that are the softmax
+            over classes, ``one label``, images of one class, or ``other class``, a second class; an ``explainer``, for
+            a metric that explains other images, classes or networks too: maps that were made elsewhere have no value of
+            it; ``blocks``, where values depend on which images are scored together: these are the same in every run.
         group: a name under which several metrics can be asked for together.
         version: must be raised whenever the numbers change.
         default: whether the metric is part of the protocol ``xeval``.

@@ -105,7 +105,7 @@ def _other_class(scene: Scene, _settings: LogitSettings) -> Tensor:
         "other one, data range = range of both"
     ),
     citation="Sixt et al., ICML 2020",
-    needs=EXPLAINER,
+    needs=EXPLAINER | {"other class"},
     group="sanity",
     default=False,
 )

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from xeval.engine import Engine, softmax64
+from xeval.engine import Engine
 from xeval.explainers.base import Units
 from xeval.explainers.cam import upsample
 from xeval.perturb.fills import Compose, replaced
@@ -63,7 +63,7 @@ class Scene:
         colour) unless they are given; ``about`` are the other fields.
         """
         logits = engine.logits(images)
-        probabilities = softmax64(logits, single=engine.single).to(images.device)
+        probabilities = engine.linked(logits).to(images.device)
         explained = probabilities.max(1).indices if targets is None else targets
         return cls(
             engine=engine,
@@ -91,6 +91,17 @@ class Scene:
     def order(self) -> Tensor:
         """The seeded tie-break of each image, which orders equal values of a map."""
         return tie_break(self.seed, self.keys, self.pixels)
+
+    def decisions(self, logits: Tensor) -> Tensor:
+        """Return what the network decides (N, …) by logits (N, …, classes) of versions of the scene's images.
+
+        It is the class or, where the probability is the sigmoid of a class's own logit, whether that of the explained
+        class exceeds ½.
+        """
+        if self.engine.link != "sigmoid":
+            return logits.argmax(-1)
+        explained = self.targets.reshape(-1, *[1] * (logits.ndim - 1)).expand(*logits.shape[:-1], 1)
+        return logits.gather(-1, explained)[..., 0] > 0
 
     def targets_of(self, images: Tensor) -> Tensor:
         """Return the explained class of each of ``images``: whole copies of the scene's batch, one after the other."""

@@ -1,42 +1,40 @@
 """What a foreign model answers, checked once on two images, because a wrong reading changes every number silently.
 
-A model answers with logits N×classes, or with an object that has them under this name, as those of transformers do.
-Probabilities (a softmax or sigmoid inside), answers that depend on the other
-images of a batch (BatchNorm without running statistics) or that differ from call to call (dropout in evaluation mode)
-are told apart by evidence and refused, each with a way out.
+:mod:`xeval.models.reading` says which answers are read as logits N×classes. Probabilities where logits are expected (a
+softmax or sigmoid inside) and the reverse, answers that depend on the other images of a batch (BatchNorm without
+running statistics) or that differ from call to call (dropout in evaluation mode) are told apart by evidence and
+refused, each with a way out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from xeval.errors import UsageError
 from xeval.models.frozen import frozen_eval
+from xeval.models.reading import Reading
 from xeval.models.watch import calls
 from xeval.registry import in_one_line
 
-Output: TypeAlias = Literal["logits", "probabilities"]
 SUM = 1e-3  # how far from 1 a row of probabilities may sum, and from 0 the logarithm of a row of log-probabilities
+WHOLE = Reading(key="logits", whole=True)
 LOUD = 1e4  # logits grow with the images, what a sigmoid gives does not
 STEADY = 1e-3  # of answers to the same image, relative to the largest where that exceeds 1
 
 
 @contextmanager
-def as_logits(model: nn.Module, output: Output) -> Iterator[None]:
-    """The model answers with logits for a while: log p where its ``output`` are probabilities."""
-    handles = [model.register_forward_hook(_logits)]
-    if output == "probabilities":
-        handles.append(model.register_forward_hook(lambda _module, _inputs, found: _log(found)))
+def as_logits(model: nn.Module, reading: Reading) -> Iterator[None]:
+    """The model answers with logits for a while."""
+    handle = model.register_forward_hook(reading)
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        handle.remove()
 
 
 def with_logits(model: nn.Module) -> nn.Module:
@@ -46,38 +44,35 @@ def with_logits(model: nn.Module) -> nn.Module:
 
 
 def _logits(_model: nn.Module, _given: object, answer: Any) -> Any:
-    found = getattr(answer, "logits", None)
-    return found if isinstance(found, Tensor) else answer
+    return WHOLE.part(answer) if hasattr(answer, "logits") else answer
 
 
-def _log(probabilities: Tensor) -> Tensor:
-    return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
+def outputs_of(
+    model: nn.Module, images: Tensor, reading: Reading, *, allow_stochastic: bool = False
+) -> tuple[int, tuple[str, ...]]:
+    """Return how many numbers a model gives an image, and notes on what is accepted; its answers are not read yet.
 
-
-def classes_of(model: nn.Module, images: Tensor, *, allow_stochastic: bool = False) -> tuple[int, tuple[str, ...]]:
-    """Return the number of classes and notes on what is accepted; ``images`` are two or fewer, as the model takes them.
+    ``images`` are two or fewer, as the model takes them.
 
     Raises :class:`UsageError` for a model whose answers are no logits of these images alone.
     """
     with frozen_eval(model), torch.no_grad():
-        found = _answer(model, images)
-        if not allow_stochastic:
-            _require_steady(found, _answer(model, images))
-            _require_alone(found, torch.cat([_answer(model, images[n : n + 1]) for n in range(len(images))]))
-        if _are_log_probabilities(found):
-            return found.shape[1], ("the model answers with log-probabilities, whose softmax is the same",)
-        suspect = _are_probabilities(found) or _is_squashed(model, images, found)
-        if suspect and not _are_of_a_linear_layer(model, images):
+        found = _numbers(model, images, reading)
+        if len(found) != len(images):
             raise UsageError(
-                "the model answers with probabilities, not logits (a softmax or sigmoid inside)",
-                'give output="probabilities" to take their logarithm, or leave the last layer out',
+                f"the model answers {len(images)} images with {len(found)} rows of numbers",
+                "wrap it in a module that keeps the images apart, N×classes",
             )
-    return found.shape[1], ()
+        if not allow_stochastic:
+            _require_steady(found, _numbers(model, images, reading))
+            _require_alone(found, torch.cat([_numbers(model, images[n : n + 1], reading) for n in range(len(images))]))
+        notes = _of_probabilities(found, reading) if reading.squashed else _of_logits(model, images, found, reading)
+    return found.shape[1], notes
 
 
-def _answer(model: nn.Module, images: Tensor) -> Tensor:
+def _numbers(model: nn.Module, images: Tensor, reading: Reading) -> Tensor:
     try:
-        found: Any = model(images)
+        answer: Any = model(images)
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # code from elsewhere can raise anything
@@ -85,16 +80,41 @@ def _answer(model: nn.Module, images: Tensor) -> Tensor:
         raise UsageError(
             f"the model fails on images of {shape} ({in_one_line(error)})", "give images that it takes, or mend it"
         ) from error
-    if not isinstance(found, Tensor) or found.ndim != 2:
-        raise UsageError("the model does not return logits N×classes", "wrap it in a module that does")
-    if found.shape[1] < 2:
-        raise UsageError("the model has one output", "wrap it in a module that returns a logit for each class")
-    return found.float()
+    return reading.numbers(answer).float()
+
+
+def _of_probabilities(found: Tensor, reading: Reading) -> tuple[str, ...]:
+    """Return notes on what are said to be probabilities; raise :class:`UsageError` where they are none."""
+    if bool(((found < -SUM) | (found > 1 + SUM)).any()):
+        raise UsageError(
+            f"the answers are said to be probabilities (output={str(reading)!r}) and lie outside [0, 1]",
+            "leave output= out where they are logits",
+        )
+    if reading.meaning(found.shape[1]).link == "softmax" and not _sum_to_one(found):
+        return ("the probabilities of an image do not sum to 1 and are divided by their sum",)
+    return ()
+
+
+def _of_logits(model: nn.Module, images: Tensor, found: Tensor, reading: Reading) -> tuple[str, ...]:
+    """Return notes on what are said to be logits; raise :class:`UsageError` where they are probabilities."""
+    link = reading.meaning(found.shape[1]).link
+    if link == "cosine":
+        return ()
+    exclusive = link == "softmax"
+    if exclusive and _are_log_probabilities(found):
+        return ("the model answers with log-probabilities, whose softmax is the same",)
+    suspect = (exclusive and _are_probabilities(found)) or _is_squashed(model, images, found, reading)
+    if suspect and not _are_of_a_linear_layer(model, images):
+        raise UsageError(
+            "the model answers with probabilities, not logits (a softmax or sigmoid inside)",
+            f'give output="{reading.probable}" to take their logarithm, or leave the last layer out',
+        )
+    return ()
 
 
 def _apart(a: Tensor, b: Tensor) -> bool:
     """Whether answers differ beyond rounding; NaN in both is no difference."""
-    return not torch.allclose(a, b, rtol=STEADY, atol=STEADY, equal_nan=True)
+    return a.shape != b.shape or not torch.allclose(a, b, rtol=STEADY, atol=STEADY, equal_nan=True)
 
 
 def _require_steady(found: Tensor, again: Tensor) -> None:
@@ -118,7 +138,11 @@ def _are_log_probabilities(found: Tensor) -> bool:
 
 
 def _are_probabilities(found: Tensor) -> bool:
-    return bool((found >= 0).all()) and bool(((found.sum(1) - 1).abs() <= SUM).all())
+    return bool((found >= 0).all()) and _sum_to_one(found)
+
+
+def _sum_to_one(found: Tensor) -> bool:
+    return bool(((found.sum(1) - 1).abs() <= SUM).all())
 
 
 def _are_of_a_linear_layer(model: nn.Module, images: Tensor) -> bool:
@@ -127,9 +151,9 @@ def _are_of_a_linear_layer(model: nn.Module, images: Tensor) -> bool:
     return any(isinstance(one.module, nn.Linear) and one.made is seen[-1].made for one in seen)
 
 
-def _is_squashed(model: nn.Module, images: Tensor, found: Tensor) -> bool:
+def _is_squashed(model: nn.Module, images: Tensor, found: Tensor, reading: Reading) -> bool:
     """Whether answers lie between 0 and 1, and stay there for far stronger images, as those of a sigmoid do."""
     if not bool(((found > 0) & (found < 1)).all()):
         return False
-    loud = torch.cat([_answer(model, sign * LOUD * images) for sign in (1, -1)])
+    loud = torch.cat([_numbers(model, sign * LOUD * images, reading) for sign in (1, -1)])
     return bool(((loud >= 0) & (loud <= 1)).all())

@@ -120,7 +120,10 @@ def _register(entry: Entry) -> None:
             f"{entry.full_name}: {entry.about}; draws are Quantus's own, seeded for each block of images"
         ),
         citation="Hedström et al., JMLR 2023",
-        needs=BLOCKS | (MASKS if entry.masks else frozenset()) | (EXPLAINER if entry.again else frozenset()),
+        needs=BLOCKS
+        | {"softmax"}
+        | (MASKS if entry.masks else frozenset())
+        | (EXPLAINER if entry.again else frozenset()),
         default=False,
     )
     def score(explained: Explained, _settings: NoSettings, _shared: None) -> Scores:

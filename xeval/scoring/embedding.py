@@ -41,7 +41,7 @@ def write_artifacts(out: Path, scorer: Scorer) -> dict[str, float | None]:
     plan = scorer.plan
     chosen = spaced_classes(len(plan.info.classes))
     positions = sample_positions(plan.split.labels, plan.chosen, chosen)
-    if not positions:  # --limit has left no image of these classes
+    if not positions or not plan.loaded.meaning.calibrated:  # --limit has left no image, or these are no classes
         return dict.fromkeys(("separation_ratio", "knn_accuracy", "silhouette"))
     positions, original, masked = _sound(positions, *_features(scorer, positions))
     if not positions:  # no image has finite features

@@ -198,17 +198,37 @@ def class_numbers(labels: Tensor, classes: int) -> Tensor:
         raise DataError(f"labels have shape {tuple(labels.shape)}", "give one class number an image")
     numbers = labels.long()
     if not torch.equal(numbers.to(labels.dtype), labels):
-        raise DataError("labels are no whole numbers", "give one class number an image")
+        raise DataError(
+            "labels are no whole numbers: a quantity (regression) has no probability that a mask could lower",
+            "give one class number an image",
+        )
     outside = numbers[(numbers < 0) | (numbers >= classes)]
     if len(outside):
         raise DataError(f"the label {int(outside[0])} is none of {classes} classes", "number them from 0")
     return numbers
 
 
+def multi_hot(labels: Tensor, classes: int) -> Tensor:
+    """Return which labels each image has, bool (N, classes).
+
+    Raises :class:`DataError` for other labels than 0 and 1 for each class, and where no image has any.
+    """
+    if labels.ndim == 1 and classes == 1:
+        labels = labels[:, None]
+    if labels.shape[1:] != (classes,) or not ((labels == 0) | (labels == 1)).all():
+        raise DataError(
+            f"labels of shape {tuple(labels.shape)} are not 0 or 1 for each of {classes} labels", "give N×classes"
+        )
+    if not labels.any():
+        raise DataError("no image has a label to explain", "give images that have some")
+    return labels.bool()
+
+
 def _of_one_hot(labels: Tensor, classes: int) -> Tensor:
     single = ((labels == 0) | (labels == 1)).all() and bool((labels.sum(1) == 1).all())
     if not single or labels.shape[1] != classes:
         raise DataError(
-            f"labels of shape {tuple(labels.shape)} are not one-hot over {classes} classes", "give class numbers"
+            f"labels of shape {tuple(labels.shape)} are not one-hot over {classes} classes",
+            'give class numbers, or output="multilabel" where an image has several',
         )
     return labels.argmax(1)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xeval.data import normalize
+from xeval.data import Split, normalize
 from xeval.engine import Engine
 from xeval.errors import UsageError
 from xeval.explainers import CONTROLS
@@ -99,7 +99,7 @@ class Maps:
     def _shuffled(self, scene: Scene, positions: Sequence[int]) -> Explained:
         """Return the reference's map of another image, chosen by the image's id; perturbations do not change it."""
         split = self.plan.split
-        partners = [_partner(split.ids[position], position, len(split)) for position in positions]
+        partners = [_partner(split, position) for position in positions]
         others = normalize(split.read(partners).to(scene.images.device), self.plan.info)
         classes = self.engine.logits(others).argmax(1)
         maps = self._shown(self.engine.explain(self._reference, self.plan.layer, others, classes))
@@ -129,6 +129,9 @@ def _drawn(scene: Scene, control: Control, draw: Draw, reference: Explained, num
     return Explained(scene, maps(scene.images, 0), maps, symmetric=control.symmetric)
 
 
-def _partner(name: str, position: int, images: int) -> int:
-    """Choose another image of the split by the image's id."""
-    return (position + 1 + word(f"shuffled:{name}") % (images - 1)) % images if images > 1 else position
+def _partner(split: Split, position: int) -> int:
+    """Choose a row of another image of the split by the row's id; the row itself where there is none."""
+    rows, images = len(split), split.images
+    first = position + 1 + word(f"shuffled:{split.ids[position]}") % max(rows - 1, 1)
+    others = (row % rows for row in range(first, first + rows))
+    return next((row for row in others if images[row] != images[position]), position)

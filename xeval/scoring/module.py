@@ -17,10 +17,12 @@ from xeval.checkpoints.normalization import identity
 from xeval.data import DatasetInfo, Split
 from xeval.data.base import Index, Ints, Pixels, as_size
 from xeval.errors import DataError, UsageError
-from xeval.models.answers import classes_of
+from xeval.models.answers import outputs_of
 from xeval.models.frozen import device_of
+from xeval.models.reading import LOGITS, Reading
 from xeval.runtime.files import digest
-from xeval.scoring.loader import class_numbers, collect
+from xeval.scoring.loader import Given, class_numbers, collect, multi_hot
+from xeval.scoring.similarity import target_of
 
 OUTSIDE, SHARE = 0.02, 0.01  # so far outside [0, 1] may lie so large a share of the pixels
 FAR = 0.25  # and this far none: bicubic resizing overshoots a little
@@ -44,22 +46,56 @@ class TensorSplit(Split):
 
     own_objects = True
 
-    def __init__(self, info: DatasetInfo, images: Tensor, labels: Tensor, masks: Tensor | None) -> None:
-        super().__init__(info, "given", labels.numpy(), [str(number) for number in range(len(labels))])
+    def __init__(
+        self,
+        info: DatasetInfo,
+        images: Tensor,
+        labels: Tensor,
+        masks: Tensor | None,
+        ids: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(info, "given", labels.numpy(), ids or [str(number) for number in range(len(labels))])
         self._tensor, self._objects = images, masks
 
     def read(self, index: Sequence[int] | np.ndarray) -> Tensor:
         """Return the images at these positions, float32 (n, C, H, W) in [0, 1]."""
-        return self._tensor[torch.as_tensor(self._positions(index))]
+        return self._tensor[self._numbers(self._positions(index))]
 
     def masks(self, index: Index) -> Tensor | None:
         """Return the masks of the objects, bool (n, 1, H, W)."""
-        positions = torch.as_tensor(self._positions(index))
-        return None if self._objects is None else self._objects[positions]
+        numbers = self._numbers(self._positions(index))
+        return None if self._objects is None else self._objects[numbers]
 
     def _images(self, positions: Ints) -> Pixels:
         """Return the images' float32 bytes, for the manifest."""
-        return self._tensor[torch.as_tensor(positions)].contiguous().numpy().view(np.uint8)
+        return self._tensor[self._numbers(positions)].contiguous().numpy().view(np.uint8)
+
+    def _numbers(self, positions: Ints) -> Tensor:
+        """Return the numbers of the images at these positions."""
+        return torch.as_tensor(positions)
+
+
+class LabelSplit(TensorSplit):
+    """A split of images that may have several labels: one row, ``image:label``, for each label that an image has."""
+
+    def __init__(self, info: DatasetInfo, images: Tensor, labels: Tensor, masks: Tensor | None) -> None:
+        """Make the rows of ``labels``, bool N×classes."""
+        self._all, (self._rows, of_rows) = labels, labels.nonzero(as_tuple=True)
+        self._image_ids = tuple(map(str, self._rows.tolist()))
+        ids = [f"{image}:{label}" for image, label in zip(self._image_ids, of_rows.tolist(), strict=True)]
+        super().__init__(info, images, of_rows, masks, ids)
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The number of each row's image."""
+        return self._image_ids
+
+    def truth(self, index: Index) -> Tensor:
+        """Return all labels of the images at these positions, bool (n, classes)."""
+        return self._all[self._numbers(self._positions(index))]
+
+    def _numbers(self, positions: Ints) -> Tensor:
+        return self._rows[torch.as_tensor(positions)]
 
 
 def adapt(
@@ -68,6 +104,8 @@ def adapt(
     *,
     normalization: Normalization | None = None,
     classes: Sequence[str] | None = None,
+    reading: Reading = LOGITS,
+    similar_to: Any = None,
     allow_stochastic: bool = False,
     reshape: Callable[[Tensor], Tensor] | None = None,
     name: str = "model",
@@ -75,13 +113,16 @@ def adapt(
     """Return a model and its data as the scorer knows them; all images are held in memory.
 
     Args:
-        model: any module that answers with logits N×classes; see :mod:`xeval.models.answers` for what is checked.
+        model: any module with an answer that can be read as logits N×classes; see :mod:`xeval.models.answers` for what
+            is checked. Its answers are not read yet.
         data: batches of (images N×C×H×W, labels N), with masks or boxes of the objects or without; see
             :mod:`xeval.scoring.loader` for the other forms.
         normalization: the constants that the loader applied; without them images are taken as pixels in [0, 1], which
             are also the units of noise and the meaning of the fill ``mean`` (then 0, black). Bytes from 0 to 255 are
             pixels in any case, and are normalised for the model.
         classes: names of the classes in the order of the logits.
+        reading: how its answers are read (:mod:`xeval.models.reading`); it is a part of what is scored.
+        similar_to: for encoders without a head, what embeddings are compared with (:mod:`xeval.scoring.similarity`).
         allow_stochastic: accept answers that differ from call to call or with the other images of a batch.
         reshape: how the output of the explained layer is turned to N×K×h×w; it is a part of what is scored.
         name: what tables call the model.
@@ -97,23 +138,41 @@ def adapt(
     if len(constants.mean) != channels or len(constants.std) != channels:
         raise DataError(f"normalization has {len(constants.mean)} constants for {channels} channels", "give one each")
     mean, std = (torch.tensor(part).reshape(channels, 1, 1) for part in (constants.mean, constants.std))
-    pixels = given.images if given.is_bytes else given.images * std + mean
+
+    def as_pixels(some: Given) -> Tensor:
+        return some.images if some.is_bytes else some.images * std + mean
+
+    def as_taken(some: Given) -> Tensor:
+        return ((as_pixels(some) - mean) / std).to(device)
+
+    pixels = as_pixels(given)
     _require_pixels(pixels, normalized=normalization is not None)
-    outputs, notes = classes_of(
-        model, ((pixels[:2] - mean) / std).to(device_of(model)), allow_stochastic=allow_stochastic
-    )
-    names = tuple(classes) if classes is not None else tuple(str(number) for number in range(outputs))
-    if outputs != len(names):
-        raise DataError(f"the model has {outputs} outputs for {len(names)} classes", "check classes")
+    device = device_of(model)
+    aim = None if similar_to is None else target_of(similar_to, model, as_taken(given), reading, as_taken)
+    reading = aim.reading(reading.key) if aim else reading
+    some = ((pixels[:2] - mean) / std).to(device)
+    outputs, notes = outputs_of(model, some, reading, allow_stochastic=allow_stochastic)
+    count, meaning = reading.classes(outputs), reading.meaning(outputs)
+    names = tuple(classes) if classes is not None else tuple(str(number) for number in range(count))
+    if count != len(names):
+        raise DataError(f"the model has {count} outputs for {len(names)} classes", "check classes")
     info = DatasetInfo(name, names, constants.mean, constants.std, channels, as_size(*pixels.shape[2:]))
     normalized = normalization is not None and normalization.changes
     notes = (*notes, *_remarks(given.images, is_bytes=given.is_bytes, normalized=normalized))
     sha256 = network_sha256(model)
+    notes = (*notes, *filter(None, [meaning.told]))
+    if reading != LOGITS:
+        notes = (*notes, f"the model's answers are read as {reading}")
+        sha256 = digest([sha256, str(reading), *([aim.identity] if aim else [])])
     if reshape is not None:
         notes = (*notes, f"the explained layer's output is turned by reshape={_called(reshape)}")
         sha256 = digest([sha256, function_identity(reshape)])
-    loaded = LoadedModel(model, None, None, "memory", identity(sha256, info), Path(name), notes)
-    return loaded, info, TensorSplit(info, pixels, class_numbers(given.labels, outputs), given.masks)
+    sha256 = identity(sha256, info)
+    loaded = LoadedModel(model, None, None, "memory", sha256, Path(name), notes, meaning=meaning, reading=reading)
+    if reading.several:
+        return loaded, info, LabelSplit(info, pixels, multi_hot(given.labels, count), given.masks)
+    labels = aim.labels(given.labels) if aim else class_numbers(given.labels, count)
+    return loaded, info, TensorSplit(info, pixels, labels, given.masks)
 
 
 def _called(function: Any) -> str:

@@ -64,6 +64,11 @@ class ScoreOptions(BaseModel):
         "list models, timm:NAME, torchvision:NAME, hf:FOLDER or pkg.module:function [default: the one whose shapes "
         "fit]",
     )
+    output: str = Field(
+        "logits",
+        description="how the answer of a network of your own code is read, KIND, KEY or KEY:KIND: kinds are logits and "
+        "probabilities, the key is the part that holds them",
+    )
     weights: Weights = Field("best", description="which weights of a run directory")
     layer: str | None = Field(
         None, description="explained layer [default: the last one whose positions the score reads]"

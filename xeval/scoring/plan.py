@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,10 @@ from xeval.perturb.masks import kept
 from xeval.runtime.files import digest
 from xeval.scoring.normalization import normalized
 from xeval.scoring.options import ScoreOptions
+from xeval.scoring.own_networks import read_as
 from xeval.scoring.precomputed import convention, require_images
 from xeval.scoring.protocols import Protocol, metric_list, resolve
+from xeval.scoring.similarity import require_slope
 from xeval.scoring.store import Cell, definition_of_row
 
 MODEL_COLUMNS = ("label", "predicted", "correct", "p0", "confidence")
@@ -116,7 +119,16 @@ class Plan:
         """Return the sentences that are printed with a table."""
         lost = [task.metric.name for task in self.tasks if "explainer" in task.metric.needs]
         made = [convention(name, held, self.protocol.target, lost) for name, held in self.precomputed.items()]
-        return [*self.protocol.conventions(), *made, *filter(None, [self.loaded.normalization])]
+        told = filter(None, [self.loaded.meaning.told, self.loaded.normalization])
+        return [*self.protocol.conventions(), *made, *told]
+
+    @property
+    def lengths(self) -> tuple[int, ...] | None:
+        """The number of rows of each image, one after the other; None where each has one."""
+        if not self.loaded.meaning.several:
+            return None
+        images = self.split.images
+        return tuple(len(list(rows)) for _, rows in groupby(images[row] for row in self.chosen))
 
     def cells(self, task: Task) -> dict[tuple[str, str], Cell]:
         """Return the cells of one task, (explainer, column) → cell."""
@@ -148,9 +160,11 @@ def make_plan(checkpoint: Path, options: ScoreOptions) -> Plan:
 
 def plan_for(loaded: LoadedModel, info: DatasetInfo, split: Split, options: ScoreOptions) -> Plan:
     """Lay out the work for a model and a split that have been loaded."""
-    protocol = protocol_of(options)
+    protocol = protocol_of(_with_targets(options) if loaded.meaning.fixed else options)
     _require_fit(loaded, info)
     loaded = answering(loaded)
+    require_slope(loaded.meaning, protocol.explainers)
+    protocol, unmet = _what_the_network_allows(protocol, loaded, info, asked=options.metrics is not None)
     _require_thresholds(protocol, info)
     split, damaged = without_damaged(split) if options.allow_partial else (split, {})
     protocol, left_out = _what_the_data_allow(protocol, split, asked=options.metrics is not None)
@@ -181,7 +195,7 @@ def plan_for(loaded: LoadedModel, info: DatasetInfo, split: Split, options: Scor
         _label(loaded, options),
         objects=objects,
         precomputed=precomputed,
-        data_notes=(*split.notes, *left_out, *not_again, *unmarked),
+        data_notes=(*split.notes, *unmet, *left_out, *not_again, *unmarked),
         unreadable=tuple(damaged.values()),
     )
 
@@ -244,7 +258,8 @@ def _open(checkpoint: Path, options: ScoreOptions) -> tuple[LoadedModel, Dataset
     known = loaded.card.dataset if loaded.card else None
     name = options.dataset or (known.name if known else described().name)
     dataset = open_as_known(name, options.data, options.size, known or loaded.own)
-    return *normalized(loaded, dataset.info, options, measured=dataset.measured), dataset.split(options.split)
+    loaded, info = normalized(loaded, dataset.info, options, measured=dataset.measured)
+    return read_as(loaded, info, options.output), info, dataset.split(options.split)
 
 
 def _require_fit(loaded: LoadedModel, info: DatasetInfo) -> None:
@@ -298,6 +313,29 @@ def _require_thresholds(protocol: Protocol, info: DatasetInfo) -> None:
     for q in drop.thresholds if "drop" in protocol.metrics and drop.mask == "topk" else ():
         if q > 0 and kept(q, height * width) == 0:
             raise UsageError(f"the threshold {q:g} keeps no pixel of {size_text(info.size)}", "give a larger fraction")
+
+
+def _with_targets(options: ScoreOptions) -> ScoreOptions:
+    """Return the options for rows that have their own targets, such as each label of an image."""
+    if options.target == "pred":
+        raise UsageError("each row has a target of its own here, which no prediction chooses", "leave out --target")
+    return options.model_copy(update={"target": "label"})
+
+
+def _what_the_network_allows(
+    protocol: Protocol, loaded: LoadedModel, info: DatasetInfo, *, asked: bool
+) -> tuple[Protocol, list[str]]:
+    """Leave out metrics that need what the network does not give, with notes; raise UsageError if one was asked for."""
+    lacks = {**({"other class": "there is no other class"} if len(info.classes) < 2 else {}), **loaded.meaning.lacks}
+    needs = {metric.name: metric.needs & lacks.keys() for metric, _ in metric_list(protocol)}
+    unmet = {name: lacks[min(missing)] for name, missing in needs.items() if missing}
+    if unmet and (asked or unmet.keys() == set(protocol.metrics)):
+        name, why = next(iter(unmet.items()))
+        raise UsageError(f"{name} has no meaning here: {why}", "leave it out")
+    names = tuple(name for name in protocol.metrics if name not in unmet)
+    by_reason = {why: [name for name in unmet if unmet[name] == why] for why in dict.fromkeys(unmet.values())}
+    notes = [f"left out, as {why}: {', '.join(left)}" for why, left in by_reason.items()]
+    return protocol.model_copy(update={"metrics": names}), notes
 
 
 def _of_masks(protocol: Protocol) -> list[str]:

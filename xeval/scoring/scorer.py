@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xeval.data import normalize
-from xeval.engine import Engine, pick_device, softmax64
+from xeval.engine import Engine, pick_device
 from xeval.engine.batch_size import FIRST, LARGEST, probe_batch_size
 from xeval.engine.folding import Network, compiled, forms_of, in_precision
 from xeval.engine.timing import copies, fastest_that_fits
@@ -152,7 +152,7 @@ class Scorer:
         positions = [int(i) for i in self.plan.chosen[: min(SAMPLE, self.engine.batch_size)]]
         images = normalize(self.read(positions).to(self.device), self.plan.info)
         with torch.no_grad():
-            p, q = (softmax64(network(images)) for network in (self.exact, self.engine.network))
+            p, q = (self.engine.linked(network(images)) for network in (self.exact, self.engine.network))
         change = (p - q).abs().gather(1, p.argmax(1, keepdim=True))
         return float(change[change.isfinite()].quantile(0.99)) if change.isfinite().any() else 0.0
 
@@ -297,7 +297,7 @@ class Scorer:
         pixels = self.read(positions) if pixels is None else pixels
         images = normalize(pixels.to(self.device, non_blocking=True), info)
         labels = torch.as_tensor(split.labels[positions], device=self.device)
-        keys = image_keys([split.ids[i] for i in positions]).to(self.device)
+        keys = image_keys([split.images[i] for i in positions]).to(self.device)
         mean, pixel = (torch.tensor(part, device=self.device).reshape(-1, 1, 1) for part in (info.mean, info.std))
         pixel = 1 / pixel
         fill = FILLS[protocol.fill]
@@ -316,7 +316,7 @@ class Scorer:
             rescaled=protocol.map == "pytorch-grad-cam",
             compose=fill.compose,
         )
-        return scene, model_blocks(scene)
+        return scene, model_blocks(scene, split.truth(positions))
 
     def _masks(self, positions: list[int]) -> Tensor | None:
         """Return where the objects are: exact masks, else boxes drawn as masks, else None."""
@@ -353,7 +353,8 @@ def make_scorer(plan: Plan, options: ScoreOptions) -> Scorer:
         exact = next(iter(forms.values()))
         network = in_precision(exact, precision)
     size = min(options.batch_size or FIRST, most_at_once(plan))
-    engine = Engine(model, network=network, batch_size=size, single=plan.protocol.softmax == "float32")
+    single, link = plan.protocol.softmax == "float32", plan.loaded.meaning.link
+    engine = Engine(model, network=network, batch_size=size, single=single, link=link)
     return Scorer(plan, device, engine, forms, exact, Maps(plan, engine), Meter(engine, device), size)
 
 
@@ -367,19 +368,27 @@ def most_at_once(plan: Plan) -> int:
     return VERSIONS * min(largest_block(plan), len(plan.chosen))
 
 
-def model_blocks(scene: Scene) -> Blocks:
-    """Return the columns of the model itself: the true and the predicted class and their probabilities."""
-    probabilities = softmax64(scene.logits, single=scene.engine.single).to(scene.images.device)
+def model_blocks(scene: Scene, truth: Tensor | None = None) -> Blocks:
+    """Return the columns of the model itself: the true and the predicted class and their probabilities.
+
+    Where images may have several labels, ``truth`` says which, bool (N, classes): an image is classified correctly if
+    each of them has a probability above ½ and no other label has.
+    """
+    probabilities = scene.engine.linked(scene.logits).to(scene.images.device)
     confidence, predicted = probabilities.max(1)
     columns = {
         "predicted": predicted,
-        "correct": scene.labels == predicted,
+        "correct": scene.labels == predicted if truth is None else _all_right(probabilities, truth),
         "p0": scene.p0,
         "confidence": confidence,
     }
     broken = {NETWORK: ~probabilities.isfinite().all(1)}
     known: dict[Any, tuple[Values, Errors]] = {"label": (Values(scene.labels.double()), {})}
     return to_blocks({**known, **{name: (Values(value.double()), broken) for name, value in columns.items()}})
+
+
+def _all_right(probabilities: Tensor, truth: Tensor) -> Tensor:
+    return ((probabilities > 0.5) == truth.to(probabilities.device)).all(1)
 
 
 def task_blocks(task: Task, scene: Scene, rows: Named, meter: Meter) -> Blocks:

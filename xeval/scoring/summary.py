@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -9,21 +10,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xeval.explainers import CONTROLS, EXPLAINERS
+from xeval.models.reading import CLASSES, Meaning
 from xeval.runtime.provenance import provenance
 from xeval.scoring.completeness import missing_values
 from xeval.scoring.plan import Plan, Task
 from xeval.scoring.store import Series, Store
+from xeval.statistics.clusters import means_of_runs
 
 SCHEMA = "xeval.scores/1"
 BINS = 15
 ACCURACY_GAP = 0.05
+Floats = NDArray[np.float64]
 CURVES = {"insertion.curve": "keep", "deletion.curve": "deletion"}
 
 
 def summarize(store: Store, plan: Plan, cam_size: tuple[int, int], cost: dict[str, Any]) -> dict[str, Any]:
     """Return the whole content of ``scores.json``, derived from the store, the plan and the cost of the run."""
     model = {name: store.read(cell_id) for name, cell_id in _ids(store, plan.model_cells()).items()}
-    correct, known = model["correct"].values > 0.5, model["confidence"].ok
+    lengths, meaning = plan.lengths, plan.loaded.meaning
+    correct = by_image(model["correct"].values, lengths) > 0.5
+    confidence, p0 = (by_image(model[name].values, lengths) for name in ("confidence", "p0"))
+    known = np.isfinite(confidence)
     ids = [plan.split.ids[i] for i in plan.chosen]
     problems = [_left_out(plan), missing_values(model["confidence"], "the network", ids)]
     scores: dict[str, dict[str, Any]] = {name: {} for name in plan.rows}
@@ -34,9 +41,9 @@ def summarize(store: Store, plan: Plan, cam_size: tuple[int, int], cost: dict[st
             if row not in CONTROLS:
                 problems.append(missing_values(series, f"{name} of {row}", ids))
             if name in task.metric.curves:
-                curves.setdefault(CURVES[name], {})[row] = _curve(series)
+                curves.setdefault(CURVES[name], {})[row] = _curve(series, lengths)
             else:
-                scores[row][name] = cell(series, correct)
+                scores[row][name] = cell(series, correct, lengths)
     found = [problem for problem in problems if problem is not None]
     return {
         "schema": SCHEMA,
@@ -53,13 +60,13 @@ def summarize(store: Store, plan: Plan, cam_size: tuple[int, int], cost: dict[st
             "settings": plan.protocol.definition(),
         },
         "explained": {"layer": plan.layer, "cam_size": list(cam_size), "target": plan.protocol.target},
-        "model": model_numbers(model["confidence"].values[known], model["p0"].values[known], correct[known]),
+        "model": model_numbers(confidence[known], p0[known], correct[known], meaning),
         "columns": {name: about for task in plan.tasks for name, about in _columns(task).items()},
         "conventions": plan.conventions,
         "explainers": {name: {**_explainer(plan, name), **_code(plan.code, name)} for name in plan.rows},
         "scores": scores,
         "curves": {"fractions": _fractions(curves), **curves},
-        "reliability": reliability(model["confidence"].values[known], correct[known]),
+        "reliability": reliability(confidence[known], correct[known]) if meaning.calibrated else {},
         "cost": cost,
         "warnings": _warnings(plan, float(correct[known].mean()) if known.any() else 0.0, cam_size),
         "provenance": provenance(),
@@ -71,10 +78,20 @@ def _ids(store: Store, cells: dict[Any, Any]) -> dict[Any, int]:
     return {key: ids[cell] for key, cell in cells.items()}
 
 
-def cell(series: Series, correct: NDArray[np.bool_]) -> dict[str, Any]:
-    """Return mean, standard error over images and n of the defined values; also mean and n over correct images only."""
-    ok = series.values[series.ok]
-    right = series.values[series.ok & correct]
+def by_image(values: Floats, lengths: Sequence[int] | None) -> Floats:
+    """Return values of rows as values of images: the means over each image's rows, where it may have several."""
+    return values if lengths is None else means_of_runs(values, lengths)
+
+
+def cell(series: Series, correct: NDArray[np.bool_], lengths: Sequence[int] | None = None) -> dict[str, Any]:
+    """Return mean, standard error over images and n of the defined values; also mean and n over correct images only.
+
+    ``lengths`` are the numbers of rows of the images, where these may have several: their means are the values.
+    Reasons and errors are counted in rows.
+    """
+    values = by_image(series.values, lengths)
+    defined = series.ok if lengths is None else np.isfinite(values)
+    ok, right = values[defined], values[defined & correct]
     return {
         "mean": _mean(ok),
         "se": float(ok.std(ddof=1) / len(ok) ** 0.5) if len(ok) > 1 else None,
@@ -90,8 +107,15 @@ def _mean(values: NDArray[np.float64]) -> float | None:
     return float(values.mean()) if len(values) else None
 
 
-def _curve(series: Series) -> list[float]:
-    return [float(value) for value in series.values[series.ok].mean(0)] if series.ok.any() else []
+def _curve(series: Series, lengths: Sequence[int] | None) -> list[float]:
+    if not series.ok.any():
+        return []
+    values = series.values[series.ok] if lengths is None else _defined(means_of_runs(series.values, lengths))
+    return [float(value) for value in values.mean(0)]
+
+
+def _defined(values: Floats) -> Floats:
+    return values[np.isfinite(values).all(1)]
 
 
 def _fractions(curves: dict[str, Any]) -> list[float]:
@@ -101,13 +125,17 @@ def _fractions(curves: dict[str, Any]) -> list[float]:
 
 
 def model_numbers(
-    confidence: NDArray[np.float64], p0: NDArray[np.float64], correct: NDArray[np.bool_]
+    confidence: Floats, p0: Floats, correct: NDArray[np.bool_], meaning: Meaning = CLASSES
 ) -> dict[str, float | None]:
-    """Return accuracy, mean clean probability of the explained class, and expected calibration error."""
+    """Return accuracy, mean clean probability of the explained class, and expected calibration error.
+
+    There is no accuracy where nothing is predicted, and no error of the likeliest class where it is not one of several.
+    """
+    predicted = meaning.several or not meaning.fixed
     return {
-        "accuracy": _mean(correct.astype(np.float64)),
+        "accuracy": _mean(correct.astype(np.float64)) if predicted else None,
         "p0": _mean(p0),
-        "ece": expected_calibration_error(confidence, correct),
+        "ece": expected_calibration_error(confidence, correct) if meaning.calibrated else None,
     }
 
 
@@ -156,8 +184,7 @@ def _dataset(plan: Plan) -> dict[str, Any]:
     return {
         "name": plan.info.name,
         "split": plan.split.name,
-        "n": len(plan.chosen),
-        "of": len(plan.split),
+        **_counted(plan),
         "selection": plan.selection,
         "manifest": plan.split.manifest(),
         "key": plan.data_key,
@@ -167,6 +194,13 @@ def _dataset(plan: Plan) -> dict[str, Any]:
         **({"objects": plan.objects} if plan.objects else {}),
         **({"notes": list(plan.data_notes)} if plan.data_notes else {}),
     }
+
+
+def _counted(plan: Plan) -> dict[str, Any]:
+    """Return how many images are scored, of how many, and the rows of each where there may be several."""
+    if plan.lengths is None:
+        return {"n": len(plan.chosen), "of": len(plan.split)}
+    return {"n": len(plan.lengths), "of": len(set(plan.split.images)), "rows": list(plan.lengths)}
 
 
 def _columns(task: Task) -> dict[str, dict[str, Any]]:
@@ -223,6 +257,6 @@ def _warnings(plan: Plan, accuracy: float, cam_size: tuple[int, int]) -> list[st
             "these are the images of the training split: image hashes overlap the training manifest, and unseen images "
             "may score otherwise"
         )
-    if accuracy <= 1.5 / len(plan.info.classes):
+    if accuracy <= 1.5 / len(plan.info.classes) and plan.loaded.meaning.calibrated:
         found.append(f"accuracy {accuracy:.3f} is at the level of chance")
     return found
