@@ -151,5 +151,5 @@ def test_what_does_not_fit_is_said():
         xeval.score(model, [])
     with pytest.raises(DataError, match="images have shape"):
         xeval.score(model, [(torch.zeros(2, 8, 9, 3), torch.zeros(2))])
-    with pytest.raises(UsageError, match="does not return logits"):
+    with pytest.raises(UsageError, match="segmentation"):
         xeval.score(nn.Sequential(nn.Conv2d(3, 4, 3)), loader())
