@@ -106,8 +106,7 @@ def loaded(name: str, path: str = "w.pt") -> Any:
         ("probable", "answers with probabilities, not logits"),
         ("dropping", "answers the same images differently each time"),
         ("shared", "depends on the other images of its batch"),
-        ("pair", "does not return logits N×classes"),
-        ("maps", "does not return logits N×classes"),
+        ("maps", r"answers with classes of pixels N×C×H×W \(segmentation\)"),
         ("small", r"the model fails on images of 1×16×16 \(RuntimeError: "),
     ],
 )

@@ -103,7 +103,7 @@ def test_methods_that_do_not_differ_earn_no_mark(runs: Path, tmp_path: Path) -> 
     made = compare(runs, tmp_path / "out")
     assert not any(set(e.mark) & set("†§") for table in made.tables for row in table.rows for e in row.entries)
     assert not any(e.bold for e in entries(made).values())  # where every row ties with the best, nobody is best
-    assert "nothing tested is bold: no row is significantly worse" in made.tables[0].caption
+    assert "Nothing tested is bold: no row is significantly worse" in made.tables[0].caption
     assert "None of the 3 declared differences is significant" in made.verdict
     assert "standard deviations between seeds would be found four times in five" in made.verdict
 
