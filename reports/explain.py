@@ -240,11 +240,11 @@ def side_by_side(found: Sequence[Mapping[str, Strip]], titles: Sequence[str]) ->
         for number, (one, title) in enumerate(zip(found, titles, strict=True)):
             original, *maps = panes[number * lines * columns :][: 1 + len(one)]
             first = next(iter(one.values()))
-            _show(original, first.pixels, f"{plot_label(title)}\n{plot_label(first.explained).strip()}", "")
+            _show(original, first.pixels, f"{plot_label(title)}\n{plot_label(first.explained).strip()}", "", 7)
             _bar(original, scale)
             for axis, (name, strip) in zip(maps, one.items(), strict=True):
                 below = "" if np.isnan(strip.before) else strip.scores
-                _show(axis, scale.over(strip.pixels, strip.heat), plot_label(name), below)
+                _show(axis, scale.over(strip.pixels, strip.heat), plot_label(name), below, 7)
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
     return figure
@@ -287,11 +287,12 @@ def _bar(axis: Any, scale: Scale) -> None:
     bar.grid(visible=False)
 
 
-def _show(axis: Any, pixels: Pixels, title: str, below: str) -> None:
+def _show(axis: Any, pixels: Pixels, title: str, below: str, size: float = 8) -> None:
     shown = pixels if pixels.shape[2] == 3 else pixels[..., 0]
     axis.set_axis_on()
     axis.imshow(shown, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    axis.set(xticks=[], yticks=[], title=title, xlabel=below)
+    axis.set_title(title, fontsize=size)
+    axis.set(xticks=[], yticks=[], xlabel=below)
     axis.grid(visible=False)
     for spine in axis.spines.values():
         spine.set_visible(False)

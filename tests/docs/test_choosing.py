@@ -34,7 +34,7 @@ def test_the_page_runs_as_it_stands(
     assert Image.open("strip.png").size[0] > 500
     (section,) = json.loads((tmp_path / "choice" / "results.json").read_text())["sections"]
     assert (section["rows"], section["reference"]) == ("explainers", "grad-cam")
-    assert {one["row"] for one in section["contrasts"]} == {"layer-cam", "saliency", "lrp", "occlusion"}
+    assert {one["row"] for one in section["contrasts"]} == {"saliency", "lrp", "occlusion"}
     page = (tmp_path / "choice" / "report.html").read_text()
     for promised in ("Agreement between maps", "Agreement between scores", "cost of a map", "for this checkpoint"):
         assert promised in page

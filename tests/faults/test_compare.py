@@ -117,6 +117,7 @@ def test_an_honest_score_file_agrees_with_its_images(runs: Path) -> None:
 
 
 @pytest.mark.fault("R2")
+@pytest.mark.usefixtures("no_figures")
 def test_latex_with_hostile_names_compiles(runs: Path, tmp_path: Path) -> None:
     for number, name in enumerate(HOSTILE):
         found = scores(name, 0, 0.1 + number / 20)
