@@ -8,13 +8,14 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 export PYTHONHASHSEED := 0
 
-.PHONY: help demo quick test test-all photos bench docs lint clean
+.PHONY: help demo quick test test-all test-device photos bench docs lint clean
 
 help:
 	@echo "make demo      train, score and compare four methods on real digits (5 to 9 minutes on two cores)"
 	@echo "make quick     the same, small (about a minute)"
 	@echo "make test      the test suite"
 	@echo "make test-all  the suite with the long proofs"
+	@echo "make test-device  metrics, explainers and training on the accelerator that is there, against the CPU"
 	@echo "make photos    two methods on the photos that XEVAL_TEST_PHOTOS names"
 	@echo "make bench     every benchmark, and their table in benchmarks/README.md (about half an hour on two idle cores)"
 	@echo "make docs      the pages that are written from the registry"
@@ -32,10 +33,13 @@ quick: $(READY)
 	$(BIN)/xeval demo --quick --out xeval-demo-quick
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not device" $(PYTEST_ARGS)
 
 test-all: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+test-device: $(READY)
+	$(BIN)/python -m pytest -m device tests/device $(PYTEST_ARGS)
 
 photos: $(READY)
 	$(BIN)/python -m pytest -s tests/test_photos.py $(PYTEST_ARGS)

@@ -68,6 +68,7 @@ def methods(group: Group, declaration: Declaration, explainer: str | None = None
         f"{clean(scores.protocol.name)} (version {scores.protocol.version}, hash {scores.protocol.hash[:12]}) on "
         f"{clean(place(group), 300)}.",
         f"The explanations are {explainers} at {_layer(group)} of {_models(group, told=explainer is None)}.",
+        _training(group),
         f"The metrics were {listed(metrics.values())}.",
         f"Control maps on the same checkpoints ({listed(map(clean, controls(group)))}) are reported beside them."
         if controls(group)
@@ -94,6 +95,19 @@ def _models(group: Group, *, told: bool) -> str:
         return f"{'the' if one else len(group.runs)} {listed(archs)} network{'' if one else 's'}"
     counts = [f"{clean(name)} ({len(runs)} seed{'s' if len(runs) > 1 else ''})" for name, runs in group.methods.items()]
     return f"{listed(archs)} networks trained with {listed(counts)}"
+
+
+def _training(group: Group) -> str:
+    """Say which networks were trained in other numbers than float32."""
+    found: dict[str, list[str]] = {}
+    for run in group.runs:
+        precision = run.card.lower_precision if run.card else None
+        if precision is not None and clean(run.method) not in found.setdefault(clean(precision), []):
+            found[clean(precision)].append(clean(run.method))
+    return " ".join(
+        f"The passes that trained {listed(names)} were computed in {precision}, losses and statistics in float32."
+        for precision, names in found.items()
+    )
 
 
 def _paired(group: Group, declaration: Declaration, reference: str) -> str:

@@ -20,6 +20,7 @@ SHOWN = {
     "arch": "architecture",
     "layer": "layer",
     "cam_size": "map",
+    "precision": "trained in",
     "best_epoch": "best epoch",
     "select_on": "chosen on",
     "xeval": "xeval",
@@ -29,6 +30,7 @@ SHOWN = {
     "train_seconds": "trained",
     "score_seconds": "scored",
 }
+RARE = frozenset({"precision"})  # shown where a run has it
 HASHES = frozenset({"sha256", "recipe_hash", "train_manifest", "manifest", "commit"})
 SECONDS = frozenset({"train_seconds", "score_seconds"})
 
@@ -112,6 +114,7 @@ def provenance(run: Run) -> dict[str, Any]:
         "manifest": scores.dataset.manifest,
         "layer": scores.explained.layer,
         "cam_size": "×".join(map(str, scores.explained.cam_size or ())),
+        "precision": card.lower_precision if card else None,
         "best_epoch": selection.get("best_epoch"),
         "select_on": selection.get("select_on"),
         "xeval": versions.get("xeval"),
@@ -140,9 +143,10 @@ class Origins:
 def origins(group: Group) -> Origins:
     """Return the columns in which two runs differ, and what holds for all; of a single run everything is a column."""
     found = [provenance(run) for run in group.runs]
-    told = [{head: (head, *_shown(key, one[key])) for key, head in SHOWN.items()} for one in found]
-    same = [head for head in SHOWN.values() if len(told) > 1 and len({one[head] for one in told}) == 1]
-    heads = tuple(head for head in SHOWN.values() if head not in same)
+    shown = {key: head for key, head in SHOWN.items() if key not in RARE or any(one[key] for one in found)}
+    told = [{head: (head, *_shown(key, one[key])) for key, head in shown.items()} for one in found]
+    same = [head for head in shown.values() if len(told) > 1 and len({one[head] for one in told}) == 1]
+    heads = tuple(head for head in shown.values() if head not in same)
     rows = tuple(
         (one["name"], tuple(entries[head] for head in heads)) for one, entries in zip(found, told, strict=True)
     )

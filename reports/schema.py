@@ -202,6 +202,12 @@ class Card(Part):
             first = before + 1 if isinstance(before, int) else None
         return isinstance(epochs, int) and first is not None and first > epochs
 
+    @property
+    def lower_precision(self) -> str | None:
+        """Numbers of the passes that trained, where the recipe names others than float32."""
+        named = self.recipe.get("precision")
+        return str(named) if named not in (None, "float32") else None
+
 
 class Artifacts(Part):
     """``artifacts.json``: what the arrays of ``artifacts.safetensors`` mean."""

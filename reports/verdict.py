@@ -333,6 +333,7 @@ _MUST_AGREE: dict[str, Callable[[Run], object]] = {
     "the weights that were scored": lambda run: run.scores.checkpoint.weights,
     "the explained layer": lambda run: run.scores.explained.layer,
     "the size of the maps": lambda run: run.scores.explained.cam_size,
+    "the precision of training": lambda run: (run.card.lower_precision if run.card else None) or "float32",
     "training data": lambda run: (run.card.train_manifest if run.card else None) or "unknown",
 }
 

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xeval.errors import DataError
-from xeval.runtime.distributed import Processes
 from xeval.runtime.progress import Progress
 from xeval.training.batches import Batch, Pool
 from xeval.training.learner import Learner, mode
 from xeval.training.methods import Method
+from xeval.training.precision import products
 from xeval.training.schedule import learning_rate, set_rate
 
 EVALUATION_BATCH = 512
@@ -69,7 +69,7 @@ def encoder_epoch(
         for number, batch in enumerate(batches):
             rate = learning_rate(recipe.optimizer, epoch, recipe.epochs, number, steps)
             report = method.step(learner, batch, epoch)
-            descend(learner.processes, optimizer, report.loss, rate)
+            descend(learner, optimizer, report.loss, rate)
             learner.processes.copy_from_main(learner.buffers())  # keeps BatchNorm's statistics equal on all ranks
             record(tally, batch, report.loss, rate)
             if report.correct is not None:
@@ -92,10 +92,10 @@ def head_epoch(learner: Learner, pool: Pool, optimizer: torch.optim.Optimizer, *
     with mode(learner, training=False):
         for number, batch in enumerate(pool.batches(recipe.batch_size, order)):
             with torch.no_grad():
-                features = learner.parts.features(learner.view(batch, f"head:{epoch}", recipe.head.views))
-            logits = learner.everyone(learner.parts.logits(features), batch)
+                features = learner.features(learner.view(batch, f"head:{epoch}", recipe.head.views))
+            logits = learner.everyone(learner.logits(features), batch)
             loss, rate = F.cross_entropy(logits, batch.whole), learning_rate(settings, epoch, epochs, number, steps)
-            descend(learner.processes, optimizer, loss, rate)
+            descend(learner, optimizer, loss, rate)
             record(tally, batch, loss, rate)
             tally.correct.append((logits.argmax(1) == batch.whole).sum())
     with learner.processes.together():
@@ -103,12 +103,13 @@ def head_epoch(learner: Learner, pool: Pool, optimizer: torch.optim.Optimizer, *
     return tally
 
 
-def descend(processes: Processes, optimizer: torch.optim.Optimizer, loss: Tensor, rate: float) -> None:
+def descend(learner: Learner, optimizer: torch.optim.Optimizer, loss: Tensor, rate: float) -> None:
     """Make one step of the optimiser along the sum of all ranks' gradients, each taken over the rank's own rows."""
     set_rate(optimizer, rate)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    processes.add_gradients(parameter for group in optimizer.param_groups for parameter in group["params"])
+    with products(learner.recipe.precision):
+        loss.backward()  # type: ignore[no-untyped-call]
+    learner.processes.add_gradients(parameter for group in optimizer.param_groups for parameter in group["params"])
     optimizer.step()
 
 

@@ -22,6 +22,7 @@ from xeval.runtime.distributed import ALONE, Processes
 from xeval.runtime.endings import first_line
 from xeval.training.batches import Batch
 from xeval.training.initial import begin_with
+from xeval.training.precision import forward
 from xeval.training.settings import Recipe, Views
 from xeval.training.views import Draws, random_view
 
@@ -94,9 +95,21 @@ class Learner(nn.Module):
         changed = random_view(scaled, Draws(self.seed, stream, batch.keys), views)
         return normalize(changed, self.info).contiguous(memory_format=torch.channels_last)
 
+    def features(self, images: Tensor) -> Tensor:
+        """Return features N×K, float32, of a pass in the recipe's precision."""
+        with forward(self.recipe.precision, images.device):
+            return self.parts.features(images).float()
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Return logits, float32, of a pass in the recipe's precision."""
+        with forward(self.recipe.precision, features.device):
+            return self.parts.logits(features).float()
+
     def embed(self, images: Tensor) -> Tensor:
-        """Return embeddings of unit length."""
-        return F.normalize(self.projection(self.parts.features(images)))
+        """Return embeddings of unit length, float32, of a pass in the recipe's precision."""
+        with forward(self.recipe.precision, images.device):
+            projected = self.projection(self.parts.features(images))
+        return F.normalize(projected.float())
 
     def everyone(self, outputs: Tensor, batch: Batch, views: int = 1) -> Tensor:
         """Gather the rows of the whole batch from every rank's share, one view of all images after the other."""

@@ -116,15 +116,15 @@ def _accepted_share(learner: Learner, batch: Batch, accepted: Tensor) -> Tensor:
 @method("ce", "cross-entropy, end to end", head="joint")
 def ce(learner: Learner, batch: Batch, epoch: int) -> Step:
     """One random view; the head is trained with the encoder."""
-    features = learner.parts.features(_random(learner, batch, epoch, 0))
-    logits = learner.everyone(learner.parts.logits(features), batch)
+    features = learner.features(_random(learner, batch, epoch, 0))
+    logits = learner.everyone(learner.logits(features), batch)
     return Step(F.cross_entropy(logits, batch.whole), correct=(logits.argmax(1) == batch.whole).sum())
 
 
 @method("triplet", "semi-hard triplets on the features, classifier afterwards", head="after")
 def triplets(learner: Learner, batch: Batch, epoch: int) -> Step:
     """One random view; no projection."""
-    features = learner.everyone(learner.parts.features(_random(learner, batch, epoch, 0)), batch)
+    features = learner.everyone(learner.features(_random(learner, batch, epoch, 0)), batch)
     loss = learner.recipe.loss
     return Step(triplet(features, batch.whole, margin=loss.margin, miner=loss.miner))
 

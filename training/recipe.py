@@ -25,7 +25,7 @@ FOLDER = Path(__file__).parent / "recipes"
 MAX_BYTES = 2**20
 MAX_EXTENDS = 20
 IDENTITY = ("recipe", "seed", "limit", "explained_from", "crops")
-ADDED = ("init", "normalization")
+ADDED = ("init", "normalization", "precision")
 CROPS = "end at their own edge"  # they once showed what lay beyond it
 FILE_KEYS: dict[str, dict[str, Any]] = {
     "extends": {"type": "string", "description": "name or file of the recipe whose keys these replace"},

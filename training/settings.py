@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 PRETRAINED = "pretrained"
+TrainingPrecision: TypeAlias = Literal["float32", "tf32", "bfloat16"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
 Rate = Annotated[float, Field(le=1e30)]  # larger values overflow float32 in products
@@ -180,6 +181,12 @@ class Recipe(Settings):
         default=None,
         description="network: constants, and where image_size is not given the size, of the network's own "
         "configuration, as init = pretrained takes them; default: the data set's",
+    )
+    precision: TrainingPrecision | None = Field(
+        default=None,
+        description="numbers of the passes that train: float32, tf32 (CUDA only) or bfloat16; losses, BatchNorm's "
+        "statistics, ExCon's maps and the validation stay float32. Default: float32 with the convolutions of PyTorch's "
+        "default, which on CUDA are tf32",
     )
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=2)

@@ -31,6 +31,7 @@ from xeval.training.epochs import encoder_epoch, evaluate, head_epoch, require_f
 from xeval.training.history import COLUMNS, EpochRow, history, merit, summary
 from xeval.training.learner import Learner, make_learner, model_spec
 from xeval.training.methods import METHODS, Method, head_epochs
+from xeval.training.precision import exact, require_precision
 from xeval.training.recipe import Recipe, explained_from, identity, recipe_hash
 from xeval.training.schedule import make_optimizer
 from xeval.training.state import (
@@ -90,9 +91,10 @@ class Trainer:
         started, epoch = time.perf_counter(), self.epoch + 1
         row: EpochRow = dict.fromkeys(COLUMNS)
         row["epoch"] = epoch
-        row.update(self._encoder(epoch, progress) if epoch <= self.recipe.epochs else self._head_after(epoch))
-        if self.held is not None and (self.method.head != "after" or epoch > self.recipe.epochs):
-            row["val_accuracy"], row["val_loss"] = evaluate(self.learner, self.held)
+        with exact(self.recipe.precision):
+            row.update(self._encoder(epoch, progress) if epoch <= self.recipe.epochs else self._head_after(epoch))
+            if self.held is not None and (self.method.head != "after" or epoch > self.recipe.epochs):
+                row["val_accuracy"], row["val_loss"] = evaluate(self.learner, self.held)
         row["seconds"] = round(time.perf_counter() - started, 3)
         with self.processes.together():
             require_finite(self.learner, epoch)
@@ -273,6 +275,7 @@ def make_trainer(
 ) -> Trainer:
     """Return a run before its first epoch; raise :class:`UsageError` for what would fail late."""
     method = METHODS[recipe.method]
+    require_precision(recipe.precision, device)
     learner = make_learner(recipe, dataset.info, seed, device, processes)
     _require_possible(recipe, learner)
     split = dataset.split("train")

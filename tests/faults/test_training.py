@@ -17,10 +17,10 @@ from tests.data.makers import image_folder, noise, png, snapshot, write_tree
 from tests.training.interrupting import Interrupt, Listen, Stop, assert_same_run, run
 from xeval.checkpoints.weightfiles import read_tensors
 from xeval.errors import BusyError, CheckpointError, DataError, ResourceError, UsageError
-from xeval.runtime.distributed import Processes
 from xeval.runtime.files import TEMPORARY, digest, file_hash, read_json, write_json
 from xeval.runtime.locks import LOCK, locked
 from xeval.training import epochs
+from xeval.training.learner import Learner
 from xeval.training.loop import train
 from xeval.training.methods import METHODS
 from xeval.training.recipe import Recipe, load_recipe
@@ -191,8 +191,8 @@ def test_a_last_step_that_goes_wrong_is_noticed_without_held_out_images(
 ) -> None:
     settings, true, steps = recipe("ce", "select_on=last", "heldout=0"), epochs.descend, []
 
-    def descend(processes: Processes, optimizer: torch.optim.Optimizer, *arguments: Any) -> None:
-        true(processes, optimizer, *arguments)
+    def descend(learner: Learner, optimizer: torch.optim.Optimizer, *arguments: Any) -> None:
+        true(learner, optimizer, *arguments)
         steps.append(1)
         if len(steps) == 8:  # the last one of the second epoch
             optimizer.param_groups[0]["params"][0].data.mul_(torch.inf)

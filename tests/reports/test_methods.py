@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -48,6 +49,15 @@ def test_the_paragraph_says_what_was_done(runs: Path, tmp_path: Path) -> None:
     assert "supcon (3 seeds) and excon (3 seeds)" in page
     assert r"~\cite{yeh2019infidelity}" in page
     assert "yeh2019infidelity" in (out / "references.bib").read_text()
+
+
+def test_the_paragraph_says_what_was_trained_in_other_numbers_than_float32(runs: Path, tmp_path: Path) -> None:
+    write_study(runs, {"supcon": (0.3, 0.4), "excon": (0.1, 0.2)}, artifacts=False)
+    assert "passes that trained" not in (compare(runs, tmp_path / "before").out / "methods.tex").read_text()
+    for card in runs.glob("digits-excon-*/run.json"):
+        card.write_text(json.dumps({**json.loads(card.read_text()), "recipe": {"precision": "bfloat16"}}))
+    text = (compare(runs, tmp_path / "out").out / "methods.tex").read_text()
+    assert "The passes that trained excon were computed in bfloat16, losses and statistics in float32." in text
 
 
 def test_five_seeds_bring_the_declared_tests(runs: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from tests.reports.synthetic import DROPS, PRIMARY, write_study
 from xeval.reports.collect import Group, collect
+from xeval.reports.provenance import origins
 from xeval.reports.verdict import verdict
 
 
@@ -131,6 +132,18 @@ def test_a_run_that_never_explained_is_told(told: dict[str, Any], never: bool, r
     assert (said in threats) == never
     assert "exconb never" not in threats
     assert "supcon never" not in threats
+
+
+def test_another_precision_of_training_is_told(runs: Path) -> None:
+    write_study(runs, {"supcon": (0.4, 0.3), "excon": (0.3, 0.3)}, artifacts=False)
+    for name, precision in (("digits-supcon-s0", "float32"), ("digits-excon-s1", "bfloat16")):
+        card = runs / name / "run.json"
+        card.write_text(json.dumps({**json.loads(card.read_text()), "recipe": {"precision": precision}}))
+    group = collect(runs).groups[0]
+    threats = verdict(group, "supcon", PRIMARY).threats
+    assert "Runs differ in the precision of training: bfloat16, float32." in threats
+    assert "trained in" in origins(group).heads
+    assert [("trained in", "bfloat16", "") in row for _, row in origins(group).rows].count(True) == 1
 
 
 def test_a_subset_and_a_choice_on_test_are_told(runs: Path) -> None:

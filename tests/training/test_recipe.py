@@ -14,7 +14,7 @@ from xeval.models.layers import excon_layer
 from xeval.models.sources import network
 from xeval.training.learner import fresh_learner, model_spec
 from xeval.training.methods import METHODS
-from xeval.training.recipe import json_schema, load_recipe, recipe_hash, recipe_names
+from xeval.training.recipe import json_schema, load_recipe, recipe_hash, recipe_names, result_settings
 
 CLASSES = {"digits": 10, "photo10": 10, "shapes": 5, "tiny-imagenet": 200, "cifar10": 10, "cifar100": 100}
 MINIMAL = 'method = "supcon"\ndataset = "digits"\narch = "cnn-tiny"\nepochs = 2\nbatch_size = 8\n'
@@ -135,6 +135,7 @@ def test_published_variants_switch_the_two_faults_on() -> None:
         ("optimizer.name=sdg", "'optimizer.name' is 'sdg'"),
         ("views.crop=[0.9, 0.2]", "must be a range from small to large"),
         ("views.crop=[0.2, 2.0]", "must be shares of the area"),
+        ("precision=float16", "'precision' is 'float16' but must be 'float32', 'tf32' or 'bfloat16'"),
         ("views.blur=4", "must be 0 or odd"),
         ("optimizer=3", "'optimizer' is 3"),
         ("epochs", "is not of the form key=value"),
@@ -199,6 +200,18 @@ def test_hash_depends_on_settings_not_on_names(tmp_path: Path) -> None:
     assert first == recipe_hash(load_recipe(write(tmp_path, 'description = "other"\n' + MINIMAL, "b")))
     assert first != recipe_hash(load_recipe(tmp_path / "a.toml", None, ["epochs=3"]))
     assert first != recipe_hash(load_recipe(tmp_path / "a.toml", "ce"))
+
+
+def test_a_recipe_without_a_precision_is_what_it_was_before_there_was_one() -> None:
+    plain = load_recipe("digits", "excon")
+    assert "precision" not in result_settings(plain.model_dump(mode="json"))
+    named = {recipe_hash(load_recipe("digits", "excon", [f"precision={name}"])) for name in ("float32", "bfloat16")}
+    assert len({recipe_hash(plain), *named}) == 3
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_no_packaged_recipe_names_a_precision(name: str) -> None:
+    assert load_recipe(name).precision is None
 
 
 def test_schema_knows_the_keys_of_a_file() -> None:
