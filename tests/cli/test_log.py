@@ -73,7 +73,6 @@ def test_a_logger_that_fails_does_not_lose_the_run(
             raise ConnectionError("no server")
 
     monkeypatch.setitem(LOGGERS, "csv", Broken)  # type: ignore[arg-type]
-    monkeypatch.setattr("sys.argv", [])
     left, shown, _ = here(capsys, *TRAIN, "--set", "epochs=1", "--log", "csv", "--out", str(tmp_path))
     assert left == 0
     assert (Path(shown.strip()) / "run.json").is_file()
