@@ -24,7 +24,7 @@ from benchmarks.subjects import scene_of
 from xeval.engine import Engine
 from xeval.explainers import CONTROLS
 from xeval.models import find_layer
-from xeval.quantus_bridge.runtime import QUIET, replaced
+from xeval.quantus_bridge.runtime import QUIET, old_numpy, replaced
 
 Array = NDArray[Any]
 Explain = Callable[..., Array]
@@ -171,9 +171,7 @@ def _stock_runtime(draws: Draws | None) -> Iterator[None]:
 
     with ExitStack() as stack:
         stack.enter_context(replaced(asserts, "assert_attributions", lambda *_, **__: None))
-        for name, value in (("trapz", np.trapezoid), ("NaN", np.nan)):
-            if not hasattr(np, name):
-                stack.enter_context(replaced(np, name, value))
+        stack.enter_context(old_numpy())
         if draws is not None:
             subsets = (np.flatnonzero(image) for run in draws.subsets.unbind(1) for image in run.cpu().numpy())
             stack.enter_context(replaced(np.random, "choice", lambda *_, **__: next(subsets)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from xeval.errors import DataError, UsageError, XevalError
 from xeval.models.sources import configuration
 from xeval.runtime.distributed import ALONE, Processes
 from xeval.runtime.files import digest, writable_directory
+from xeval.runtime.loggers import logged, numbers
 from xeval.runtime.progress import Progress, Silent, told_if_slow
 from xeval.runtime.validation import require_seed
 from xeval.training.recipe import IDENTITY, Recipe, identity, label
@@ -36,6 +37,7 @@ def train(
     rehash: bool = False,
     processes: Processes = ALONE,
     name: str | None = None,
+    log: Sequence[str] = (),
 ) -> Path:
     """Train one run and return its directory ``out/name``, by default ``<dataset>-<method>-<recipe>-s<seed>``.
 
@@ -43,7 +45,8 @@ def train(
     An interrupted run continues after its last finished epoch, with the same result as if it had never stopped; a
     finished one is left alone. ``limit`` trains on that many images of a stratified sample, ``rehash`` hashes every
     image again, whatever earlier commands have kept of them. The ``processes`` share the
-    work of every batch; the first of them writes.
+    work of every batch; the first of them writes. ``log`` names loggers of :mod:`xeval.runtime.loggers` that get the
+    numbers of every epoch, those of an interrupted run included.
 
     Raises :class:`UsageError` where the directory belongs to other settings, :class:`DataError` where the data are
     missing or the loss is no longer finite, :class:`ResourceError` where the directory cannot be written,
@@ -75,7 +78,7 @@ def train(
                 trainer.train_split.manifest(rehash=rehash)
             trainer.resume(reporter.say)
         _require_one_start(trainer)
-        _to_the_end(trainer, reporter)
+        _to_the_end(trainer, reporter, log if processes.main else ())
     return directory
 
 
@@ -137,12 +140,16 @@ def _require_same_run(directory: Path, recipe: Recipe, seed: int, limit: int | N
     require_same(directory, _identity_of(read_card(directory), wanted), wanted)
 
 
-def _to_the_end(trainer: Trainer, reporter: Progress) -> None:
-    """Train all epochs that are left."""
+def _to_the_end(trainer: Trainer, reporter: Progress, log: Sequence[str]) -> None:
+    """Train all epochs that are left, and log them and those before."""
     remaining = range(trainer.epoch + 1, trainer.epochs + 1)
     if trainer.epoch:
         reporter.say(f"{trainer.directory.name}: going on after epoch {trainer.epoch} of {trainer.epochs}")
-    for _ in reporter.track(remaining, len(remaining), trainer.directory.name):
-        reporter.say(trainer.advance(reporter))
+    with logged(log, trainer.directory, "train", reporter) as loggers:
+        for row in trainer.rows:
+            loggers.put(numbers(row), row["epoch"])
+        for epoch in reporter.track(remaining, len(remaining), trainer.directory.name):
+            reporter.say(trainer.advance(reporter))
+            loggers.put(numbers(trainer.rows[-1]), epoch)
     with trainer.processes.together():
         trainer.finish()

@@ -1,8 +1,10 @@
 """The command line as users type it."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
 import sys
 from importlib import import_module
 
@@ -78,8 +80,6 @@ def test_train_from_a_recipe_file_export_and_score(tmp_path):
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_help_loads_nothing_heavy(command, tmp_path):
     """Every ``--help`` in a fresh interpreter; the modules it has loaded are listed at the end."""
-    import subprocess
-
     code = (
         f"import sys\nfrom xeval.cli.main import main\nsys.argv = ['xeval', *{command!r}, '--help']\n"
         "try:\n    main()\nexcept SystemExit as left:\n    assert not left.code\n"
@@ -116,6 +116,11 @@ def test_help_shows_the_values_of_a_choice(capsys):
         ("sweep run digits --methods ce,exconb,exc", ["ce,exconb,excon"]),
         ("explain a b --explainer integ", ["integrated-gradients"]),
         ("verify a --arch resnet50-c", ["resnet50-cifar"]),
+        ("train dig", ["digits"]),
+        ("sweep run clx", ["clxai", "clxai-cifar10-ce", "clxai-cifar10-supcon", "clxai-cifar10-triplet"]),
+        ("data get cifar1", ["cifar10", "cifar100"]),
+        ("train digits --log t", ["tensorboard"]),
+        ("completion f", ["fish"]),
     ],
 )
 def test_names_complete_in_the_shell(words, expected, capsys, monkeypatch):
@@ -125,6 +130,37 @@ def test_names_complete_in_the_shell(words, expected, capsys, monkeypatch):
     code, shown, _ = here(capsys)
     assert code == 0
     assert shown.split() == [f"plain,{name}" for name in expected]
+
+
+def test_a_recipe_of_ones_own_is_a_file(capsys, monkeypatch):
+    monkeypatch.setenv("_XEVAL_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", "xeval train mine/my")
+    monkeypatch.setenv("COMP_CWORD", "2")
+    assert here(capsys)[1].split() == ["file,mine/my"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_script_of_a_shell_asks_xeval(shell, capsys):
+    code, script, _ = here(capsys, "completion", shell)
+    assert code == 0
+    assert f"_XEVAL_COMPLETE={shell}_complete" in script
+    assert re.search(r"^(complete|compdef|    compdef) .*xeval", script, re.MULTILINE)
+
+
+def test_bash_completes_as_documented(tmp_path):
+    """The line of the help in a real bash; a command of that name stands in the path, as after an installation."""
+    command = tmp_path / "xeval"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m xeval "$@"\n')
+    command.chmod(0o755)
+    typed = """
+        eval "$(xeval completion bash)"
+        COMP_WORDS=(xeval score --engine q) COMP_CWORD=3
+        _xeval_completion xeval
+        echo "${COMPREPLY[@]}"
+    """
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    shown = subprocess.run(["bash", "-c", typed], env=environment, capture_output=True, text=True, check=True)
+    assert shown.stdout.split() == ["quantus"], shown.stderr
 
 
 def test_every_registry_of_the_completion_exists():

@@ -10,7 +10,7 @@ import xeval
 from tests.runs import make_run
 from xeval.data import normalize, open_dataset
 from xeval.errors import DataError, UsageError
-from xeval.scoring.module import Normalization
+from xeval.scoring.module import Normalization, adapt
 
 PLAIN = Normalization((0, 0, 0), (1, 1, 1))
 IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -153,3 +153,16 @@ def test_what_does_not_fit_is_said():
         xeval.score(model, [(torch.zeros(2, 8, 9, 3), torch.zeros(2))])
     with pytest.raises(UsageError, match="segmentation"):
         xeval.score(nn.Sequential(nn.Conv2d(3, 4, 3)), loader())
+
+
+def test_constants_may_be_a_pair():
+    """With numbers or tensors, as transforms hold them; anything else is told in one sentence."""
+    model, data = seeded(torchvision.models.resnet18, num_classes=5).eval(), loader(normalization=IMAGENET)
+    for pair in ((IMAGENET.mean, IMAGENET.std), [torch.tensor(IMAGENET.mean, dtype=torch.float64), list(IMAGENET.std)]):
+        assert adapt(model, data, normalization=pair)[1] == adapt(model, data, normalization=IMAGENET)[1]
+
+
+@pytest.mark.parametrize("given", [(0.5, 0.25), "imagenet", ((0.5,), (0.2,), (0.1,)), 3, (("a",), ("b",))])
+def test_constants_that_are_no_pair_are_refused(given):
+    with pytest.raises(UsageError, match=r"normalization=.* is no mean and deviation — give \(mean, std\)"):
+        xeval.score(nn.Flatten(), loader(), normalization=given)

@@ -30,7 +30,7 @@ from xeval.runtime.precisions import Precision
 from xeval.runtime.progress import Silent
 from xeval.scoring import run as scoring
 from xeval.scoring.lent import OwnExplainer, OwnMetric, explainers_lent, metrics_lent
-from xeval.scoring.module import Normalization, adapt
+from xeval.scoring.module import Normalization, Pair, adapt
 from xeval.scoring.options import EngineName, ScoreOptions, Switch, Target, validated
 from xeval.scoring.plan import plan_for
 from xeval.scoring.precomputed import PrecomputedMaps
@@ -45,7 +45,7 @@ def score(
     checkpoint: Path | str | nn.Module,
     data: Any = None,
     *,
-    normalization: Normalization | None = None,
+    normalization: Normalization | Pair | None = None,
     classes: Sequence[str] | None = None,
     output: str = "logits",
     similar_to: Any = None,
@@ -120,7 +120,7 @@ def score(
 class _Own:
     """What a call says of a module and of its loader; a checkpoint says it itself."""
 
-    normalization: Normalization | None
+    normalization: Normalization | Pair | None
     classes: Sequence[str] | None
     reading: Reading
     similar_to: Any

@@ -32,6 +32,7 @@ from xeval.checkpoints.weightfiles import (
 )
 from xeval.errors import CheckpointError
 from xeval.runtime.files import read_json, write_json
+from xeval.runtime.memory import limit_memory
 
 SECONDS = 600
 HEADROOM, COPIES = 1 << 30, 6  # memory of the child beyond its libraries: bytes, and multiples of the file's size
@@ -144,14 +145,7 @@ def main(path: Path, folder: Path) -> None:
 
 def _limit_memory(path: Path) -> None:
     """Limit the address space to the loaded libraries and a few copies of the file; on Linux only."""
-    if sys.platform != "linux":
-        return
-    import resource
-
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    limit = pages * resource.getpagesize() + HEADROOM + COPIES * path.stat().st_size
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit_memory(HEADROOM + COPIES * path.stat().st_size)
 
 
 def _take_apart(path: Path, folder: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Completes registered names in the shell; a registry is imported when a name is completed, not before."""
+"""Completes names in the shell; what knows them is imported when a name is completed, not before."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem, get_completion_class
 
 if TYPE_CHECKING:
     from xeval.registry import Registry
@@ -24,6 +25,13 @@ REGISTRIES = {
 }
 """Where the names stand that an option takes, as ``module:NAME``."""
 
+RECIPES, MATRICES = "xeval.training.recipe:recipe_names", "xeval.sweep.matrix:matrix_names"
+FILES = {"train": (RECIPES,), "run": (RECIPES, MATRICES)}
+"""Commands whose argument is a name of the package or a file of the user, and the functions that return the names."""
+
+VARIABLE = "_XEVAL_COMPLETE"
+"""The variable that the shell sets when it asks; click reads it."""
+
 LISTS = {"explainers", "methods", "metrics"}
 """Options that take several names, separated by commas."""
 
@@ -34,6 +42,20 @@ def complete(_context: click.Context, parameter: click.Parameter, begun: str) ->
     before, comma, last = begun.rpartition(",") if option in LISTS else ("", "", begun)
     names = set(_names(REGISTRIES[option])) - set(before.split(","))
     return [f"{before}{comma}{name}" for name in sorted(names) if name.startswith(last)]
+
+
+def complete_file(context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Return the names of the package that begin so, or a request for files where there are none."""
+    names = [name for place in FILES[context.command.name or ""] for name in _found(place)()]
+    found = [CompletionItem(name) for name in sorted(names) if name.startswith(begun)]
+    return found or [CompletionItem(begun, type="file")]
+
+
+def script(command: click.Command, shell: str) -> str:
+    """Return what a shell has to run so that it completes ``xeval``; click writes it."""
+    kind = get_completion_class(shell)
+    assert kind is not None, shell
+    return kind(command, {}, "xeval", VARIABLE).source()
 
 
 def registries() -> list[Registry[Any]]:
@@ -47,5 +69,9 @@ def _names(places: Iterable[str]) -> list[str]:
 
 
 def _registry(place: str) -> Registry[Any]:
+    return _found(place)  # type: ignore[no-any-return]
+
+
+def _found(place: str) -> Any:
     module, _, name = place.partition(":")
-    return getattr(import_module(module), name)  # type: ignore[no-any-return]
+    return getattr(import_module(module), name)

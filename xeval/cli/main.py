@@ -17,9 +17,9 @@ from xeval._version import __version__
 from xeval.checkpoints.folder import Weights
 from xeval.cli import sweep as cli_sweep
 from xeval.cli import tools as cli_tools
-from xeval.cli.completion import complete
+from xeval.cli.completion import VARIABLE, complete, complete_file, script
 from xeval.cli.leave import JSON_ERRORS, leave, split_flag
-from xeval.cli.options import ARCH, MAPS, NORMALIZATION, PATH, PLUGIN, fields_of, options_of, size_option, typed
+from xeval.cli.options import ARCH, LOG, MAPS, NORMALIZATION, PATH, PLUGIN, fields_of, options_of, size_option, typed
 from xeval.errors import UsageError
 from xeval.registry import PluginWarning
 from xeval.runtime.distributed import ALONE, Processes, end, joined, require_one
@@ -27,12 +27,11 @@ from xeval.runtime.signals import graceful, terminable
 from xeval.runtime.streams import lasting_streams
 
 STYLE = "xeval.reports.style:Style"
-COMPLETION = "_XEVAL_COMPLETE"  # click's completion scripts set it
 
 
 def main() -> NoReturn:
     """Run a command; every error ends in one line on stderr and the exit code of its kind."""
-    if COMPLETION in os.environ:
+    if VARIABLE in os.environ:
         cli.main(prog_name="xeval")
     with lasting_streams():
         _run(*split_flag(sys.argv[1:]))
@@ -83,7 +82,7 @@ def cli(context: click.Context) -> None:
 
 
 @cli.command()
-@click.argument("recipe")
+@click.argument("recipe", shell_complete=complete_file)
 @click.option(
     "--method",
     help="ce, triplet, simclr, supcon-ori, supcon, excon or exconb [default: the recipe's]",
@@ -99,6 +98,7 @@ def cli(context: click.Context) -> None:
 @click.option("--export", type=PATH, help="also write the best weights as one file")
 @click.option("--rehash", is_flag=True, help="hash every image again, whatever earlier commands have kept of them")
 @click.option("--device", default="auto", show_default=True, help="torch device")
+@LOG
 @click.option(
     "--allow-unexplained",
     is_flag=True,
@@ -166,6 +166,7 @@ def train_recipe(
     rehash: bool = False,
     device: str = "auto",
     processes: Processes = ALONE,
+    log: Sequence[str] = (),
 ) -> Path:
     """Train one run of a recipe below ``out`` and return its directory."""
     from xeval.runtime.files import writable_directory
@@ -189,6 +190,7 @@ def train_recipe(
         progress=progress,
         processes=processes,
         name=name,
+        log=log,
     )
 
 
@@ -263,6 +265,7 @@ def import_(foreign: Path, out: Path, dataset: str, **options: Any) -> None:
 @PLUGIN
 @MAPS
 @options_of("xeval.scoring.options:ScoreOptions")
+@LOG
 @click.option("--markdown", is_flag=True, help="print a Markdown table with a spread")
 @click.option(
     "--spread",
@@ -275,6 +278,7 @@ def import_(foreign: Path, out: Path, dataset: str, **options: Any) -> None:
 def score(
     checkpoints: Sequence[Path],
     maps: Sequence[tuple[str, Path]],
+    log: Sequence[str],
     as_json: bool,
     markdown: bool,
     spread: str,
@@ -303,10 +307,12 @@ def score(
         raise UsageError("--maps are maps of one checkpoint", "score the checkpoints one by one")
     if options.training_seed is not None and len(checkpoints) > 1:
         raise UsageError("--training-seed is that of one checkpoint", "score the checkpoints one by one")
+    from xeval.runtime.loggers import logged
     from xeval.runtime.progress import for_terminal
     from xeval.scoring.lent import beside, explainers_lent
     from xeval.scoring.precomputed import PrecomputedMaps
     from xeval.scoring.run import SCORES, run
+    from xeval.scoring.summary import headline
 
     made, amiss = [PrecomputedMaps(name, path) for name, path in maps], []
     with ExitStack() as lent, joined(options.device) as processes, graceful(tell=processes.main) as stop:
@@ -318,8 +324,11 @@ def score(
             amiss += [scored.shortfall] if scored.shortfall else []
             if processes.main:
                 text = (scored.folder / SCORES).read_text(encoding="utf-8")
-                shown = text.rstrip() if as_json else _score_table(json.loads(text), scored.folder, markdown and spread)
+                summary = json.loads(text)
+                shown = text.rstrip() if as_json else _score_table(summary, scored.folder, markdown and spread)
                 click.echo(shown)
+                with logged(log, scored.folder, "score", for_terminal()) as loggers:
+                    loggers.put(headline(summary))
         with processes.together():
             if amiss:
                 raise amiss[0]
@@ -468,6 +477,21 @@ def demo(quick: bool, out: Path, show: bool) -> None:
     _compare([runs], out)
     if show:
         click.launch(str(out / "report.html"))
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print what a shell has to run so that it completes commands, options, and the names that they take.
+
+    \b
+    bash  put into ~/.bashrc:                   eval "$(xeval completion bash)"
+    zsh   put into ~/.zshrc, after compinit:    eval "$(xeval completion zsh)"
+    fish  put into ~/.config/fish/config.fish:  xeval completion fish | source
+
+    Example: xeval completion bash
+    """
+    click.echo(script(cli, shell))
 
 
 for _command in (cli_sweep.sweep, cli_tools.verify, cli_tools.data_group, cli_tools.list_things, cli_tools.doctor):

@@ -14,6 +14,7 @@ from click.core import ParameterSource
 from xeval.cli.completion import REGISTRIES, complete
 from xeval.registry import load_file
 from xeval.runtime.endings import UNFIT
+from xeval.runtime.loggers import LOGGERS, require_loggers
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -153,6 +154,20 @@ def _named_files(context: click.Context, parameter: click.Parameter, values: tup
             raise click.BadParameter(f"{value!r} is not NAME=FILE", context, parameter)
     return [(name, PATH.convert(path, parameter, context)) for name, _, path in parts]
 
+
+def _installed(_context: click.Context, _parameter: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
+    require_loggers(names)
+    return names
+
+
+LOG = click.option(
+    "--log",
+    multiple=True,
+    callback=_installed,
+    type=click.Choice(list(LOGGERS)),
+    help="also write the numbers below log/ of the run, for this logger; can be given several times",
+)
+"""The option of a command whose numbers loggers take."""
 
 MAPS = click.option(
     "--maps",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xeval.cli.completion import complete
+from xeval.cli.completion import complete, complete_file
 from xeval.cli.options import PATH
 from xeval.errors import BusyError, DataError, UsageError
 
@@ -38,7 +38,7 @@ def sweep() -> None:
 
 
 @sweep.command(name="run")
-@click.argument("recipe")
+@click.argument("recipe", shell_complete=complete_file)
 @click.option("--seeds", help="such as 0-5 or 0,2,7 [default: the matrix's, else 0-5]")
 @click.option(
     "--methods",

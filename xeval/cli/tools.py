@@ -60,29 +60,29 @@ def data_list(root: Path | None) -> None:
 
 
 @data_group.command(name="get")
-@click.argument("name")
+@click.argument("dataset", metavar="NAME", shell_complete=complete)
 @_ROOT
-def data_get(name: str, root: Path | None) -> None:
+def data_get(dataset: str, root: Path | None) -> None:
     """Download an official archive and verify its checksum before anything is unpacked.
 
     Example: xeval data get cifar100
     """
     from xeval.data.manage import get
 
-    click.echo(str(get(name, root)))
+    click.echo(str(get(dataset, root)))
 
 
 @data_group.command(name="check")
-@click.argument("name")
+@click.argument("dataset", metavar="NAME", shell_complete=complete)
 @_ROOT
-def data_check(name: str, root: Path | None) -> None:
+def data_check(dataset: str, root: Path | None) -> None:
     """Read every image of a data set and print what was found. Exit code 3 where an image cannot be read.
 
     Example: xeval data check tiny-imagenet
     """
     from xeval.data.manage import check, require_sound
 
-    report = check(name, root)
+    report = check(dataset, root)
     click.echo(json.dumps(report, indent=1, default=str))
     require_sound(report)
 

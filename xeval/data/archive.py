@@ -25,6 +25,7 @@ from typing import IO, Any, BinaryIO, Self, cast
 
 from xeval.errors import CheckpointError, ResourceError, UsageError
 from xeval.runtime.files import file_hash
+from xeval.runtime.signals import runs_elsewhere
 
 MAX_MEMBERS = 50_000
 MAX_NAME = 1024
@@ -250,21 +251,8 @@ def _remove_stale(root: Path) -> None:
     """Remove what killed extractions left behind."""
     for left in root.glob(f"{TEMPORARY}*"):
         process = left.name.removeprefix(TEMPORARY)
-        if process.isdigit() and not _runs_elsewhere(int(process)):
+        if process.isdigit() and not runs_elsewhere(int(process)):
             shutil.rmtree(left, ignore_errors=True)
-
-
-def _runs_elsewhere(process: int) -> bool:
-    """Return whether another live process has this number; return True where that cannot be found out."""
-    if os.name != "posix" or process == os.getpid():
-        return os.name != "posix"
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _refused(path: Path, name: str, reason: str) -> CheckpointError:

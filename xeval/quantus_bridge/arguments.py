@@ -10,6 +10,7 @@ import math
 from typing import Any, TypeAlias
 
 import numpy as np
+from scipy.integrate import trapezoid
 
 from xeval.quantus_bridge.runtime import Array, Given
 
@@ -192,7 +193,7 @@ def flipping_area(found: Any, arguments: Arguments, given: Given) -> Array:
 def curve_area(found: Any, _arguments: Arguments, _given: Given) -> Array:
     """Return the area under each curve over [0, 1]."""
     curve = np.asarray(found, dtype=np.float64)
-    area: Array = np.trapezoid(curve, dx=1 / max(1, curve.shape[1] - 1), axis=1)
+    area: Array = trapezoid(curve, dx=1 / max(1, curve.shape[1] - 1), axis=1)
     return area
 
 

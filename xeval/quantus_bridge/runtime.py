@@ -121,6 +121,18 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 @contextmanager
+def old_numpy() -> Iterator[None]:
+    """Give numpy the names that Quantus uses and newer versions lack: ``trapz`` until 2.3, ``NaN`` until 1.26."""
+    from scipy.integrate import trapezoid
+
+    with ExitStack() as stack:
+        for name, value in (("trapz", trapezoid), ("NaN", np.nan)):
+            if not hasattr(np, name):
+                stack.enter_context(replaced(np, name, value))
+        yield
+
+
+@contextmanager
 def quantus_runtime(seed: int) -> Iterator[None]:
     """Repair Quantus inside the block: old names of numpy, seeded draws, checks per image, no memory leaks.
 
@@ -131,9 +143,7 @@ def quantus_runtime(seed: int) -> Iterator[None]:
     from quantus.helpers import asserts, utils, warn
 
     with ExitStack() as stack:
-        for name, value in (("trapz", np.trapezoid), ("NaN", np.nan)):
-            if not hasattr(np, name):
-                stack.enter_context(replaced(np, name, value))
+        stack.enter_context(old_numpy())
         for name in ("assert_attributions", "assert_nr_segments"):
             stack.enter_context(replaced(asserts, name, _nothing))
         stack.enter_context(replaced(warn, "warn_perturbation_caused_no_change", _nothing))

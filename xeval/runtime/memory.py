@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,8 +30,9 @@ def out_of_memory() -> ResourceError:
 
 def is_device_failure(error: BaseException) -> bool:
     """Return whether the device itself failed: lost, reset or in an error state that only a new process leaves."""
-    lost = isinstance(error, torch.AcceleratorError)
-    return lost or (isinstance(error, RuntimeError) and str(error).startswith(("CUDA error", "HIP error")))
+    lost: type[BaseException] | tuple[()] = getattr(torch, "AcceleratorError", ())  # older versions have none
+    said = isinstance(error, RuntimeError) and str(error).startswith(("CUDA error", "HIP error"))
+    return said or isinstance(error, lost)
 
 
 @contextmanager
@@ -49,6 +51,17 @@ def resources() -> Iterator[None]:
                 f"the device failed ({first_line(error)})", "run the same command again; what was saved is kept"
             ) from None
         raise
+
+
+def limit_memory(more: int) -> None:
+    """Limit this process to the memory that it has and so many bytes more, and keep it from dumping it; Linux only."""
+    if sys.platform != "linux":
+        return
+    import resource
+
+    limit = int((PROCESS / "statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize() + more
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 PROCESS = Path("/proc/self")

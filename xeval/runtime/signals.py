@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -52,6 +53,24 @@ def graceful(*, tell: bool = True) -> Iterator[Stop]:
 
     with _handling({signal.SIGINT: remember, signal.SIGTERM: remember}):
         yield stop
+
+
+def terminate(process: int) -> None:
+    """Ask a process to end, as SIGTERM does; on Windows it has no say."""
+    os.kill(process, signal.SIGTERM)
+
+
+def runs_elsewhere(process: int) -> bool:
+    """Return whether another live process has this number; return True where that cannot be found out."""
+    if os.name != "posix" or process == os.getpid():
+        return os.name != "posix"
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -39,6 +39,24 @@ class Normalization:
     def changes(self) -> bool:
         """Whether the constants change any value."""
         return any(self.mean) or any(part != 1 for part in self.std)
+
+
+Pair: TypeAlias = tuple[Sequence[float], Sequence[float]]
+"""Mean and deviation, one number a channel."""
+
+
+def as_normalization(given: Any) -> Normalization:
+    """Return the constants that are given, also as a pair (mean, std); raise :class:`UsageError` for anything else."""
+    if isinstance(given, Normalization):
+        return given
+    try:
+        mean, std = given
+        return Normalization(tuple(map(float, mean)), tuple(map(float, std)))
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"normalization={given!r:.80} is no mean and deviation",
+            "give (mean, std), each with one number a channel, such as ((0.5,), (0.25,))",
+        ) from None
 
 
 class TensorSplit(Split):
@@ -102,7 +120,7 @@ def adapt(
     model: nn.Module,
     data: Any,
     *,
-    normalization: Normalization | None = None,
+    normalization: Normalization | Pair | None = None,
     classes: Sequence[str] | None = None,
     reading: Reading = LOGITS,
     similar_to: Any = None,
@@ -117,9 +135,9 @@ def adapt(
             is checked. Its answers are not read yet.
         data: batches of (images N×C×H×W, labels N), with masks or boxes of the objects or without; see
             :mod:`xeval.scoring.loader` for the other forms.
-        normalization: the constants that the loader applied; without them images are taken as pixels in [0, 1], which
-            are also the units of noise and the meaning of the fill ``mean`` (then 0, black). Bytes from 0 to 255 are
-            pixels in any case, and are normalised for the model.
+        normalization: the constants that the loader applied, also as a pair (mean, std); without them images are taken
+            as pixels in [0, 1], which are also the units of noise and the meaning of the fill ``mean`` (then 0, black).
+            Bytes from 0 to 255 are pixels in any case, and are normalised for the model.
         classes: names of the classes in the order of the logits.
         reading: how its answers are read (:mod:`xeval.models.reading`); it is a part of what is scored.
         similar_to: for encoders without a head, what embeddings are compared with (:mod:`xeval.scoring.similarity`).
@@ -134,7 +152,9 @@ def adapt(
     _require_float32(model)
     given = collect(data)
     channels = given.images.shape[1]
-    constants = normalization or Normalization((0.0,) * channels, (1.0,) * channels)
+    constants = Normalization((0.0,) * channels, (1.0,) * channels)
+    if normalization is not None:
+        constants = as_normalization(normalization)
     if len(constants.mean) != channels or len(constants.std) != channels:
         raise DataError(f"normalization has {len(constants.mean)} constants for {channels} channels", "give one each")
     mean, std = (torch.tensor(part).reshape(channels, 1, 1) for part in (constants.mean, constants.std))
@@ -157,7 +177,7 @@ def adapt(
     if count != len(names):
         raise DataError(f"the model has {count} outputs for {len(names)} classes", "check classes")
     info = DatasetInfo(name, names, constants.mean, constants.std, channels, as_size(*pixels.shape[2:]))
-    normalized = normalization is not None and normalization.changes
+    normalized = normalization is not None and constants.changes
     notes = (*notes, *_remarks(given.images, is_bytes=given.is_bytes, normalized=normalized))
     sha256 = network_sha256(model)
     notes = (*notes, *filter(None, [meaning.told]))
@@ -196,7 +216,7 @@ def _require_pixels(pixels: Tensor, *, normalized: bool) -> None:
     if not normalized:
         raise DataError(
             f"the images are {span}, not pixels in [0, 1]",
-            "give normalization=Normalization(mean, std) of the loader's transform, or images in [0, 1]",
+            "give normalization=(mean, std) of the loader's transform, or images in [0, 1]",
         )
     raise DataError(
         f"with normalization undone the images are {span}, not pixels in [0, 1]",

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from xeval.explainers import CONTROLS, EXPLAINERS
 from xeval.models.reading import CLASSES, Meaning
+from xeval.runtime.loggers import numbers
 from xeval.runtime.provenance import provenance
 from xeval.scoring.completeness import missing_values
 from xeval.scoring.plan import Plan, Task
@@ -71,6 +72,17 @@ def summarize(store: Store, plan: Plan, cam_size: tuple[int, int], cost: dict[st
         "warnings": _warnings(plan, float(correct[known].mean()) if known.any() else 0.0, cam_size),
         "provenance": provenance(),
     }
+
+
+def headline(summary: dict[str, Any]) -> dict[str, float]:
+    """Return the means by which a checkpoint is judged: accuracy, p0, calibration, the protocol's primary columns."""
+    means = {
+        f"{row}/{name}": columns[name]["mean"]
+        for row, columns in summary["scores"].items()
+        for name in summary["protocol"]["primary"]
+        if name in columns
+    }
+    return numbers({**{f"model.{name}": value for name, value in summary["model"].items()}, **means})
 
 
 def _ids(store: Store, cells: dict[Any, Any]) -> dict[Any, int]:

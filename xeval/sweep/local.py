@@ -13,6 +13,7 @@ from pathlib import Path
 import submitit
 
 from xeval.runtime.progress import Progress
+from xeval.runtime.signals import terminate
 from xeval.sweep.jobs import RunJob
 from xeval.sweep.plan import CONTROL, Run
 from xeval.sweep.records import Record, change, read
@@ -83,7 +84,7 @@ class Workers:
     def _stop(self) -> None:
         """Ask the jobs to end and wait for up to ``PATIENCE`` seconds; the next sweep continues them."""
         for _, job in self.running.values():
-            os.kill(int(job.job_id), signal.SIGTERM)  # submitit's process passes it on to the job
+            terminate(int(job.job_id))  # submitit's process passes it on to the job
         until = time.monotonic() + PATIENCE
         while time.monotonic() < until and not all(job.done() for _, job in self.running.values()):
             time.sleep(POLL)
