@@ -45,6 +45,12 @@ def test_the_only_top_level_name_is_xeval(wheel):
     assert not any("tests/" in name or "benchmarks/" in name for name in names)
 
 
+def test_a_package_index_would_take_it(wheel):
+    assert wheel.stat().st_size <= 2**20
+    check = [sys.executable, "-m", "twine", "check", "--strict", str(wheel)]
+    assert "PASSED" in subprocess.run(check, check=True, capture_output=True, text=True).stdout
+
+
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
     """Runs Python code in an empty folder, in a fresh environment that sees the wheel and, for the dependencies, this

@@ -484,10 +484,8 @@ def demo(quick: bool, out: Path, show: bool) -> None:
 def completion(shell: str) -> None:
     """Print what a shell has to run so that it completes commands, options, and the names that they take.
 
-    \b
-    bash  put into ~/.bashrc:                   eval "$(xeval completion bash)"
-    zsh   put into ~/.zshrc, after compinit:    eval "$(xeval completion zsh)"
-    fish  put into ~/.config/fish/config.fish:  xeval completion fish | source
+    For bash, `eval "$(xeval completion bash)"` belongs into ~/.bashrc; for zsh, `eval "$(xeval completion zsh)"` into
+    ~/.zshrc, after compinit; for fish, `xeval completion fish | source` into ~/.config/fish/config.fish.
 
     Example: xeval completion bash
     """
