@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.training.conftest import SMALL
 from xeval.data import DatasetInfo
-from xeval.training.batches import Batch, Pool
+from xeval.training.batches import Pool
 from xeval.training.learner import fresh_learner
 from xeval.training.methods import METHODS
 from xeval.training.recipe import load_recipe
@@ -42,10 +43,11 @@ class Copies(TorchDispatchMode):
         return result
 
 
-def on_meta(batch: Batch) -> Batch:
-    """The batch in three channels on the meta device; what decides the draws stays on the CPU, as on an accelerator."""
-    images = batch.images.repeat(1, 3, 1, 1).to(META)
-    return Batch(images, batch.labels.to(META), batch.keys, batch.rows, batch.whole.to(META), batch.shares)
+def on_meta(pool: Pool) -> Pool:
+    """The pool in three channels on the meta device; what decides the draws stays on the CPU, as on an accelerator."""
+    assert pool.resident is not None
+    images = pool.resident.repeat(1, 3, 1, 1).to(META)
+    return replace(pool, device=META, labels=pool.labels.to(META), resident=images)
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "exconb"])
@@ -55,9 +57,9 @@ def test_a_step_reads_nothing_back_and_waits_for_no_copy(method: str, pool: Pool
     info = DatasetInfo("digits", pool.split.info.classes, (0.5,) * 3, (0.2,) * 3, 3, 8)
     with META:
         learner = fresh_learner(recipe, info, 0)
-    batch = on_meta(pool.take(torch.arange(24)))
+    images = on_meta(pool)
     with Copies() as copies:
-        loss: Tensor = METHODS[method].step(learner.train(), batch, 1).loss
+        loss: Tensor = METHODS[method].step(learner.train(), images.take(torch.arange(24)), 1).loss
         loss.backward()
     assert loss.device == META
     assert len(copies.waits) > 10
