@@ -138,6 +138,7 @@ def added(keys: Any, name: str) -> Any:
         "excon": {**recipe["excon"], "supcon_share": None, "allow_unexplained": None},
         "init": None,
         "normalization": None,
+        "precision": None,
     }
     dataset = {**keys["dataset"], "interpolation": None}
     return {**keys, "explained_from": None, "dataset": dataset, "recipe": {**recipe, **tables}}

@@ -60,11 +60,15 @@ class Pool:
         shares, rank = shared_out(len(positions), self.processes.world), self.processes.rank
         start = sum(shares[:rank]) if shares[rank] else 0
         own = positions[start : start + (shares[rank] or shares[0])]
-        rows, where = self.rows[own.numpy()], own.to(self.device)
-        images = self.resident[where] if self.resident is not None else self.split.read(rows).to(self.device)
+        rows, where = self.rows[own.numpy()], self._sent(own)
+        images = self.resident[where] if self.resident is not None else self._sent(self.split.read(rows))
         labels = self.labels[where]
-        whole = labels if len(own) == len(positions) else self.labels[positions.to(self.device)]
+        whole = labels if len(own) == len(positions) else self.labels[self._sent(positions)]
         return Batch(images, labels, self.keys[own], rows, whole, shares)
+
+    def _sent(self, values: Tensor) -> Tensor:
+        """Return the values on the device, without waiting for it."""
+        return values.to(self.device, non_blocking=True)
 
     def steps(self, size: int) -> int:
         """Return how many batches :meth:`batches` gives."""

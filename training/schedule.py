@@ -15,13 +15,17 @@ from xeval.training.settings import Optimizer
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], settings: Optimizer) -> torch.optim.Optimizer:
-    """Return SGD with momentum, AdamW, or RAdam with the weight decay of its paper."""
-    decay = settings.weight_decay
+    """Return SGD with momentum, AdamW, or RAdam with the weight decay of its paper.
+
+    On CUDA a step of the first two is one kernel (``fused``); of RAdam PyTorch has none.
+    """
+    learned, decay = list(parameters), settings.weight_decay
+    fused = True if all(one.device.type == "cuda" for one in learned) else None
     if settings.name == "sgd":
-        return torch.optim.SGD(parameters, settings.lr, momentum=settings.momentum, weight_decay=decay)
+        return torch.optim.SGD(learned, settings.lr, momentum=settings.momentum, weight_decay=decay, fused=fused)
     if settings.name == "adamw":
-        return torch.optim.AdamW(parameters, settings.lr, weight_decay=decay)
-    return torch.optim.RAdam(parameters, settings.lr, weight_decay=decay)
+        return torch.optim.AdamW(learned, settings.lr, weight_decay=decay, fused=fused)
+    return torch.optim.RAdam(learned, settings.lr, weight_decay=decay)
 
 
 def learning_rate(settings: Optimizer, epoch: int, epochs: int, step: int, steps: int) -> float:

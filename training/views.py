@@ -79,9 +79,14 @@ def masked_view(standard: Tensor, maps: Tensor, cutoff: float) -> Tensor:
     return standard * cutoff_mask(upsample(maps, (standard.shape[-2], standard.shape[-1])), cutoff)
 
 
+def _beside(values: Tensor, images: Tensor) -> Tensor:
+    """Return the values on the images' device, without waiting for it."""
+    return values.to(images.device, non_blocking=True)
+
+
 def _column(values: Tensor, images: Tensor) -> Tensor:
     """Return values (N,) as N×1×1×1 on the images' device."""
-    return values.to(images.device, non_blocking=True).reshape(-1, 1, 1, 1)
+    return _beside(values, images).reshape(-1, 1, 1, 1)
 
 
 def _some(
@@ -89,7 +94,7 @@ def _some(
 ) -> Tensor:
     """Change the images that ``probability`` chooses; nothing is computed for the others."""
     rows = draws.happens(name, probability).nonzero()[:, 0]
-    where = rows.to(images.device, non_blocking=True)
+    where = _beside(rows, images)
     part = images.index_select(0, where)
     return images.index_copy(0, where, change(part, draws.of(rows))) if len(rows) else images
 
@@ -144,7 +149,7 @@ def _small_affine(draws: Draws, views: Views, extent: Extent) -> Tensor:
 
 def _grid(placement: Tensor, images: Tensor) -> Tensor:
     """Return the input coordinates N×H×W×2 (x, y in [−1, 1]) of every output pixel."""
-    return F.affine_grid(placement[:, :2].to(images.device), list(images.shape), align_corners=False)
+    return F.affine_grid(_beside(placement[:, :2], images), list(images.shape), align_corners=False)
 
 
 def resized_crop(images: Tensor, corner: Tensor, size: Tensor) -> Tensor:
@@ -156,7 +161,7 @@ def resized_crop(images: Tensor, corner: Tensor, size: Tensor) -> Tensor:
     extent = torch.tensor([images.shape[-1], images.shape[-2]])
     grid = _grid(_affine(scale=size / extent, shift=(2 * corner + size) / extent - 1), images)
     first, last = (2 * corner + 1) / extent - 1, (2 * (corner + size) - 1) / extent - 1
-    limits = [limit.to(images.device)[:, None, None, :] for limit in (first, last)]
+    limits = [_beside(limit, images)[:, None, None, :] for limit in (first, last)]
     return F.grid_sample(images, grid.clamp(*limits), padding_mode="border", align_corners=False)
 
 
@@ -192,7 +197,7 @@ def grey(images: Tensor) -> Tensor:
     """Return the luminance, N×1×H×W; an image with one channel is returned as it is."""
     if images.shape[1] == 1:
         return images
-    weights = images.new_tensor(GREY).reshape(1, 3, 1, 1)
+    weights = _beside(torch.tensor(GREY, dtype=images.dtype), images).reshape(1, 3, 1, 1)
     return (images * weights).sum(1, keepdim=True)
 
 
@@ -223,7 +228,7 @@ def hue(images: Tensor, turn: Tensor) -> Tensor:
         (green - blue) / safe,
         torch.where(value == green, (blue - red) / safe + 2, (red - green) / safe + 4),
     )
-    steps = (torch.tensor([5.0, 3.0, 1.0], device=images.device).reshape(1, 3, 1, 1) + sextant + 6 * turn) % 6
+    steps = (_beside(torch.tensor([5.0, 3.0, 1.0]), images).reshape(1, 3, 1, 1) + sextant + 6 * turn) % 6
     return value - chroma * torch.minimum(steps, 4 - steps).clamp(0, 1)
 
 
@@ -244,7 +249,7 @@ def jitter(images: Tensor, draws: Draws, strength: tuple[float, float, float, fl
         for place, (number, change, _) in enumerate(active):
             rows = (order[:, turn] == place).nonzero()[:, 0]
             if len(rows):
-                where = rows.to(images.device, non_blocking=True)
+                where = _beside(rows, images)
                 part = images.index_select(0, where)
                 images.index_copy_(0, where, change(part, _column(amounts[number][rows], images)))
     return images
@@ -263,7 +268,7 @@ def blur(images: Tensor, sigma: Tensor, side: int) -> Tensor:
     reach = side // 2
     offsets = torch.arange(-reach, reach + 1, dtype=torch.float32)
     kernel = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2)
-    kernel = (kernel / kernel.sum(1, keepdim=True)).to(images.device).repeat_interleave(channels, 0)
+    kernel = _beside(kernel / kernel.sum(1, keepdim=True), images).repeat_interleave(channels, 0)
     flat = F.pad(images, (reach, reach, reach, reach), mode="reflect").reshape(
         1, count * channels, height + 2 * reach, -1
     )

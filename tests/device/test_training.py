@@ -14,6 +14,8 @@ from xeval.training.learner import make_learner
 from xeval.training.methods import METHODS
 from xeval.training.precision import exact, products
 from xeval.training.recipe import load_recipe
+from xeval.training.schedule import make_optimizer
+from xeval.training.settings import Optimizer
 
 pytestmark = pytest.mark.device
 CPU = torch.device("cpu")
@@ -48,3 +50,10 @@ def test_a_step_in_lower_precision_is_near(method: str, precision: str, most: fl
     (loss, gradient), (expected, theirs) = (step(method, *how) for how in ((precision, device), ("float32", CPU)))
     assert loss == pytest.approx(expected, rel=most)
     assert gradient @ theirs > 0.95
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_cuda_steps_in_one_kernel(name: str, device: torch.device) -> None:
+    parameter = torch.nn.Parameter(torch.ones(3, device=device))
+    optimizer = make_optimizer([parameter], Optimizer(name=name))
+    assert optimizer.param_groups[0]["fused"] is (True if device.type == "cuda" else None)

@@ -74,3 +74,19 @@ def test_optimisers(name: str, kind: str) -> None:
     assert type(optimizer).__name__ == kind
     assert optimizer.param_groups[0]["lr"] == 0.05
     assert optimizer.param_groups[0]["weight_decay"] == 0.01
+
+
+@pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])
+def test_steps_in_one_kernel_are_those_of_several(name: str, kind: type[torch.optim.Optimizer]) -> None:
+    """The fused kernels, which CUDA gets, on the CPU, where nothing but them differs."""
+    settings = Optimizer(name=name, lr=0.1, weight_decay=0.01)
+    ours, theirs = (torch.nn.Parameter(torch.linspace(-1, 1, 9)) for _ in range(2))
+    optimizer = make_optimizer([ours], settings)
+    assert optimizer.param_groups[0]["fused"] is None
+    momentum = {"momentum": settings.momentum} if name == "sgd" else {}
+    fused = kind([theirs], lr=0.1, weight_decay=0.01, fused=True, **momentum)  # type: ignore[call-arg]
+    for step in range(1, 6):
+        for one, by in ((ours, optimizer), (theirs, fused)):
+            one.grad = torch.linspace(0, 1, 9) * step
+            by.step()
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -250,8 +250,8 @@ def normalize(images: torch.Tensor, info: DatasetInfo) -> torch.Tensor:
     import torch
 
     scaled = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-    constants: dict[str, Any] = {"dtype": torch.float32, "device": images.device}
-    mean, std = torch.tensor(info.mean, **constants), torch.tensor(info.std, **constants)
+    constants = (torch.tensor(values, dtype=torch.float32) for values in (info.mean, info.std))
+    mean, std = (one.to(images.device, non_blocking=True) for one in constants)
     return (scaled - mean[:, None, None]) / std[:, None, None]
 
 
