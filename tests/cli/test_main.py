@@ -144,7 +144,7 @@ def test_the_script_of_a_shell_asks_xeval(shell, capsys):
     code, script, _ = here(capsys, "completion", shell)
     assert code == 0
     assert f"_XEVAL_COMPLETE={shell}_complete" in script
-    assert re.search(r"^(complete|compdef|    compdef) .*xeval", script, re.MULTILINE)
+    assert re.search(r"^ *(complete|compdef) .*xeval", script, re.MULTILINE)
 
 
 def test_bash_completes_as_documented(tmp_path):
