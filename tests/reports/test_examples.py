@@ -79,7 +79,7 @@ def strangers(page: str, dataset: str) -> list[str]:
 
 
 def test_there_are_examples() -> None:
-    assert [folder.name for folder in FOLDERS] == ["digits", "tiny-imagenet-a20"]
+    assert [folder.name for folder in FOLDERS] == ["digits", "photo10-explainers", "tiny-imagenet-a20"]
 
 
 @every
