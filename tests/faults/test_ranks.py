@@ -311,14 +311,15 @@ def test_the_first_rank_learns_what_failed_on_the_others() -> None:
     class Pretended(Processes):
         to_main: Callable[..., list[bytes]] = lambda self, data: [data, packed({"p0": block}, news)]
 
-    work: Any = SimpleNamespace(failures=[], passes=5)
+    work: Any = SimpleNamespace(failures=[], passes=5, overflows=1)
     work.add_news = lambda told: Scorer.add_news(work, told)
     block, failure = Block(np.zeros(1), {}), Failure("drop", "7.png", "ValueError", "no", "trace")
-    news = News([failure], 3)
+    news = News([failure], 3, 2)
     found = collected(Pretended(0, 2), work, {})
     assert [list(part) for part in found] == [[], ["p0"]]
     assert work.failures == [failure]
     assert work.passes == 8
+    assert work.overflows == 3
 
 
 def test_without_torchrun_nothing_is_told_and_nothing_waits() -> None:
