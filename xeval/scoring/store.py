@@ -230,9 +230,12 @@ class Store:
         """Return the first image and the number of images of the chunks that each cell has without any error."""
         found: dict[int, list[tuple[int, int]]] = {cell: [] for cell in cells}
         with self._guard():
-            for cell, first, n in self._db.execute("SELECT cell, first, n FROM chunk WHERE failed = 0"):
-                if cell in found:
-                    found[cell].append((int(first), int(n)))
+            rows = self._db.execute("SELECT cell, first, n, length(status) FROM chunk WHERE failed = 0").fetchall()
+        for cell, first, n, states in rows:
+            if n != states:  # an edited row may hold anything
+                raise self._damaged(f"the images from {first} on are not as they were written")
+            if cell in found:
+                found[cell].append((first, n))
         return found
 
     def put(self, first: int, blocks: Mapping[int, Block]) -> None:
