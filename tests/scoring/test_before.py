@@ -13,6 +13,7 @@ from xeval.engine import Engine
 from xeval.errors import DataError, UsageError
 from xeval.scoring.options import ScoreOptions
 from xeval.scoring.scorer import Scorer
+from xeval.scoring.tuned import Tuned
 
 IMAGES, LABELS = torch.rand(6, 3, 8, 12, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 3
 
@@ -67,10 +68,11 @@ def test_mistakes_end_before_the_first_timing(options: dict[str, Any], problem: 
 def test_no_more_images_are_timed_than_are_scored(monkeypatch: pytest.MonkeyPatch) -> None:
     model, timed, own = Net(), [], Scorer.tune
 
-    def watched(scorer: Scorer, options: ScoreOptions, images: float) -> None:
+    def watched(scorer: Scorer, options: ScoreOptions, images: float, known: Tuned | None = None) -> Tuned:
         before = sum(model.seen)
-        own(scorer, options, images)
+        found = own(scorer, options, images, known)
         timed.append((sum(model.seen) - before, images))
+        return found
 
     monkeypatch.setattr(Scorer, "tune", watched)
     chosen: dict[str, Any] = {"metrics": ("drop",), "explainers": ("grad-cam", "constant"), "device": "cpu"}
