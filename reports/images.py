@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from xeval.errors import DataError
 from xeval.reports.schema import Score, Scores
 from xeval.reports.text import clean
-from xeval.scoring.store import Cell, Series, Store, definition_of_row
+from xeval.scoring.store import Cell, Series, Store, definition_of_model, definition_of_row
 from xeval.statistics.clusters import means_of_runs
 
 STORE = "scores.sqlite"
@@ -29,7 +29,8 @@ class Images:
     @cached_property
     def correct(self) -> NDArray[np.bool_]:
         """Return which images the checkpoint classifies correctly (N,)."""
-        return self._by_image(self._read("", "model", "correct", self.scores.explained.target).values) > 0.5
+        definition = definition_of_model(self.scores.explained.target, self.scores.protocol.precision)
+        return self._by_image(self._read("", "model", "correct", definition).values) > 0.5
 
     def values(self, explainer: str, column: str) -> NDArray[np.float64]:
         """Return one column of one explainer (N,), NaN where it is undefined."""

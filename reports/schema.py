@@ -67,6 +67,11 @@ class Protocol(Part):
     primary: tuple[str, ...] = ()
     settings: dict[str, Any] = {}
 
+    @property
+    def precision(self) -> str:
+        """The numbers of the passes that explain nothing; a definition names them where they are not float32."""
+        return str(self.settings.get("precision", "float32"))
+
 
 class Explained(Part):
     """Where the maps come from."""

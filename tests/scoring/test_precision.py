@@ -15,6 +15,7 @@ from tests.scoring.test_run import equal, read, table
 from xeval.engine.folding import forms_of, in_precision
 from xeval.errors import UsageError
 from xeval.metrics import METRICS, Explained
+from xeval.reports.collect import collect
 from xeval.scoring.module import Normalization
 from xeval.scoring.options import ScoreOptions
 from xeval.scoring.plan import make_plan
@@ -180,3 +181,26 @@ def test_float32_is_what_it_was(run):
     plain, named = (make_plan(run, ScoreOptions(**given, limit=4)) for given in ({}, {"precision": "float32"}))
     assert plain.protocol == named.protocol
     assert "precision" not in plain.protocol.definition()
+
+
+def test_readers_take_the_answers_of_the_precision_that_was_scored(tmp_path):
+    """A folder with rows of float32 and of bfloat16; by hand: p and the class of either, which differ."""
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model, x = nn.Sequential(*layers, nn.Linear(4, 2)).eval(), torch.rand(16, 1, 12, 12)
+    with torch.no_grad():
+        model[-1].bias.copy_(-model[-1].weight @ model[:-1](x).mean(0))
+        networks = model, in_precision(next(iter(forms_of(model, x[:1]))), "bfloat16")
+        answers = [network(x).double().softmax(1) for network in networks]
+    labels = answers[0].argmax(1)
+    assert (answers[1].argmax(1) != labels).any()
+    for precision, p in zip(("float32", "bfloat16"), answers, strict=True):
+        given = {"explainers": ("grad-cam", "random"), "metrics": "drop", "batch_size": 16, "device": "cpu"}
+        given |= {"normalization": Normalization((0.0,), (1.0,)), "out": tmp_path, "training_seed": 0}
+        xeval.score(model, [(x, labels)], precision=precision, **given)
+        found = xeval.results(tmp_path)
+        assert len(found) == 32
+        assert found["p0"][:16].tolist() == pytest.approx(p.max(1).values.tolist(), abs=1e-6)
+        assert found["correct"][:16].tolist() == (p.argmax(1) == labels).tolist()
+        (run,) = collect(tmp_path).runs
+        assert run.images.correct.tolist() == (p.argmax(1) == labels).tolist()

@@ -34,7 +34,7 @@ from xeval.scoring.module import Normalization, Pair, adapt
 from xeval.scoring.options import EngineName, ScoreOptions, Switch, Target, validated
 from xeval.scoring.plan import plan_for
 from xeval.scoring.precomputed import PrecomputedMaps
-from xeval.scoring.store import Store, definition_of_row
+from xeval.scoring.store import Store, definition_of_model, definition_of_row
 from xeval.scoring.summary import SCHEMA
 
 if TYPE_CHECKING:
@@ -223,14 +223,15 @@ def results(run: Path | str) -> pd.DataFrame:
     summary = read_json(folder / scoring.SCORES, SCHEMA)
     wanted = (summary["checkpoint"]["sha256"], summary["dataset"]["key"])
     definitions = {name: about["definition"] for name, about in summary["columns"].items()}
-    target = summary["explained"]["target"]
+    precision = summary["protocol"]["settings"].get("precision", "float32")
+    of_model = definition_of_model(summary["explained"]["target"], precision)
     code = {row: about.get("code") for row, about in summary["explainers"].items()}
     with Store(folder / scoring.STORE, read_only=True) as store:
         series = {
             (cell.explainer, cell.name): store.read(number)
             for number, cell in store.cells()
             if (cell.checkpoint, cell.data) == wanted
-            and cell.definition == definition_of_row(definitions.get(cell.name, target), code.get(cell.explainer))
+            and cell.definition == definition_of_row(definitions.get(cell.name, of_model), code.get(cell.explainer))
         }
         ids = store.images(summary["dataset"]["key"])
     model = {name: found.values for (explainer, name), found in series.items() if not explainer}

@@ -34,7 +34,7 @@ from xeval.scoring.own_networks import read_as
 from xeval.scoring.precomputed import convention, require_images
 from xeval.scoring.protocols import Protocol, metric_list, resolve
 from xeval.scoring.similarity import require_slope
-from xeval.scoring.store import Cell, definition_of_row
+from xeval.scoring.store import Cell, definition_of_model, definition_of_row
 
 MODEL_COLUMNS = ("label", "predicted", "correct", "p0", "confidence")
 EXPLAINED_ANEW = ("shuffled", "untrained")
@@ -148,8 +148,7 @@ class Plan:
 
     def model_cells(self) -> dict[str, Cell]:
         """Return the cells of what is known of each image before any explanation."""
-        precision = self.protocol.precision
-        definition = self.protocol.target if precision == "float32" else f"{self.protocol.target}, {precision}"
+        definition = definition_of_model(self.protocol.target, self.protocol.precision)
         return {name: Cell(self.loaded.sha256, self.data_key, "", "model", name, definition) for name in MODEL_COLUMNS}
 
 

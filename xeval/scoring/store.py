@@ -78,6 +78,11 @@ def definition_of_row(definition: str, code: str | None) -> str:
     return definition if code is None else digest([definition, code])
 
 
+def definition_of_model(target: str, precision: str) -> str:
+    """Return the definition of what is known of each image before any explanation."""
+    return target if precision == "float32" else f"{target}, {precision}"
+
+
 @dataclass(frozen=True)
 class Block:
     """Values (n,) or (n, K) of consecutive images, NaN where one is not ok; ``reasons``: (kind, text) → bool (n,)."""
