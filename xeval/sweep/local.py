@@ -20,7 +20,7 @@ from xeval.sweep.records import Record, change, read
 
 FOREVER = 60 * 24 * 365  # minutes
 POLL = 0.2  # seconds
-PATIENCE = 20.0  # seconds that jobs are given to stop
+PATIENCE = 60.0  # seconds that jobs are given to stop
 
 
 class Workers:
