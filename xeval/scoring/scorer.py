@@ -335,7 +335,7 @@ class Scorer:
         for chunk in chunks(self.plan):
             scene, _ = self.scene(chunk.positions)
             for name, maps in kept.items():
-                maps.append(self.maps.explain(scene, name).native)
+                maps.append(self.maps.explain(scene, name, chunk.positions).native)
         write_tensors(out / "maps.safetensors", {name: torch.cat(maps) for name, maps in kept.items()})
 
 
