@@ -104,7 +104,7 @@ def test_two_methods_with_two_seeds_and_a_job_that_is_killed(matrix):
 @pytest.mark.fault("T11")
 def test_an_interrupted_sweep_stops_its_jobs(matrix):
     folder = matrix.parent
-    process = start(setting(matrix, "epochs=300"))
+    process = start(setting(matrix, "epochs=5000"))  # more than it can do before the signal
     _, pid = wait_for_an_epoch(folder, process, FIRST)
     process.send_signal(signal.SIGINT)
     told = process.communicate(timeout=600)[1]
