@@ -202,3 +202,25 @@ def test_means_of_runs_by_hand() -> None:
     assert means_of_runs(values, [2, 1, 3]).tolist() == pytest.approx([1.0, np.nan, 4.0], nan_ok=True)
     curves = np.array([[1.0, 3.0], [3.0, 5.0], [np.nan, np.nan]])
     np.testing.assert_array_equal(means_of_runs(curves, [2, 1]), [[2.0, 4.0], [np.nan, np.nan]])
+
+
+def test_maps_made_elsewhere_are_of_an_image_and_a_label(tmp_path: Path) -> None:
+    """By hand: p of the two thirds of the pixels that each label's own map ranks highest, the rest black."""
+    images, pairs = pixels(len(TRUTH)), TRUTH.nonzero().tolist()
+    ids = [f"{image}:{label}" for image, label in pairs]
+    maps = torch.rand(len(pairs), 1, 16, 16, generator=torch.Generator().manual_seed(4))
+    order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(5)).tolist()
+    made = xeval.PrecomputedMaps("made", maps[order], ids=[ids[i] for i in order], targets=[pairs[i][1] for i in order])
+    given = {"metrics": ("drop",), "thresholds": (2 / 3,), "explainers": (made, "random"), "out": tmp_path}
+    scored(MODEL, TRUTH, "multilabel", **given)
+    each = xeval.results(tmp_path)
+    column = next(name for name in each if name.startswith("drop.mag"))
+    values = each[each["explainer"] == "made"].set_index("image")[column]
+    assert list(values.index) == ids
+    for row, (image, label) in zip(maps, pairs, strict=True):
+        kept = torch.zeros(256)
+        kept[row.flatten().argsort(descending=True)[:170]] = 1
+        with torch.no_grad():
+            p = MODEL(torch.stack([images[image], images[image] * kept.reshape(1, 16, 16)])).double().sigmoid()
+        clean, masked = p[:, label].tolist()
+        assert values[f"{image}:{label}"] == pytest.approx(max(0, clean - masked) / clean, abs=1e-6)

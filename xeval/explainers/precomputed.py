@@ -10,7 +10,6 @@ from hashlib import sha256
 import torch
 from torch import Tensor
 
-from xeval.perturb.draws import image_keys
 from xeval.runtime.files import digest
 
 
@@ -40,10 +39,10 @@ class Precomputed:
         """Return the same maps as those of the images with these ids, where they have none of their own."""
         return self if self.ids is not None else replace(self, ids=tuple(ids))
 
-    def places(self, keys: Tensor) -> Tensor:
-        """Return the number of the map of each image, by the image's key: int64 (n,), on the host."""
-        return torch.tensor([self._numbers[key] for key in keys.tolist()])
+    def places(self, ids: Sequence[str]) -> Tensor:
+        """Return the number of the map of each row of a split, by the row's id: int64 (n,), on the host."""
+        return torch.tensor([self._numbers[row] for row in ids])
 
     @cached_property
-    def _numbers(self) -> dict[int, int]:
-        return {key: number for number, key in enumerate(image_keys(self.ids or ()).tolist())}
+    def _numbers(self) -> dict[str, int]:
+        return {row: number for number, row in enumerate(self.ids or ())}

@@ -83,7 +83,7 @@ class Maps:
                 f"{explainer.name} has maps of the images alone; a metric that explains again has needs={{'explainer'}}"
             )
 
-        places, device = held.places(scene.keys), scene.images.device
+        places, device = held.places(scene.rows), scene.images.device
         unfit = {} if held.targets is None else {OTHER_CLASS: held.targets[places].to(device) != scene.targets}
         maps = self._shown(held.maps[places].to(scene.images))
         return Explained(scene, maps, again, units=explainer.units, unfit=unfit)

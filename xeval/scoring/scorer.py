@@ -311,6 +311,7 @@ class Scorer:
             pixel=pixel,
             mean=mean,
             masks=self._masks(positions),
+            rows=[split.ids[i] for i in positions],
             seed=protocol.seed,
             legacy_order=protocol.order == "argsort",
             rescaled=protocol.map == "pytorch-grad-cam",
