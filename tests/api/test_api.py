@@ -124,3 +124,16 @@ def test_doors_have_what_a_plug_in_needs():
     assert {"control", "explainer"} <= set(explainers.__all__)
     assert {"ArraySplit", "Dataset", "DatasetInfo", "moments", "reader"} <= set(data.__all__)
     assert callable(metrics.metric)
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [torch.tensor([0, 1]), torch.tensor([0, 1, 3]), torch.tensor([0, -1, 1]), torch.eye(3).long(), torch.rand(3)],
+)
+@pytest.mark.parametrize("explainer", ["grad-cam", "occlusion"])
+def test_explained_classes_are_one_an_image(targets, explainer):
+    """A class too few would leave the last image with a map of nothing."""
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()).eval()
+    with pytest.raises(UsageError, match="are not a class of 3 for each of 3 images") as told:
+        xeval.explain(model, torch.rand(3, 1, 8, 8), targets, explainer=explainer, layer="0")
+    assert "from 0 to 2" in told.value.remedy

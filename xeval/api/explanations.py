@@ -102,9 +102,9 @@ def explain(
             targets = aim.labels(torch.zeros(len(images))).to(images.device)
     with uncompiled(model), as_logits(model, reading), frozen_eval(model), reshaped_by(reshape, layer):
         where = layer or last_conv_stage(model, images[:1])
-        if targets is None:
-            with torch.no_grad():
-                targets = model(images).argmax(1)
+        with torch.no_grad():
+            logits = model(images)
+        targets = logits.argmax(1) if targets is None else _classes(targets, logits)
         if explainers is None:
             return EXPLAINERS[explainer].explain(model, where, images, targets)
         found = {name: EXPLAINERS[name].explain(model, where, images, targets) for name in explainers}
@@ -113,3 +113,15 @@ def explain(
 
         draw(images, targets, found, Path(out))
     return found
+
+
+def _classes(targets: Tensor, logits: Tensor) -> Tensor:
+    """Return the explained classes (N,) on the device of ``logits`` N×classes; refuse what is no class an image."""
+    (images, classes), shape = logits.shape, tuple(targets.shape)
+    whole = not (targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool)
+    if shape != (images,) or not whole or not bool(((targets >= 0) & (targets < classes)).all()):
+        raise UsageError(
+            f"targets {shape} of {targets.dtype} are not a class of {classes} for each of {images} images",
+            f"give whole numbers from 0 to {classes - 1}, one an image",
+        )
+    return targets.to(logits.device, torch.int64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -25,7 +25,8 @@ class Scene:
     puts it in the place of removed pixels. ``keys``, ``targets`` (explained classes), ``labels`` (true classes) and
     ``p0`` (clean probabilities of the explained classes) are (N,). ``pixel`` C×1×1 is one unit of pixel value [0, 1] in
     normalised units (1/std), and ``mean`` is C×1×1. ``masks`` of the objects, bool N×1×H×W (boxes are drawn as masks),
-    exist where the data set has them. ``legacy_order`` ranks by numpy's unstable argsort, as published code does, and
+    exist where the data set has them. ``rows`` are the ids by which maps made elsewhere are found; several rows may be
+    of one image, and of one key. ``legacy_order`` ranks by numpy's unstable argsort, as published code does, and
     ``rescaled`` scales maps to [0, 1] once more after they have been enlarged, as pytorch-grad-cam does.
     """
 
@@ -40,6 +41,7 @@ class Scene:
     pixel: Tensor
     mean: Tensor
     masks: Tensor | None = None
+    rows: Sequence[str] = ()
     seed: int = 0
     legacy_order: bool = False
     rescaled: bool = False

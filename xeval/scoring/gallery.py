@@ -152,7 +152,7 @@ def _explained(
     scene, blocks = scorer.scene(positions)
     first = scorer.plan.protocol.explainers[0]
     rows = {name: drawn[0] for name, drawn in scorer.maps.of(scene, positions)} if names else {}
-    explained = rows[first] if names else scorer.maps.explain(scene, first, positions)
+    explained = rows[first] if names else scorer.maps.explain(scene, first)
     keep = _kept(explained, drop)
     numbers = torch.arange(len(positions), device=keep.device)
     found = {

@@ -46,7 +46,7 @@ class Maps:
         protocol = self.plan.protocol
         reference: Explained | None = None
         for name in protocol.explainers:
-            one = self.explain(scene, name, positions)
+            one = self.explain(scene, name)
             reference = reference or one
             yield name, [one]
         if reference is None:
@@ -64,26 +64,26 @@ class Maps:
                 draws = protocol.draws(name)
                 yield name, [_drawn(scene, control, control.draw, reference, number, draws) for number in range(draws)]
 
-    def explain(self, scene: Scene, name: str, positions: Sequence[int]) -> Explained:
-        """Return the maps of one of the protocol's explainers of the scene, whose images are at ``positions``."""
+    def explain(self, scene: Scene, name: str) -> Explained:
+        """Return the maps of one of the protocol's explainers of the scene."""
         explainer, layer = self.plan.protocol.explainer(name), self.plan.layer
         if name in self.plan.precomputed:
-            return self._looked_up(scene, positions, self.plan.precomputed[name], explainer)
+            return self._looked_up(scene, self.plan.precomputed[name], explainer)
         return Explained.by(
             scene,
             lambda images, classes, model: self._shown(self.engine.explain(explainer, layer, images, classes, model)),
             units=explainer.units,
         )
 
-    def _looked_up(self, scene: Scene, positions: Sequence[int], held: Precomputed, explainer: Explainer) -> Explained:
-        """Return the maps that were made elsewhere of the rows at ``positions``, the scene's images."""
+    def _looked_up(self, scene: Scene, held: Precomputed, explainer: Explainer) -> Explained:
+        """Return the maps that were made elsewhere of the scene's images."""
 
         def again(*_: Any, **__: Any) -> Tensor:
             raise TypeError(
                 f"{explainer.name} has maps of the images alone; a metric that explains again has needs={{'explainer'}}"
             )
 
-        places, device = held.places([self.plan.split.ids[i] for i in positions]), scene.images.device
+        places, device = held.places(scene.rows), scene.images.device
         unfit = {} if held.targets is None else {OTHER_CLASS: held.targets[places].to(device) != scene.targets}
         maps = self._shown(held.maps[places].to(scene.images))
         return Explained(scene, maps, again, units=explainer.units, unfit=unfit)

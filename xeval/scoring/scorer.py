@@ -311,6 +311,7 @@ class Scorer:
             pixel=pixel,
             mean=mean,
             masks=self._masks(positions),
+            rows=[split.ids[i] for i in positions],
             seed=protocol.seed,
             legacy_order=protocol.order == "argsort",
             rescaled=protocol.map == "pytorch-grad-cam",
@@ -335,7 +336,7 @@ class Scorer:
         for chunk in chunks(self.plan):
             scene, _ = self.scene(chunk.positions)
             for name, maps in kept.items():
-                maps.append(self.maps.explain(scene, name, chunk.positions).native)
+                maps.append(self.maps.explain(scene, name).native)
         write_tensors(out / "maps.safetensors", {name: torch.cat(maps) for name, maps in kept.items()})
 
 
