@@ -61,24 +61,11 @@ def conventions(
     style: Style | None = None,
     *,
     paired: bool = False,
-) -> str:
+) -> list[str]:
     """Write the end of a caption: what ±, arrows, bold, brackets and marks mean, as far as the table uses them.
 
-    ``paired`` says that the rows are explainers, compared on the same checkpoints.
+    ``paired`` says that the rows are explainers, compared on the same checkpoints. Returns sentences.
     """
-    return " ".join(sentences(group, headings, rows, analysis, style, paired=paired))
-
-
-def sentences(
-    group: Group,
-    headings: Iterable[Heading],
-    rows: Iterable[Row],
-    analysis: Analysis | None = None,
-    style: Style | None = None,
-    *,
-    paired: bool = False,
-) -> list[str]:
-    """Return what :func:`conventions` joins."""
     headings, rows, style = list(headings), list(rows), style or Style()
     entries = [entry for row in rows for entry in row.entries]
     marks = {sign for entry in entries for sign in entry.mark}

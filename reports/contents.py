@@ -88,7 +88,7 @@ def _table(ground: Ground, sheet: Sheet, lines: Sequence[Line]) -> Table:
     on = next((line.runs[0].method for line in lines if line.control and not line.block), "")
     explainer = "" if blocks or not real_explainers(group) else f", {real_explainers(group)[0]} maps"
     paired = ground.rows == "explainers"
-    meaning = conventions(group, headings, rows, ground.analysis, ground.style, paired=paired)
+    meaning = " ".join(conventions(group, headings, rows, ground.analysis, ground.style, paired=paired))
     asked = ground.style.caption if sheet.name == HEADLINE else ""
     return Table(
         slug=table_slug(group, sheet.name),
@@ -111,7 +111,7 @@ def _controls(ground: Ground, primary: Sequence[str]) -> list[Table]:
         return []
     caption = (
         f"Every explainer on every method's own checkpoints, {place(group)}. What separates a method from its controls "
-        f"is what its explanations add; control rows are never ranked. {conventions(group, (), rows)}"
+        f"is what its explanations add; control rows are never ranked. {' '.join(conventions(group, (), rows))}"
     )
     headings = tuple(Heading(f"method.{method}", method) for method in group.methods)
     slug = table_slug(group, "controls")
@@ -150,7 +150,7 @@ def _models(ground: Ground) -> Table:
         f"The models, {place(group)}: what may explain a difference between explanation scores. Masked shift = "
         "distance original–masked over distance between class centroids; k-NN and silhouette in the original feature "
         "space; stability = mean over epochs of the std over seeds of the validation curve. "
-        + conventions(group, headings, rows, analysis, ground.style)
+        + " ".join(conventions(group, headings, rows, analysis, ground.style))
     )
     return Table(table_slug(group, "models"), "The models", caption, tuple(headings), tuple(rows), where=place(group))
 
@@ -164,6 +164,6 @@ def _networks(ground: Ground) -> Table:
     title = "The network" if len(group.runs) == 1 else "The networks"
     caption = (
         f"What is explained, {place(group)}: scores that rest on the softmax depend on how sure the network is. "
-        + conventions(group, headings, rows, ground.analysis, ground.style, paired=True)
+        + " ".join(conventions(group, headings, rows, ground.analysis, ground.style, paired=True))
     )
     return Table(table_slug(group, "network"), title, caption, headings, rows, "network", place(group))

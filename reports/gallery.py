@@ -299,28 +299,38 @@ def _failures(wrong: NDArray[Any]) -> tuple[list[int], str]:
 
 
 def _caption(group: Group, pool: Pictures, rule: str, *, signed: bool) -> str:
-    about, (height, width) = pool.about, pool.pixels.shape[2:]
-    colours = "red for and blue against the class" if signed else "yellow for the class"
     return (
-        f"Images from {place(group)}, {rule}; chosen from a pool of {len(pool.ids)} that every run keeps, drawn by "
-        f"seed {about['seed']}. First the image; then for each method the {clean(about['explainer'])} map over it "
-        f"(upsampled bilinearly; {colours}; one scale a row, in the bar) and {masking(about)}. Below: the softmax of "
-        f"the explained class before → after, ▲ rises, ▼ falls, = stays. Pictures have {width}×{height} pixels, "
-        f"{resizing(height, width)}."
+        f"{_whence(group, pool, rule)} First the image; then for each method the {clean(pool.about['explainer'])} map "
+        f"over it (upsampled bilinearly; {_colours(signed=signed)}; one scale a row, in the bar) and "
+        f"{masking(pool.about)}. Below: the softmax of the explained class before → after, ▲ rises, ▼ falls, = stays. "
+        f"{_pixels(pool)}"
     )
 
 
 def _caption_of_explainers(group: Group, run: Run, pool: Pictures, rule: str, *, signed: bool) -> str:
-    about, (height, width) = pool.about, pool.pixels.shape[2:]
-    colours = "red for and blue against the class" if signed else "yellow for the class"
+    return (
+        f"{_whence(group, pool, rule)} After the image, on {checkpoint(run)}, the map of every explainer, then in grey "
+        f"those of controls, over it (upsampled bilinearly; {_colours(signed=signed)}). All have one colour rule: the "
+        f"share of a map's own strongest value, for their units differ. Below each: the softmax of the explained class "
+        f"before → after masking, which leaves {masking(pool.about)}; ▲ rises, ▼ falls, = stays. Random controls show "
+        f"their first draw. {_pixels(pool)}"
+    )
+
+
+def _whence(group: Group, pool: Pictures, rule: str) -> str:
     return (
         f"Images from {place(group)}, {rule}; chosen from a pool of {len(pool.ids)} that every run keeps, drawn by "
-        f"seed {about['seed']}. After the image, on {checkpoint(run)}, the map of every explainer, then in grey those "
-        f"of controls, over it (upsampled bilinearly; {colours}). All have one colour rule: the share of a map's own "
-        f"strongest value, for their units differ. Below each: the softmax of the explained class before → after "
-        f"masking, which leaves {masking(about)}; ▲ rises, ▼ falls, = stays. Random controls show their first draw. "
-        f"Pictures have {width}×{height} pixels, {resizing(height, width)}."
+        f"seed {pool.about['seed']}."
     )
+
+
+def _colours(*, signed: bool) -> str:
+    return "red for and blue against the class" if signed else "yellow for the class"
+
+
+def _pixels(pool: Pictures) -> str:
+    height, width = pool.pixels.shape[2:]
+    return f"Pictures have {width}×{height} pixels, {resizing(height, width)}."
 
 
 def masking(about: dict[str, Any]) -> str:

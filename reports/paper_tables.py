@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from string import ascii_lowercase
 
-from xeval.reports.captions import data_place, place, sentences
+from xeval.reports.captions import conventions, data_place, place
 from xeval.reports.collect import Group
 from xeval.reports.rows import Ground, Line, lines_of, rows_of
 from xeval.reports.sheets import MASKED_SHARE, headline_measures, masked_measures, measures_by_name
@@ -65,7 +65,7 @@ class Block:
     @property
     def sentences(self) -> list[str]:
         """Return what the marks of this part mean."""
-        return sentences(self.group, self.headings, self.rows, self.ground.analysis, self.ground.style)
+        return conventions(self.group, self.headings, self.rows, self.ground.analysis, self.ground.style)
 
     @property
     def batch(self) -> str:

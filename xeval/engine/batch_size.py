@@ -6,12 +6,13 @@ Measuring passes images too: never more of them than there are to pass afterward
 from __future__ import annotations
 
 import math
+from functools import partial
 
 from torch import Tensor
 
 from xeval.engine.folding import Forward
 from xeval.engine.timing import RUNS, throughput
-from xeval.runtime.memory import is_out_of_memory
+from xeval.runtime.memory import if_it_fits
 
 FIRST, LARGEST = 16, 1024
 
@@ -26,7 +27,7 @@ def probe_batch_size(network: Forward, example: Tensor, *, largest: int = LARGES
     best_rate = 0.0
     while size <= largest and RUNS * size <= images:
         images -= RUNS * size
-        rate = _rate_if_it_fits(network, example, size)
+        rate = if_it_fits(partial(throughput, network, example, size))
         if rate is None:
             return best_size if best_rate else 1
         if rate > best_rate * 1.05:
@@ -35,12 +36,3 @@ def probe_batch_size(network: Forward, example: Tensor, *, largest: int = LARGES
             break
         size *= 2
     return best_size
-
-
-def _rate_if_it_fits(network: Forward, example: Tensor, size: int) -> float | None:
-    try:
-        return throughput(network, example, size)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        return None

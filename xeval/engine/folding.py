@@ -27,8 +27,6 @@ TOLERANCE = 1e-5  # largest difference of logits, relative to the largest logit 
 IMAGES = 2
 
 Forward = Callable[[Tensor], Tensor]
-
-
 HALF: dict[str, torch.dtype] = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -50,8 +48,11 @@ class Network:
     @property
     def name(self) -> str:
         """What distinguishes the form from others of the same model: ``folded, channels last``."""
-        layout = "channels last" if self.layout == torch.channels_last else "contiguous"
-        return f"{'folded' if self.folded else 'as it is'}, {layout}"
+        return f"{'folded' if self.folded else 'as it is'}, {self._laid}"
+
+    @property
+    def _laid(self) -> str:
+        return "channels last" if self.layout == torch.channels_last else "contiguous"
 
     def __call__(self, images: Tensor, *, whole: bool = False) -> Tensor:
         """Return the logits (N, classes) of N×C×H×W images; ``whole`` says that N is the batch size."""
@@ -66,8 +67,7 @@ class Network:
         """Return the description of the network that is written beside the scores."""
         rates = {"images_per_second": {name: round(rate, 1) for name, rate in self.rates.items()}} if self.rates else {}
         precision = {} if self.precision == "float32" else {"precision": self.precision}
-        layout = "channels last" if self.layout == torch.channels_last else "contiguous"
-        return {"folded": self.folded, "compiled": self.compiled, "layout": layout, **precision, **rates}
+        return {"folded": self.folded, "compiled": self.compiled, "layout": self._laid, **precision, **rates}
 
 
 def plain(model: nn.Module) -> Network:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from xeval.engine.precision import same64, sigmoid64, softmax64
 from xeval.engine.timing import RUNS, copies, throughput
 from xeval.explainers.base import Explainer
 from xeval.models.reading import Link
-from xeval.runtime.memory import is_out_of_memory, out_of_memory
+from xeval.runtime.memory import if_it_fits, out_of_memory
 
 LINKS = {"softmax": softmax64, "sigmoid": sigmoid64, "cosine": same64}
 ARITHMETIC = (LinAlgError, FloatingPointError, ValueError)
@@ -151,7 +152,7 @@ class Engine:
         start = 0
         while start < total or not parts:  # without images, run one empty batch
             stop = min(start + self.batch_size, total)
-            part = _if_it_fits(run, start, stop)
+            part = if_it_fits(partial(run, start, stop))
             if part is None:  # outside the call, nothing holds the tensors of the failed pass any more
                 self._halve(stop - start)
             else:
@@ -165,16 +166,6 @@ class Engine:
         self.batch_size = tried // 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def _if_it_fits(run: Callable[[int, int], Tensor], start: int, stop: int) -> Tensor | None:
-    """Return the result of ``run``, or None where memory does not suffice; returning frees what the exception held."""
-    try:
-        return run(start, stop)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        return None
 
 
 def _one_by_one(maps: Callable[[int, int], Tensor], start: int, stop: int) -> Tensor:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from xeval.engine.devices import synchronize
-from xeval.engine.folding import Forward, Network
-from xeval.runtime.memory import is_out_of_memory
+from xeval.engine.folding import Forward, Network, in_precision
+from xeval.runtime.memory import if_it_fits
+from xeval.runtime.precisions import Precision
 
 RUNS = 3  # a warm-up and two timed ones
 LEAST, LARGEST = 8, 256  # images in the batches that forms are compared with
@@ -55,21 +57,23 @@ def fastest(forms: Sequence[Network], batch: Tensor) -> Network:
     return replace(chosen, rates=rates)
 
 
-def fastest_that_fits(forms: Sequence[Network], example: Tensor, images: float) -> Network:
-    """Return the fastest form for batches of copies of ``example``, the usual one where ``images`` suffice for none.
+def fastest_that_fits(
+    forms: Sequence[Network], example: Tensor, images: float, precision: Precision = "float32"
+) -> Network:
+    """Return the form that is fastest in a precision for copies of ``example``, the usual one where ``images`` suffice
+    for none.
 
     At most ``images`` images are passed to find it. On a CPU it is the usual one without timing: CPUs are shared, and
     two runs of a command that took different forms would differ in the last bits.
     """
     if example.device.type == "cpu" or len(forms) == 1:
         return forms[0]
+    timed = [in_precision(form, precision) for form in forms]
     size = int(min(LARGEST, images // (RUNS * len(forms))))
     while size >= LEAST:
-        try:
-            return fastest(forms, copies(example, size))
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
+        found = if_it_fits(partial(fastest, timed, copies(example, size)))
+        if found is not None:
+            return next(replace(form, rates=found.rates) for form in forms if form.name == found.name)
         images, size = images - RUNS * len(forms) * size, size // 2
         size = int(min(size, images // (RUNS * len(forms))))
     return forms[0]

@@ -136,8 +136,8 @@ class Scorer:
     def _measured(self, options: ScoreOptions, images: float) -> Tuned:
         """Measure what the images to pass suffice for: a quarter of them for the form, half for the batch size."""
         engine, example = self.engine, _example(self.plan, self.device)
-        forms = [in_precision(form, self.precision) for form in self.forms.values()]
-        engine.network = fastest_that_fits(forms, example, images / 4)
+        self.exact = fastest_that_fits(list(self.forms.values()), example, images / 4, self.precision)
+        engine.network = in_precision(self.exact, self.precision)
         size = None
         if options.batch_size is None:
             largest = min(LARGEST, most_at_once(self.plan))
