@@ -84,11 +84,12 @@ def records(data: bytes) -> Iterator[bytes]:
 
 
 def test_wandb_offline_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     from wandb.proto.wandb_internal_pb2 import Record
 
     monkeypatch.setenv("WANDB_MODE", "offline")
     log("wandb", tmp_path / "digits-ce-s0")
+    wandb.teardown()  # its process writes the file, and has written it once it has ended
     (file,) = (tmp_path / "digits-ce-s0" / "log" / "wandb").glob("offline-run-*/run-*.wandb")
     found: dict[tuple[int, str], float] = {}
     for data in records(file.read_bytes()):
